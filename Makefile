@@ -1,0 +1,69 @@
+# Needs Python >= 3.10, g++ and make; everything else is fetched by tools/dev.py, which also says which
+# interpreter is used and what happens to it (nothing).
+#
+#   PYTHON=...       an interpreter; if it has torch, that torch is used and left alone (python3)
+#   VENV=...         environment that is made otherwise (.venv)
+#   TORCH_SPEC=...   torch to install there (torch==2.13.0)
+#   TORCH_INDEX=...  package index to take it from, for instance torch's index of CPU builds
+#   CXX=...          C++ compiler (g++)
+#   ARGS=...         handed to pytest, the benchmark or the tool, for instance ARGS='-k uniform -x'
+#   FASTINIT_CUDA=auto|0|1
+
+PYTHON ?= python3
+ARGS ?=
+PYTHON_EXPLICIT := $(filter-out file,$(origin PYTHON))
+export PYTHON_EXPLICIT VENV TORCH_SPEC TORCH_INDEX CXX
+
+DEV := $(PYTHON) tools/dev.py
+CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' \
+	-o -name '*.cuh')
+
+.DEFAULT_GOAL := help
+.PHONY: help build test bench lint format exhaustive mutants clean distclean python compiler
+.NOTPARALLEL:
+
+help: ## this list
+	@echo 'make build|test|bench|... [PYTHON=...] [ARGS=...]   (variables: see the top of the Makefile)'
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+build: python compiler ## compile the extension in place, if sources or torch have changed
+	@$(DEV) build
+
+test: python compiler ## run the tests
+	@$(DEV) test python -m pytest -q $(ARGS)
+
+bench: python compiler ## measure against torch, then initialise a real model
+	@$(DEV) bench python benchmarks/run.py $(ARGS)
+
+lint: python ## ruff, mypy, clang-format
+	@$(DEV) lint ruff check .
+	@$(DEV) lint ruff format --check .
+	@$(DEV) lint python -m mypy
+	@$(if $(CXX_SOURCES),$(DEV) lint clang-format --dry-run -Werror $(CXX_SOURCES))
+
+format: python ## rewrite the sources the way lint wants them
+	@$(DEV) lint ruff check --fix-only --quiet .
+	@$(DEV) lint ruff format .
+	@$(if $(CXX_SOURCES),$(DEV) lint clang-format -i $(CXX_SOURCES))
+
+exhaustive: python compiler ## check the transforms over all 2^32 words
+	@$(DEV) test,bench python tools/exhaustive.py $(ARGS)
+
+mutants: python compiler ## check that the tests fail for planted defects
+	@$(DEV) test python tools/mutants.py $(ARGS)
+
+clean: ## remove what was built
+	rm -rf build dist fastinit.egg-info fastinit/_C.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+distclean: clean ## also remove the environments made here
+	rm -rf .venv .venv-over-*
+
+python:
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo 'fastinit: $(PYTHON) not found: install Python 3.10 or later, or name one with PYTHON=' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "fastinit: Python 3.10 or later is needed, $(PYTHON) is `$(PYTHON) --version 2>&1`: name another with PYTHON=" >&2; exit 1; }
+
+compiler:
+	@command -v $(firstword $(CXX)) >/dev/null || \
+		{ echo 'fastinit: $(firstword $(CXX)) (or set CXX) not found: install a C++ compiler (Debian, Ubuntu: apt install g++)' >&2; exit 1; }

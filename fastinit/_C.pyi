@@ -1,0 +1,25 @@
+"""The compiled module. Importing it registers ``torch.ops.fastinit``; it only answers questions."""
+
+from typing import Literal
+
+STREAM_VERSION: int
+
+def philox4x32(
+    counter: tuple[int, int, int, int], key: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """One Philox4x32-10 block. All words are in [0, 2**32)."""
+
+def fold(key: int, data: int, purpose: Literal["int", "str", "split"]) -> int:
+    """Derive the key of ``data`` from ``key`` under one purpose. All are in [0, 2**64)."""
+
+def capability() -> str:
+    """Name the capability in use: ``"scalar"``, ``"avx2"`` or ``"avx512"``."""
+
+def capabilities() -> list[str]:
+    """Name the capabilities that this processor has, plainest first."""
+
+def last_fill_threads() -> int:
+    """Count the distinct threads that wrote in the last fill."""
+
+def build_info() -> dict[str, str]:
+    """Report compiler, torch version and CUDA support of this binary."""

@@ -1,0 +1,158 @@
+"""Builds the extension ``fastinit._C``; everything else about the package is in pyproject.toml.
+
+Development build: ``python setup.py build_ext --inplace`` (or ``make build``).
+"""
+
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+TORCH_MINIMUM = (2, 10)
+
+
+def fail(message):
+    sys.exit(f"\nfastinit cannot be built: {message}\n")
+
+
+if sys.version_info < (3, 10):  # noqa: UP036  (run by hand, nothing else looks)
+    fail(f"it needs Python 3.10 or later, this is {sys.version.split()[0]} ({sys.executable}).")
+
+# ninja of this interpreter, also when its environment is not activated
+os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
+
+
+def find_compiler():
+    given = os.environ.get("CXX")
+    candidates = [given] if given else ["g++", "c++", "clang++"]
+    for candidate in candidates:
+        if shutil.which(shlex.split(candidate)[0]):
+            return candidate
+    fail(
+        f"no C++ compiler, {' or '.join(candidates)} not found. Install g++ (Debian, Ubuntu: "
+        "apt install g++; Fedora: dnf install gcc-c++) or set CXX to the one to use."
+    )
+
+
+def import_torch():
+    try:
+        import torch
+    except ImportError as error:
+        fail(
+            f"torch cannot be imported here ({error}).\n"
+            "The extension is compiled against the torch it will run with. Install torch first,\n"
+            "then build without isolation, which would hide it:\n"
+            "    pip install 'torch>=2.10' 'setuptools>=77' ninja\n"
+            "    pip install --no-build-isolation ."
+        )
+    # Not torch.__version__ >= "2.10", which compares text in older releases.
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < TORCH_MINIMUM:
+        fail(f"it needs torch 2.10 or later, this is {torch.__version__} ({torch.__path__[0]}).")
+    return torch
+
+
+def find_nvcc_home():
+    """The CUDA toolkit that holds both nvcc and the headers, or None."""
+    nvcc = shutil.which("nvcc")
+    places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    places += [Path(nvcc).resolve().parent.parent] if nvcc else []
+    for home in filter(None, places):
+        if Path(home, "bin", "nvcc").exists() and Path(home, "include/cuda_runtime.h").exists():
+            return str(home)
+    return None
+
+
+def use_cuda(torch):
+    """Whether to build csrc/cuda. Asks for nvcc and a CUDA torch, not for a GPU."""
+    wish = os.environ.get("FASTINIT_CUDA", "auto")
+    if wish not in ("auto", "0", "1"):
+        fail(f"FASTINIT_CUDA is {wish!r}, it may be auto, 0 or 1.")
+    home = find_nvcc_home()
+    missing = [
+        what
+        for what, there in {
+            "CUDA sources in this version": any(ROOT.glob("csrc/cuda/*.cu")),
+            "CUDA in this torch (torch.version.cuda is None)": torch.version.cuda is not None,
+            "nvcc with its headers (set CUDA_HOME)": home is not None,
+        }.items()
+        if not there
+    ]
+    if wish == "1" and missing:
+        fail("FASTINIT_CUDA=1, but there is no " + ", no ".join(missing) + ".")
+    if wish == "0" or missing:
+        return False
+    # Both before cpp_extension is imported: it guesses, and without a GPU or a list it dies.
+    os.environ["CUDA_HOME"] = home
+    if torch.cuda.device_count() == 0:
+        newest = tuple(map(int, torch.version.cuda.split(".")[:2])) >= (12, 8)
+        os.environ.setdefault(
+            "TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX" if newest else "8.0;9.0+PTX"
+        )
+    return True
+
+
+def relative(*patterns):
+    return sorted(str(p.relative_to(ROOT)) for pattern in patterns for p in ROOT.glob(pattern))
+
+
+def make_extension(torch):
+    cuda = use_cuda(torch)
+    from torch.utils import cpp_extension
+
+    cxx = ["-O3", "-g0", "-Wall", "-Wextra", *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    # Products and sums fuse only where the source says fma: the same bits from every compiler.
+    cxx += ["-fno-fast-math", "-ffp-contract=off", "-fopenmp", "-fvisibility=hidden"]
+    for path in cpp_extension.include_paths():  # as system headers: their warnings are not ours
+        cxx += ["-isystem", path]
+    flags = {"cxx": cxx}
+
+    sources = relative("csrc/cpu/*.cpp", "csrc/torch/*.cpp")
+    if cuda:
+        sources += relative("csrc/cuda/*.cu")
+        # nvcc hands the last two to the host compiler.
+        flags["nvcc"] = ["-O3", "--fmad=false", "-Xcompiler", "-ffp-contract=off"]
+    else:
+        sources = [source for source in sources if source != "csrc/torch/ops_cuda.cpp"]
+
+    kind = cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension
+    return kind(
+        "fastinit._C",
+        sources,
+        include_dirs=[str(ROOT / "csrc")],  # ninja runs elsewhere
+        # BuildExtension always asks ninja what is out of date; this list is for source packages.
+        depends=relative("csrc/**/*.h", "csrc/**/*.inl", "csrc/**/*.cuh"),
+        define_macros=[("FASTINIT_CUDA", "1" if cuda else "0")],
+        extra_compile_args=flags,
+        extra_link_args=["-fopenmp"],
+    )
+
+
+def main():
+    os.chdir(ROOT)
+    os.environ["CXX"] = find_compiler()
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        fail(
+            "Python.h not found. Install the headers of this Python (Debian, Ubuntu: "
+            f"apt install python{sys.version_info[0]}.{sys.version_info[1]}-dev)."
+        )
+    torch = import_torch()
+    import setuptools
+
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        fail(f"setuptools is {setuptools.__version__}. Run: pip install 'setuptools>=77'")
+    extension = make_extension(torch)
+    from torch.utils.cpp_extension import BuildExtension
+
+    setuptools.setup(
+        ext_modules=[extension],
+        cmdclass={"build_ext": BuildExtension},
+        # Objects of different torch releases do not mix, so each has its own folder. (Python and
+        # machine are in the names of the folders that setuptools makes inside.)
+        options={"build": {"build_base": f"build/torch-{torch.__version__}"}},
+    )
+
+
+main()
