@@ -1,0 +1,169 @@
+// Lanes of width one: the reference that every wider lane type follows operation by operation, and
+// what device code uses. A lane type supplies exactly these names; transforms.h is written in them.
+//
+//   Real, F (values), I (integers as wide as Real), M (mask)
+//   set, iset            broadcast
+//   add sub mul div fma sqrt negate magnitude
+//   bits, from_bits, iadd isub iand ixor, sign_of (I -> M), exponent_part, exponent_value
+//   greater, select(M, yes, no), any
+//   at_least(x, lo) = x < lo ? lo : x and at_most(x, hi) = x > hi ? hi : x, exactly so
+//   word_* operate on the low 32 bits of an integer lane, which hold one word of the stream
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "core/macros.h"
+
+namespace fastinit {
+
+template <class To, class From>
+FASTINIT_HD FASTINIT_INLINE To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// Word operations are the same for both widths: a word lives in a uint32_t.
+struct ScalarWords {
+  using W = uint32_t;
+  static FASTINIT_HD FASTINIT_INLINE W word_set(uint32_t w) { return w; }
+  static FASTINIT_HD FASTINIT_INLINE W word_xor(W a, W b) { return a ^ b; }
+  static FASTINIT_HD FASTINIT_INLINE W word_add(W a, W b) { return a + b; }
+  template <int n>
+  static FASTINIT_HD FASTINIT_INLINE W word_shl(W a) {
+    return a << n;
+  }
+  template <int n>
+  static FASTINIT_HD FASTINIT_INLINE W word_shr(W a) {
+    return a >> n;
+  }
+  static FASTINIT_HD FASTINIT_INLINE W word_spread_sign(W a) { return 0u - (a >> 31); }
+};
+
+struct ScalarF32 : ScalarWords {
+  using Real = float;
+  using F = float;
+  using I = uint32_t;
+  using M = bool;
+  static constexpr int kWidth = 1;
+
+  static FASTINIT_HD FASTINIT_INLINE F set(float x) { return x; }
+  static FASTINIT_HD FASTINIT_INLINE I iset(uint32_t x) { return x; }
+#if FASTINIT_DEVICE_PASS
+  static FASTINIT_HD FASTINIT_INLINE F add(F a, F b) { return __fadd_rn(a, b); }
+  static FASTINIT_HD FASTINIT_INLINE F sub(F a, F b) { return __fsub_rn(a, b); }
+  static FASTINIT_HD FASTINIT_INLINE F mul(F a, F b) { return __fmul_rn(a, b); }
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return __fdiv_rn(a, b); }
+  static FASTINIT_HD FASTINIT_INLINE F fma(F a, F b, F c) { return __fmaf_rn(a, b, c); }
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return __fsqrt_rn(a); }
+#else
+  static FASTINIT_HD FASTINIT_INLINE F add(F a, F b) { return a + b; }
+  static FASTINIT_HD FASTINIT_INLINE F sub(F a, F b) { return a - b; }
+  static FASTINIT_HD FASTINIT_INLINE F mul(F a, F b) { return a * b; }
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return a / b; }
+  static FASTINIT_HD FASTINIT_INLINE F fma(F a, F b, F c) { return ::fmaf(a, b, c); }
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return ::sqrtf(a); }
+#endif
+  static FASTINIT_HD FASTINIT_INLINE I bits(F a) { return bit_cast<uint32_t>(a); }
+  static FASTINIT_HD FASTINIT_INLINE F from_bits(I a) { return bit_cast<float>(a); }
+  static FASTINIT_HD FASTINIT_INLINE F negate(F a) { return from_bits(bits(a) ^ 0x80000000u); }
+  static FASTINIT_HD FASTINIT_INLINE F magnitude(F a) { return from_bits(bits(a) & 0x7fffffffu); }
+  static FASTINIT_HD FASTINIT_INLINE I iadd(I a, I b) { return a + b; }
+  static FASTINIT_HD FASTINIT_INLINE I isub(I a, I b) { return a - b; }
+  static FASTINIT_HD FASTINIT_INLINE I iand(I a, I b) { return a & b; }
+  static FASTINIT_HD FASTINIT_INLINE I ior(I a, I b) { return a | b; }
+  static FASTINIT_HD FASTINIT_INLINE I ixor(I a, I b) { return a ^ b; }
+  template <int n>
+  static FASTINIT_HD FASTINIT_INLINE I ishr(I a) {
+    return a >> n;
+  }
+  template <int n>
+  static FASTINIT_HD FASTINIT_INLINE I ishl(I a) {
+    return a << n;
+  }
+  static FASTINIT_HD FASTINIT_INLINE M sign_of(I a) { return static_cast<int32_t>(a) < 0; }
+  static FASTINIT_HD FASTINIT_INLINE M sign_of_value(F a) { return sign_of(bits(a)); }
+  static FASTINIT_HD FASTINIT_INLINE I exponent_part(I a) { return a & 0xff800000u; }
+  static FASTINIT_HD FASTINIT_INLINE F exponent_value(I a) {
+    return static_cast<float>(static_cast<int32_t>(a) >> 23);
+  }
+  static FASTINIT_HD FASTINIT_INLINE M greater(F a, F b) { return a > b; }
+  static FASTINIT_HD FASTINIT_INLINE M mask_xor(M a, M b) { return a != b; }
+  static FASTINIT_HD FASTINIT_INLINE F at_least(F x, F lo) { return x < lo ? lo : x; }
+  static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return x > hi ? hi : x; }
+  static FASTINIT_HD FASTINIT_INLINE F select(M m, F yes, F no) { return m ? yes : no; }
+  static FASTINIT_HD FASTINIT_INLINE I iselect(M m, I yes, I no) { return m ? yes : no; }
+  static FASTINIT_HD FASTINIT_INLINE bool any(M m) { return m; }
+
+  static FASTINIT_HD FASTINIT_INLINE M word_sign(W w) { return static_cast<int32_t>(w) < 0; }
+  // float(int32(w)), rounded to nearest.
+  static FASTINIT_HD FASTINIT_INLINE F word_value(W w) {
+#if FASTINIT_DEVICE_PASS
+    return __int2float_rn(static_cast<int32_t>(w));
+#else
+    return static_cast<float>(static_cast<int32_t>(w));
+#endif
+  }
+  // The word's top bit as the sign bit of a value, all other bits clear.
+  static FASTINIT_HD FASTINIT_INLINE I word_top(W w) { return w & 0x80000000u; }
+};
+
+struct ScalarF64 : ScalarWords {
+  using Real = double;
+  using F = double;
+  using I = uint64_t;
+  using M = bool;
+  static constexpr int kWidth = 1;
+
+  static FASTINIT_HD FASTINIT_INLINE F set(double x) { return x; }
+  static FASTINIT_HD FASTINIT_INLINE I iset(uint64_t x) { return x; }
+#if FASTINIT_DEVICE_PASS
+  static FASTINIT_HD FASTINIT_INLINE F add(F a, F b) { return __dadd_rn(a, b); }
+  static FASTINIT_HD FASTINIT_INLINE F sub(F a, F b) { return __dsub_rn(a, b); }
+  static FASTINIT_HD FASTINIT_INLINE F mul(F a, F b) { return __dmul_rn(a, b); }
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return __ddiv_rn(a, b); }
+  static FASTINIT_HD FASTINIT_INLINE F fma(F a, F b, F c) { return __fma_rn(a, b, c); }
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return __dsqrt_rn(a); }
+#else
+  static FASTINIT_HD FASTINIT_INLINE F add(F a, F b) { return a + b; }
+  static FASTINIT_HD FASTINIT_INLINE F sub(F a, F b) { return a - b; }
+  static FASTINIT_HD FASTINIT_INLINE F mul(F a, F b) { return a * b; }
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return a / b; }
+  static FASTINIT_HD FASTINIT_INLINE F fma(F a, F b, F c) { return ::fma(a, b, c); }
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return ::sqrt(a); }
+#endif
+  static FASTINIT_HD FASTINIT_INLINE I bits(F a) { return bit_cast<uint64_t>(a); }
+  static FASTINIT_HD FASTINIT_INLINE F from_bits(I a) { return bit_cast<double>(a); }
+  static FASTINIT_HD FASTINIT_INLINE F negate(F a) { return from_bits(bits(a) ^ (1ull << 63)); }
+  static FASTINIT_HD FASTINIT_INLINE F magnitude(F a) { return from_bits(bits(a) & ~(1ull << 63)); }
+  static FASTINIT_HD FASTINIT_INLINE I iadd(I a, I b) { return a + b; }
+  static FASTINIT_HD FASTINIT_INLINE I isub(I a, I b) { return a - b; }
+  static FASTINIT_HD FASTINIT_INLINE I iand(I a, I b) { return a & b; }
+  static FASTINIT_HD FASTINIT_INLINE I ixor(I a, I b) { return a ^ b; }
+  static FASTINIT_HD FASTINIT_INLINE M sign_of(I a) { return static_cast<int64_t>(a) < 0; }
+  static FASTINIT_HD FASTINIT_INLINE M sign_of_value(F a) { return sign_of(bits(a)); }
+  static FASTINIT_HD FASTINIT_INLINE I exponent_part(I a) { return a & 0xfff0000000000000ull; }
+  static FASTINIT_HD FASTINIT_INLINE F exponent_value(I a) {
+    return static_cast<double>(static_cast<int64_t>(a) >> 52);
+  }
+  static FASTINIT_HD FASTINIT_INLINE M greater(F a, F b) { return a > b; }
+  static FASTINIT_HD FASTINIT_INLINE M mask_xor(M a, M b) { return a != b; }
+  static FASTINIT_HD FASTINIT_INLINE F at_least(F x, F lo) { return x < lo ? lo : x; }
+  static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return x > hi ? hi : x; }
+  static FASTINIT_HD FASTINIT_INLINE F select(M m, F yes, F no) { return m ? yes : no; }
+  static FASTINIT_HD FASTINIT_INLINE bool any(M m) { return m; }
+
+  static FASTINIT_HD FASTINIT_INLINE M word_sign(W w) { return static_cast<int32_t>(w) < 0; }
+  static FASTINIT_HD FASTINIT_INLINE F word_value(W w) {
+    return static_cast<double>(static_cast<int32_t>(w));
+  }
+  static FASTINIT_HD FASTINIT_INLINE F word_value_unsigned(W w) { return static_cast<double>(w); }
+  static FASTINIT_HD FASTINIT_INLINE I word_top(W w) {
+    return static_cast<uint64_t>(w & 0x80000000u) << 32;
+  }
+};
+
+}  // namespace fastinit

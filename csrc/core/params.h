@@ -1,0 +1,273 @@
+// Arguments of a distribution -> the constants its transform reads. Decides the branch of a
+// truncated normal and the clamping bounds of the type. Host only. docs/stream.md, sections 3
+// and 6.
+//
+// Arguments are valid (torch/checks.h) and the floating-point environment is ours (cpu/fp_env.h).
+#pragma once
+
+#include <cmath>
+
+#include "core/host_math.h"
+#include "core/rounding.h"
+#include "core/task.h"
+#include "core/transforms.h"
+
+namespace fastinit {
+
+inline int item_size(DType dtype) {
+  switch (dtype) {
+    case DType::F64:
+      return 8;
+    case DType::F16:
+    case DType::BF16:
+      return 2;
+    case DType::E4M3:
+    case DType::E5M2:
+      return 1;
+    default:
+      return 4;
+  }
+}
+
+namespace host {
+
+template <class Real>
+TransformArgs<Real>& args_of(Transform& t);
+template <>
+inline TransformArgs<float>& args_of<float>(Transform& t) {
+  return t.f32;
+}
+template <>
+inline TransformArgs<double>& args_of<double>(Transform& t) {
+  return t.f64;
+}
+
+// A fill with one value of the type.
+inline void set_constant(Transform& t, double value) {
+  const DType dtype = t.dtype;
+  t.kind = Kind::Constant;
+  if (dtype == DType::F64) {
+    memcpy(t.pattern, &value, 8);
+    return;
+  }
+  const float x = static_cast<float>(value);
+  uint32_t bits;
+  switch (dtype) {
+    case DType::F16:
+      bits = round_small<ScalarF32, FormatF16>(x);
+      break;
+    case DType::BF16:
+      bits = round_bf16<ScalarF32>(x);
+      break;
+    case DType::E4M3:
+      bits = round_small<ScalarF32, FormatE4M3>(x);
+      break;
+    case DType::E5M2:
+      bits = round_small<ScalarF32, FormatE5M2>(x);
+      break;
+    default:
+      bits = bit_cast<uint32_t>(x);
+  }
+  memcpy(t.pattern, &bits, 4);  // little endian: the low bytes come first
+}
+
+// Sets lo and hi; false (and a constant fill) when at most one value is left.
+template <class Real>
+bool set_bounds(Transform& t, double lo, double hi, double otherwise) {
+  if (!(lo < hi)) {
+    set_constant(t, lo == hi ? lo : otherwise);
+    return false;
+  }
+  args_of<Real>(t).lo = static_cast<Real>(lo);
+  args_of<Real>(t).hi = static_cast<Real>(hi);
+  return true;
+}
+
+template <class Real>
+void make_uniform(Transform& t, double a, double b) {
+  const Format f = format_of(t.dtype);
+  const double top = round_to(b, f);
+  if (a == b) return set_constant(t, round_to(a, f));
+  if (!set_bounds<Real>(t, ceil_to(a, f), next_down(top, f), round_to(a, f))) return;
+  auto& args = args_of<Real>(t);
+  args.uniform = {static_cast<Real>(b - a), static_cast<Real>(a)};
+  // The transform grows with the word, so its ends tell whether anything needs clamping.
+  using L = std::conditional_t<sizeof(Real) == 8, ScalarF64, ScalarF32>;
+  t.clamped = uniform<L>(args, 0, 0) < args.lo || uniform<L>(args, ~0u, ~0u) > args.hi;
+}
+
+template <class Real>
+void make_normal(Transform& t, double mean, double std) {
+  const Format f = format_of(t.dtype);
+  auto& args = args_of<Real>(t);
+  args.lo = static_cast<Real>(-f.max);
+  args.hi = static_cast<Real>(f.max);
+  args.normal = {static_cast<Real>(mean), static_cast<Real>(std)};
+  t.clamped = std::fabs(mean) + 10 * std > f.max;  // no radius reaches ten
+}
+
+// Taylor coefficients about u = 1/2 of the quantile of the density exp(-A t - B t^2) on [0, 1].
+inline void narrow_coefficients(double A, double B, int degree, double* c) {
+  constexpr int n = 19;
+  const double M = 2 * B;
+  double E[n];
+  E[0] = 1;
+  E[1] = -A;
+  for (int k = 1; k + 1 < n; ++k) E[k + 1] = -(A * E[k] + M * E[k - 1]) / (k + 1);
+  const auto integral = [&](double g) {
+    double s = E[n - 1] / n;
+    for (int k = n - 2; k >= 0; --k) s = E[k] / (k + 1) + g * s;
+    return g * s;
+  };
+  const auto density = [&](double g) {
+    double s = E[n - 1];
+    for (int k = n - 2; k >= 0; --k) s = E[k] + g * s;
+    return s;
+  };
+  const double K = integral(1);
+  double g = 0.5;
+  for (int step = 0; step < 4; ++step) g = g - (integral(g) - K * 0.5) / density(g);
+  double F[kNarrowDegree64 + 1], D1[kNarrowDegree64 + 1], D2[kNarrowDegree64 + 1];
+  c[0] = g;
+  F[0] = 1 / density(g);
+  for (int k = 0; k < degree; ++k) {
+    c[k + 1] = K * F[k] / (k + 1);
+    D1[k] = (k + 1) * c[k + 1];
+    D2[k] = 0;
+    for (int j = 0; j <= k; ++j) D2[k] += c[j] * D1[k - j];
+    double sum = 0;
+    for (int i = 0; i <= k; ++i) sum += (A * D1[i] + M * D2[i]) * F[k - i];
+    F[k + 1] = sum / (k + 1);
+  }
+}
+
+template <class Real>
+void make_narrow(Transform& t, double a, double b, double alpha, double h) {
+  constexpr bool wide = sizeof(Real) == 8;
+  constexpr int degree = wide ? kNarrowDegree64 : kNarrowDegree32;
+  double c[kNarrowDegree64 + 1] = {};
+  narrow_coefficients(alpha * h, h * h / 2, degree, c);
+  t.kind = Kind::Narrow;
+  auto& p = args_of<Real>(t).narrow;
+  for (int k = 0; k <= degree; ++k) p.c[k] = static_cast<Real>(c[k]);
+  p.width = static_cast<Real>(b - a);
+  p.a = static_cast<Real>(a);
+}
+
+// rho = Q(beta) / Q(alpha) and 1 - rho, from h = beta - alpha.
+inline void tail_ratio(double alpha, double beta, double h, double& rho, double& omega) {
+  rho = 0;
+  omega = 1;
+  const double exponent = h * (alpha + 0.5 * h);
+  if (!(exponent < 745)) return;
+  const double ratio = (alpha + mills_rest(alpha)) / (beta + mills_rest(beta));
+  rho = exp(-exponent) * ratio;
+  // 1 - exp(-e) r = (1 - exp(-e)) + exp(-e) (1 - r), both terms positive.
+  const double gap = (h + (mills_rest(beta) - mills_rest(alpha))) / (beta + mills_rest(beta));
+  omega = -expm1(-exponent) + exp(-exponent) * gap;
+}
+
+template <class Real>
+void make_far(Transform& t, double near_end, double alpha, double beta, double h, double std) {
+  const double inv_alpha = 1 / alpha;
+  if (inv_alpha == 0 || std == 0) return set_constant(t, round_to(near_end, format_of(t.dtype)));
+  const double rest = mills_rest(alpha), l = alpha + rest;
+  double rho, omega;
+  tail_ratio(alpha, beta, h, rho, omega);
+  t.kind = Kind::Far;
+  auto& p = args_of<Real>(t).far;
+  const bool wide = sizeof(Real) == 8;
+  p.rho = static_cast<Real>(rho);
+  p.omega = static_cast<Real>(omega);
+  p.c1 = static_cast<Real>(wide ? 2 / l : 2 * (std / l));
+  p.c2 = static_cast<Real>(2 * (rest / l));
+  p.a = static_cast<Real>(near_end);
+  p.std = static_cast<Real>(std);
+  p.alpha = static_cast<Real>(alpha);
+  p.inv_alpha = static_cast<Real>(inv_alpha);
+  const double y = 1 / (alpha * alpha);
+  p.y0 = static_cast<Real>(y * horner<ScalarF64>(coef::kMills64, y));
+  p.l = static_cast<Real>(l);
+  p.l1 = static_cast<Real>(l * rest);
+}
+
+template <class Real>
+void make_tail(Transform& t, double alpha, double beta, double h, double mean, double std) {
+  double rho, omega;
+  tail_ratio(alpha, beta, h, rho, omega);
+  t.kind = Kind::Tail;
+  args_of<Real>(t).tail = {static_cast<Real>(rho), static_cast<Real>(omega),
+                           static_cast<Real>(minus_log_upper_tail(alpha)), static_cast<Real>(mean),
+                           static_cast<Real>(std)};
+}
+
+template <class Real>
+void make_central(Transform& t, double alpha, double beta, double mean, double std) {
+  const double h_a = centred_cdf(alpha), h_b = centred_cdf(beta);
+  t.kind = Kind::Central;
+  args_of<Real>(t).central = {static_cast<Real>(upper_tail(-alpha)),
+                              static_cast<Real>(upper_tail(beta)),
+                              static_cast<Real>(h_b - h_a),
+                              static_cast<Real>(h_a),
+                              static_cast<Real>(h_b),
+                              static_cast<Real>(mean),
+                              static_cast<Real>(std)};
+}
+
+template <class Real>
+void make_trunc_normal(Transform& t, double mean, double std, double a, double b) {
+  const Format f = format_of(t.dtype);
+  const double lo = ceil_to(a, f), hi = floor_to(b, f);
+  // A bound outside the type's range is no bound; an interval wholly outside it has no value.
+  const bool any = lo <= hi && a <= f.max && b >= -f.max;
+  if (std == 0) {
+    const double m = mean < a ? a : mean > b ? b : mean;
+    const double r = round_to(m, f);
+    return set_constant(t, !any ? round_to(a, f) : r < lo ? lo : r > hi ? hi : r);
+  }
+  if (!set_bounds<Real>(t, lo, hi, round_to(a, f))) return;
+  const double alpha = (a - mean) / std, beta = (b - mean) / std, h = (b - a) / std;
+  const double reach = std::fmax(1.0, std::fmax(std::fabs(alpha), std::fabs(beta)));
+  if (h * reach <= 0.25) return make_narrow<Real>(t, a, b, alpha, h);
+  const bool mirrored = beta <= -1.5;
+  const double near = mirrored ? -beta : alpha, far = mirrored ? -alpha : beta;
+  const double signed_std = mirrored ? -std : std;
+  args_of<Real>(t).flip = mirrored ? ~0u : 0u;
+  if (near > 30) return make_far<Real>(t, mirrored ? b : a, near, far, h, signed_std);
+  if (near >= 1.5) return make_tail<Real>(t, near, far, h, mean, signed_std);
+  make_central<Real>(t, alpha, beta, mean, std);
+}
+
+}  // namespace host
+
+// The transform of a distribution for a type. `args` as in the schema of fill_many_.
+inline Transform make_transform(Kind distribution, DType dtype, const double (&raw)[4]) {
+  Transform t;
+  memset(&t, 0, sizeof t);
+  t.kind = distribution;
+  t.dtype = dtype;
+  t.item_size = static_cast<uint8_t>(item_size(dtype));
+  t.clamped = true;
+  double args[4];
+  for (int k = 0; k < 4; ++k) args[k] = raw[k] + 0.0;  // -0.0 becomes +0.0
+  const bool wide = dtype == DType::F64;
+  switch (distribution) {
+    case Kind::Uniform:
+      wide ? host::make_uniform<double>(t, args[0], args[1])
+           : host::make_uniform<float>(t, args[0], args[1]);
+      break;
+    case Kind::Normal:
+      wide ? host::make_normal<double>(t, args[0], args[1])
+           : host::make_normal<float>(t, args[0], args[1]);
+      break;
+    case Kind::Central:  // stands for the truncated normal; the branch is chosen here
+      wide ? host::make_trunc_normal<double>(t, args[0], args[1], args[2], args[3])
+           : host::make_trunc_normal<float>(t, args[0], args[1], args[2], args[3]);
+      break;
+    default:
+      break;
+  }
+  return t;
+}
+
+}  // namespace fastinit

@@ -1,0 +1,159 @@
+// Words of the stream -> samples, before clamping and rounding. Each transform stands here once,
+// for every lane type, device and precision. docs/stream.md, sections 4 to 6.
+#pragma once
+
+#include <cstdint>
+
+#include "core/elementary.h"
+#include "core/macros.h"
+#include "core/task.h"
+
+namespace fastinit {
+
+// U(shift, shift + scale). `low` is read in double only, here and below.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F uniform(const TransformArgs<typename L::Real>& t,
+                                                  typename L::W w, typename L::W low) {
+  typename L::F u;
+  if constexpr (is_double<L>) {
+    u = L::fma(L::word_value_unsigned(w), L::set(0x1p-32),
+               L::mul(L::word_value(L::template word_shr<11>(low)), L::set(0x1p-53)));
+  } else {
+    (void)low;
+    u = L::mul(L::word_value(L::template word_shr<8>(w)), L::set(0x1p-24f));
+  }
+  return L::fma(u, L::set(t.uniform.scale), L::set(t.uniform.shift));
+}
+
+// (w + 1/2) / 2^32 folded around 1: in [-1/2, 1/2], negative values standing for 1 + value.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F signed_unit(typename L::W w, typename L::W low) {
+  if constexpr (is_double<L>) {
+    return L::fma(L::word_value(w), L::set(0x1p-32),
+                  L::mul(L::add(L::word_value_unsigned(low), L::set(0.5)), L::set(0x1p-64)));
+  } else {
+    (void)low;
+    return L::fma(L::word_value(w), L::set(0x1p-32f), L::set(0x1p-33f));
+  }
+}
+
+// Two normal samples from a radius word and an angle word (Box and Muller 1958).
+template <class L>
+FASTINIT_HD FASTINIT_INLINE void normal_pair(const TransformArgs<typename L::Real>& t,
+                                             typename L::W radius, typename L::W angle,
+                                             typename L::W radius_low, typename L::W angle_low,
+                                             typename L::F& first, typename L::F& second) {
+  const auto v = signed_unit<L>(radius, radius_low);
+  const auto x = L::select(L::sign_of_value(v), L::add(v, L::set(1)), v);
+  const auto r = L::sqrt(L::mul(L::set(-2), log_near_one<L>(x, v)));
+  typename L::F c, s;
+  cos_sin<L>(angle, angle_low, c, s);
+  const auto scaled = L::mul(r, L::set(t.normal.std));
+  first = L::fma(scaled, c, L::set(t.normal.mean));
+  second = L::fma(scaled, s, L::set(t.normal.mean));
+}
+
+// Distance of u = (w + 1/2) / 2^32 from the nearer end of (0, 1): in (0, 1/2]. `up` when that is 1.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F nearer_end(typename L::W w, typename L::W low,
+                                                     typename L::M& up) {
+  const auto k = L::word_spread_sign(w);
+  up = L::word_sign(w);
+  return signed_unit<L>(L::word_xor(w, k), L::word_xor(low, k));
+}
+
+// Truncated normal on an interval so narrow that its quantile is a short Taylor series.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F trunc_normal_narrow(
+    const TransformArgs<typename L::Real>& t, typename L::W w, typename L::W low) {
+  const auto u = signed_unit<L>(L::word_xor(w, L::word_set(0x80000000u)), low);
+  constexpr int degree = is_double<L> ? kNarrowDegree64 : kNarrowDegree32;
+  auto g = L::set(t.narrow.c[degree]);
+  for (int k = degree - 1; k >= 0; --k) g = L::fma(g, u, L::set(t.narrow.c[k]));
+  return L::fma(g, L::set(t.narrow.width), L::set(t.narrow.a));
+}
+
+// Truncated normal whose interval reaches the middle: probabilities from the nearer end.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F trunc_normal_central(
+    const TransformArgs<typename L::Real>& t, typename L::W w, typename L::W low) {
+  using Real = typename L::Real;
+  typename L::M up;
+  const auto n = nearer_end<L>(w, low, up);
+  const auto signed_n = L::select(up, L::negate(n), n);
+  const auto d = L::fma(signed_n, L::set(t.central.d),
+                        L::select(up, L::set(t.central.h_b), L::set(t.central.h_a)));
+  const auto ad = L::magnitude(d);
+  const auto is_tail = L::greater(ad, L::set(static_cast<Real>(0.425)));
+  const auto r = L::fma(L::negate(d), d, L::set(static_cast<Real>(0.180625)));
+  typename L::F z;
+  if constexpr (is_double<L>)
+    z = L::div(L::mul(d, horner<L>(coef::kA64, r)), horner<L>(coef::kB64, r));
+  else
+    z = L::div(L::mul(d, horner<L>(coef::kA32, r)), horner<L>(coef::kB32, r));
+  if (L::any(is_tail)) {
+    const auto from_end =
+        L::fma(n, L::set(t.central.d), L::select(up, L::set(t.central.q_b), L::set(t.central.p_a)));
+    const auto positive = L::greater(d, L::set(0));
+    // Where d has the sign of the nearer end, the probability is known from that end.
+    const auto p =
+        L::select(L::mask_xor(up, positive), L::sub(L::set(static_cast<Real>(0.5)), ad), from_end);
+    const auto y = tail_quantile<L>(L::negate(log_unit<L>(p)));
+    z = L::select(is_tail, L::select(positive, y, L::negate(y)), z);
+  }
+  return L::fma(z, L::set(t.central.std), L::set(t.central.mean));
+}
+
+// -log(1 - u (1 - rho)), accurate at both ends of u.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F tail_exponent(typename L::Real rho,
+                                                        typename L::Real omega, typename L::W w,
+                                                        typename L::W low) {
+  typename L::M up;
+  const auto n = nearer_end<L>(w, low, up);
+  const auto rest = L::sub(L::set(1), n);
+  const auto u = L::select(up, rest, n);
+  const auto v = L::select(up, n, rest);
+  const auto q = L::fma(v, L::set(omega), L::set(rho));
+  return L::negate(log_near_one<L>(q, L::negate(L::mul(u, L::set(omega)))));
+}
+
+// Truncated normal in a tail: quantile of the log probability.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F trunc_normal_tail(
+    const TransformArgs<typename L::Real>& t, typename L::W w, typename L::W low) {
+  const auto flip = L::word_set(t.flip);
+  const auto e =
+      tail_exponent<L>(t.tail.rho, t.tail.omega, L::word_xor(w, flip), L::word_xor(low, flip));
+  const auto z = tail_quantile<L>(L::add(L::set(t.tail.lambda), e));
+  return L::fma(z, L::set(t.tail.std), L::set(t.tail.mean));
+}
+
+// Truncated normal beyond 30 sigma: nearly exponential, as a displacement from the bound.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F trunc_normal_far(const TransformArgs<typename L::Real>& t,
+                                                           typename L::W w, typename L::W low) {
+  const auto flip = L::word_set(t.flip);
+  const auto e =
+      tail_exponent<L>(t.far.rho, t.far.omega, L::word_xor(w, flip), L::word_xor(low, flip));
+  const auto root = L::sqrt(L::fma(L::set(t.far.c2), e, L::set(1)));
+  auto d = L::div(L::mul(e, L::set(t.far.c1)), L::add(L::set(1), root));
+  if constexpr (is_double<L>) {
+    // The quadratic leaves a relative error near 1e-6; two steps on the exact log tail remove it.
+    const auto alpha = L::set(t.far.alpha);
+    for (int step = 0; step < 2; ++step) {
+      const auto x = L::add(alpha, d);
+      const auto y = L::div(L::set(1), L::mul(x, x));
+      const auto mills = L::sub(L::set(t.far.y0), L::mul(y, horner<L>(coef::kMills64, y)));
+      const auto logs =
+          L::add(log_reduced<L>(L::set(0), L::mul(d, L::set(t.far.inv_alpha))), mills);
+      const auto reached = L::fma(d, L::fma(L::set(0.5), d, alpha), logs);
+      d = L::sub(d, L::div(L::sub(reached, e), L::fma(L::set(t.far.l1), d, L::set(t.far.l))));
+    }
+    return L::fma(d, L::set(t.far.std), L::set(t.far.a));
+  } else {
+    return L::add(d, L::set(t.far.a));
+  }
+}
+
+}  // namespace fastinit

@@ -1,0 +1,38 @@
+// Which processor capability generates: chosen once, forced by FASTINIT_CPU_CAPABILITY.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/macros.h"
+#include "core/task.h"
+
+namespace fastinit::cpu {
+
+// Writes elements first ... first + count - 1 of the task, in logical order, to contiguous memory.
+using GenerateRun = void (*)(const FillTask& task, uint64_t first, int64_t count, char* out);
+
+namespace scalar {
+void generate_run(const FillTask& task, uint64_t first, int64_t count, char* out);
+}
+namespace avx2 {
+void generate_run(const FillTask& task, uint64_t first, int64_t count, char* out);
+}
+namespace avx512 {
+void generate_run(const FillTask& task, uint64_t first, int64_t count, char* out);
+}
+
+struct Capability {
+  const char* name;
+  GenerateRun generate;
+};
+
+// What this processor has, plainest first.
+const std::vector<Capability>& capabilities();
+
+// The one in use. Throws std::runtime_error when FASTINIT_CPU_CAPABILITY names one that is not
+// there.
+const Capability& capability();
+
+}  // namespace fastinit::cpu

@@ -1,0 +1,117 @@
+#include "cpu/executor.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "core/params.h"
+#include "cpu/dispatch.h"
+#include "cpu/fp_env.h"
+#include "cpu/tiles.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace fastinit::cpu {
+namespace {
+
+// Fewer elements than this per thread and waking another costs more than it saves.
+constexpr int64_t kElementsPerWorker = 32 * 1024;
+
+struct Job {
+  const FillTask* tasks;
+  std::vector<TilePlan> plans;
+  std::vector<int64_t> first_tile;  // of each task, and the total at the end
+  int64_t chunk;                    // tiles taken at once
+  GenerateRun generate;
+  std::atomic<int64_t> next{0};
+  std::atomic<int> threads{0};
+};
+
+void work(void* context) {
+  Job& job = *static_cast<Job*>(context);
+  const FpEnv env;
+  alignas(64) char scratch[kScratchBytes];
+  const int64_t total = job.first_tile.back();
+  bool counted = false;
+  for (;;) {
+    const int64_t begin = job.next.fetch_add(job.chunk, std::memory_order_relaxed);
+    if (begin >= total) return;
+    if (!counted) {
+      job.threads.fetch_add(1, std::memory_order_relaxed);
+      counted = true;
+    }
+    const int64_t end = std::min(total, begin + job.chunk);
+    const auto upper = std::upper_bound(job.first_tile.begin(), job.first_tile.end(), begin);
+    size_t k = static_cast<size_t>(upper - job.first_tile.begin()) - 1;
+    for (int64_t tile = begin; tile < end; ++tile) {
+      while (tile >= job.first_tile[k + 1]) ++k;
+      write_tile(job.tasks[k], job.plans[k], tile - job.first_tile[k], job.generate, scratch);
+    }
+  }
+}
+
+__attribute__((noinline)) Transform make_transform_here(Kind distribution, DType dtype,
+                                                        const double (&args)[4]) {
+  return make_transform(distribution, dtype, args);
+}
+
+}  // namespace
+
+int execute(const FillTask* tasks, size_t count, const ThreadPool& pool) {
+  Job job;
+  job.tasks = tasks;
+  job.generate = capability().generate;
+  job.plans.reserve(count);
+  job.first_tile.reserve(count + 1);
+  job.first_tile.push_back(0);
+  int64_t elements = 0;
+  for (size_t k = 0; k < count; ++k) {
+    const int64_t numel = tasks[k].layout.numel();
+    job.plans.push_back(plan_tiles(tasks[k]));
+    job.first_tile.push_back(job.first_tile.back() + (numel == 0 ? 0 : job.plans.back().tiles));
+    elements += numel;
+  }
+  const int64_t tiles = job.first_tile.back();
+  if (tiles == 0) return 0;
+  const int64_t useful = std::min(tiles, elements / kElementsPerWorker);
+  const int workers =
+      static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(pool.workers, useful)));
+  // Small enough that a slow thread does not hold the others up at the end.
+  job.chunk = std::max<int64_t>(1, std::min<int64_t>(16, tiles / (8 * workers)));
+  if (workers == 1)
+    work(&job);
+  else
+    pool.run(workers, work, &job);
+  return job.threads.load();
+}
+
+Transform prepare_transform(Kind distribution, DType dtype, const double (&args)[4]) {
+  // Out of line, or the compiler might move arithmetic across the change of environment.
+  const FpEnv env;
+  return make_transform_here(distribution, dtype, args);
+}
+
+void advise_huge_pages(void* data, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr size_t huge = size_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + huge - 1) / huge * huge;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / huge * huge;
+  if (end <= begin || end - begin < 4 * huge) return;
+  // Only memory nobody has touched: pages already there gain nothing and would be copied later.
+  unsigned char resident[3] = {1, 1, 1};
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t probes[3] = {begin, begin + (end - begin) / 2 / page * page, end - page};
+  for (int k = 0; k < 3; ++k)
+    if (mincore(reinterpret_cast<void*>(probes[k]), page, &resident[k]) != 0 || (resident[k] & 1))
+      return;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+
+}  // namespace fastinit::cpu

@@ -1,0 +1,21 @@
+// Fills on processors with AVX2 and FMA.
+#include "cpu/dispatch.h"
+
+#if FASTINIT_X86_64
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "core/coefficients.h"
+#include "cpu/target.h"
+
+FASTINIT_TARGET_BEGIN("avx2,fma")
+#include "core/rounding.h"
+#include "core/transforms.h"
+#include "cpu/lanes_avx2.h"
+
+namespace fastinit::cpu::avx2 {
+#include "cpu/fill_kernel.inl"
+}  // namespace fastinit::cpu::avx2
+FASTINIT_TARGET_END
+#endif

@@ -1,0 +1,26 @@
+// Fills on processors with AVX-512 F, DQ and VL.
+#include "cpu/dispatch.h"
+
+#if FASTINIT_X86_64
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 takes the deliberately undefined operands of its own intrinsics for a mistake.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "core/coefficients.h"
+#include "cpu/target.h"
+
+FASTINIT_TARGET_BEGIN("avx2,fma,avx512f,avx512dq,avx512vl")
+#include "core/rounding.h"
+#include "core/transforms.h"
+#include "cpu/lanes_avx512.h"
+
+namespace fastinit::cpu::avx512 {
+#include "cpu/fill_kernel.inl"
+}  // namespace fastinit::cpu::avx512
+FASTINIT_TARGET_END
+#endif

@@ -1,0 +1,11 @@
+// Fills on any processor.
+#include <cstring>
+
+#include "core/rounding.h"
+#include "core/transforms.h"
+#include "cpu/dispatch.h"
+#include "cpu/lanes_scalar.h"
+
+namespace fastinit::cpu::scalar {
+#include "cpu/fill_kernel.inl"
+}  // namespace fastinit::cpu::scalar

@@ -1,0 +1,38 @@
+// How a task is cut into tiles, and how one tile is written.
+//
+// A tile is rows x cols elements: `cols` runs along the fastest logical dimension, `rows` along the
+// dimension that is fastest in memory (or, where that is the same one, the next slower logical
+// one). Elements are generated in logical order, straight into memory when a row is contiguous
+// there, otherwise into a scratch buffer that stays in the first-level cache and is scattered from
+// there.
+#pragma once
+
+#include <cstdint>
+
+#include "core/task.h"
+#include "cpu/dispatch.h"
+
+namespace fastinit::cpu {
+
+struct TilePlan {
+  Dim row, col;         // size 1 where there is no such dimension
+  Dim outer[kMaxDims];  // the rest, slowest first
+  int outer_count;
+  int64_t tile_rows, tile_cols;
+  int64_t row_tiles, col_tiles;  // per outer index
+  int64_t tiles;                 // in all
+  bool direct;                   // rows are contiguous in memory and long enough to write in place
+};
+
+constexpr int64_t kScratchBytes = 16 * 1024;  // half of a first-level cache
+// Elements of a tile written in place: large enough to hide the per-tile work, small enough to
+// share.
+constexpr int64_t kDirectElements = 16 * 1024;
+
+TilePlan plan_tiles(const FillTask& task);
+
+// Writes tile number `tile`; `scratch` has kScratchBytes, aligned to 64.
+void write_tile(const FillTask& task, const TilePlan& plan, int64_t tile, GenerateRun generate,
+                char* scratch);
+
+}  // namespace fastinit::cpu

@@ -1,0 +1,63 @@
+// The Python face of the extension module: introspection only. The operators are
+// torch.ops.fastinit.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/version.h>
+
+#include <array>
+#include <string>
+
+#include "core/philox.h"
+#include "cpu/dispatch.h"
+#include "torch/introspection.h"
+
+namespace py = pybind11;
+using namespace fastinit;
+
+namespace {
+
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  const Words4 out = philox4x32({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+  return {out.w[0], out.w[1], out.w[2], out.w[3]};
+}
+
+uint64_t fold(uint64_t key, uint64_t data, const std::string& purpose) {
+  if (purpose == "int") return derive(key, data, Purpose::FoldInt);
+  if (purpose == "str") return derive(key, data, Purpose::FoldStr);
+  if (purpose == "split") return derive(key, data, Purpose::Split);
+  throw py::value_error("fold: purpose must be 'int', 'str' or 'split', not '" + purpose + "'");
+}
+
+py::dict build_info() {
+  py::dict info;
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#else
+  info["compiler"] = "gcc " __VERSION__;
+#endif
+  info["torch"] = TORCH_VERSION;
+#if FASTINIT_CUDA
+  info["cuda"] = "yes";
+#else
+  info["cuda"] = "no";
+#endif
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  cpu::capability();  // a capability that is not there fails the import, with the names of those
+                      // that are
+  m.attr("STREAM_VERSION") = kStreamVersion;
+  m.def("philox4x32", philox, py::arg("counter"), py::arg("key"));
+  m.def("fold", fold, py::arg("key"), py::arg("data"), py::arg("purpose"));
+  m.def("capability", [] { return std::string(cpu::capability().name); });
+  m.def("capabilities", [] {
+    py::list names;
+    for (const auto& c : cpu::capabilities()) names.append(c.name);
+    return names;
+  });
+  m.def("last_fill_threads", ops::last_fill_threads);
+  m.def("build_info", build_info);
+}

@@ -1,0 +1,9 @@
+// What the operators tell about themselves (bindings.cpp).
+#pragma once
+
+namespace fastinit::ops {
+
+// How many threads wrote something in the last fill on the CPU.
+int last_fill_threads();
+
+}  // namespace fastinit::ops

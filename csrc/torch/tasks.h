@@ -1,0 +1,45 @@
+// Tensors and arguments -> fill tasks: the checks every device shares.
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "core/task.h"
+
+namespace fastinit::ops {
+
+// Codes of the `plan` of fill_many_.
+enum class Distribution : int64_t {
+  Constant = 0,
+  Uniform = 1,
+  Normal = 2,
+  TruncNormal = 3,
+  Words = 4
+};
+
+struct Fill {
+  const char* name;  // of the operator, for messages
+  Distribution distribution;
+  double args[4];
+};
+
+// The shard of a full tensor that a tensor holds; empty spans when it is the whole.
+struct Shard {
+  at::IntArrayRef full_size, offset;
+};
+
+// Raises what torch raises for a dtype, layout or argument this fill cannot honour. Reads no sizes,
+// so that it serves fake and meta tensors.
+void check_fill(const at::Tensor& self, const Fill& fill);
+
+// Appends the tasks that fill `self`: none if it is empty, several if it has very many dimensions.
+void append_tasks(std::vector<FillTask>& tasks, const at::Tensor& self, const Fill& fill,
+                  uint64_t key, Shard shard = {});
+
+void check_one_source(const char* name, const std::optional<int64_t>& key,
+                      const std::optional<at::Generator>& generator);
+
+}  // namespace fastinit::ops
