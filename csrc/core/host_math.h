@@ -1,83 +1,69 @@
-// Double-precision functions for the constants of a fill: exponential, normal tail, rounding to a
-// type. Our own and not libm's, whose last bits differ between machines. Host only; the caller has
-// set the floating-point environment (cpu/fp_env.h).
+// What the constants of a fill are made of: normal tail probabilities, correctly rounded, and
+// rounding to a type. Our own and not libm's, whose last bits differ between machines. Host only;
+// the caller has set the floating-point environment (cpu/fp_env.h).
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-#include "core/elementary.h"
-#include "core/lanes_scalar.h"
+#include "core/double_double.h"
 #include "core/task.h"
 
 namespace fastinit::host {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kInvSqrt2Pi = 0x1.9884533d43651p-2;  // 1 / sqrt(2 pi)
-constexpr double kLogSqrt2Pi = 0x1.d67f1c864beb5p-1;  // log(sqrt(2 pi))
+constexpr DoubleDouble kSqrt2Pi = {0x1.40d931ff62706p+1, -0x1.a6a0d6f814637p-53};
 
-inline double log(double x) { return log_unit<ScalarF64>(x); }
+// Where the power series of Phi hands over to the continued fraction of Q.
+constexpr double kSeriesEnd = 4;
 
-inline double power_of_two(int e) {  // 2^e, e in [-1022, 1023]
-  return bit_cast<double>(static_cast<uint64_t>(e + 1023) << 52);
+// sqrt(2 pi) phi(x).
+inline DoubleDouble bell(DoubleDouble x) { return exp(x * x * -0.5); }
+
+// (Phi(x) - 1/2) / phi(x) = x + x^3/3 + x^5/(3*5) + ..., |x| < kSeriesEnd: every term has one sign.
+inline DoubleDouble central_series(DoubleDouble x) {
+  const DoubleDouble square = x * x;
+  double far = 1;  // the far terms need no more than double
+  for (int k = 141; k > 81; k -= 2) far = 1 + far * (square.hi / k);
+  DoubleDouble sum = far;
+  for (int k = 81; k > 1; k -= 2) sum = 1 + sum * (square / k);
+  return x * sum;
 }
 
-// exp(x) - 1 for |x| <= 0.35 by its Taylor series.
-inline double expm1_small(double x) {
-  double p = 0;
-  for (int k = 16; k >= 1; --k) p = (1 + p) * (x / k);
-  return p;
-}
-
-inline double exp(double x) {  // x <= 0
-  if (x < -746) return 0;
-  const double k = std::floor(x * 1.4426950408889634 + 0.5);
-  const double r = (x - k * coef::kLn2Hi) - k * coef::kLn2Lo;
-  const int e = static_cast<int>(k);
-  // In two factors, since the result may be subnormal.
-  return (1 + expm1_small(r)) * power_of_two(e / 2) * power_of_two(e - e / 2);
-}
-
-inline double expm1(double x) {  // x <= 0
-  return x > -0.35 ? expm1_small(x) : exp(x) - 1;
-}
-
-// What follows the leading x in Laplace's continued fraction of 1 / R(x), R(x) = Q(x) / phi(x):
-// 1/(x + 2/(x + 3/(x + ...))). Then 1 / R = x + this. For x >= 1.5.
-inline double mills_rest(double x) {
-  double rest = 0;
-  for (int k = x < 3 ? 250 : x < 8 ? 70 : 25; k >= 1; --k) rest = k / (x + rest);
+// phi(x)/Q(x) - x for x >= kSeriesEnd: Laplace's continued fraction 1/(x + 2/(x + 3/(x + ...))).
+inline DoubleDouble hazard_excess(DoubleDouble x) {
+  const int depth = x.hi < 6 ? 120 : x.hi < 12 ? 66 : 30;
+  double far = 0;  // errors made deep down shrink on their way up
+  for (int k = depth; k > depth / 3 + 4; --k) far = k / (x.hi + far);
+  DoubleDouble rest = far;
+  for (int k = depth / 3 + 4; k > 0; --k) rest = k / (x + rest);
   return rest;
 }
 
-// Phi(x) - 1/2 = phi(x) (x + x^3/3 + x^5/(3*5) + ...): every term has one sign.
-inline double central_probability(double x) {
-  double term = x, sum = x;
-  for (int k = 3; k < 120; k += 2) {
-    term *= x * x / k;
-    sum += term;
-  }
-  return exp(-0.5 * x * x) * kInvSqrt2Pi * sum;
-}
-
-// Q(x) = 1 - Phi(x).
-inline double upper_tail(double x) {
-  if (x >= 40) return 0;
-  if (x >= 1.5) return exp(-0.5 * x * x) * kInvSqrt2Pi / (x + mills_rest(x));
-  if (x > -1.5) return 0.5 - central_probability(x);
-  return x <= -40 ? 1 : 1 - upper_tail(-x);
+// phi(x)/Q(x) for x >= 0.
+inline DoubleDouble hazard(DoubleDouble x) {
+  if (x.hi >= kSeriesEnd) return x + hazard_excess(x);
+  return 1 / (0.5 * kSqrt2Pi / bell(x) - central_series(x));
 }
 
 // Phi(x) - 1/2.
-inline double centred_cdf(double x) {
-  if (std::fabs(x) < 1.5) return central_probability(x);
+inline DoubleDouble centred_cdf(double x);
+
+// Q(x) = 1 - Phi(x).
+inline DoubleDouble upper_tail(double x) {
+  if (x >= kSeriesEnd) return bell(x) / (kSqrt2Pi * hazard(x));
+  return 0.5 - centred_cdf(x);
+}
+
+inline DoubleDouble centred_cdf(double x) {
+  if (std::fabs(x) < kSeriesEnd) return bell(x) / kSqrt2Pi * central_series(x);
   return x > 0 ? 0.5 - upper_tail(x) : upper_tail(-x) - 0.5;
 }
 
-// -log Q(x), x >= 1.5.
-inline double minus_log_upper_tail(double x) {
-  return (0.5 * x * x + kLogSqrt2Pi) + log(x + mills_rest(x));
+// -log Q(x) for x in [1.5, 30].
+inline DoubleDouble minus_log_upper_tail(double x) {
+  return exact_product(0.5 * x, x) + log(kSqrt2Pi * hazard(x));
 }
 
 // ---- rounding to a type -------------------------------------------------------------------------

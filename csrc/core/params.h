@@ -154,63 +154,64 @@ void make_narrow(Transform& t, double a, double b, double alpha, double h) {
   p.a = static_cast<Real>(a);
 }
 
-// rho = Q(beta) / Q(alpha) and 1 - rho, from h = beta - alpha.
-inline void tail_ratio(double alpha, double beta, double h, double& rho, double& omega) {
-  rho = 0;
-  omega = 1;
-  const double exponent = h * (alpha + 0.5 * h);
-  if (!(exponent < 745)) return;
-  const double ratio = (alpha + mills_rest(alpha)) / (beta + mills_rest(beta));
-  rho = exp(-exponent) * ratio;
-  // 1 - exp(-e) r = (1 - exp(-e)) + exp(-e) (1 - r), both terms positive.
-  const double gap = (h + (mills_rest(beta) - mills_rest(alpha))) / (beta + mills_rest(beta));
-  omega = -expm1(-exponent) + exp(-exponent) * gap;
+// Q(alpha + h) / Q(alpha) for alpha >= 1.5, h >= 0; 0 below exp(-700), which reaches no result.
+inline DoubleDouble tail_ratio(double alpha, double h) {
+  const DoubleDouble exponent = h * (alpha + DoubleDouble(0.5 * h));
+  if (!(exponent.hi < 700)) return 0;
+  return exp(-exponent) * (hazard(alpha) / hazard(exact_sum(alpha, h)));
+}
+
+// What `Tail` and `Far` share.
+template <class Real, class Args>
+void set_tail_ratio(Args& p, double alpha, double h) {
+  const DoubleDouble rho = tail_ratio(alpha, h);
+  p.rho = static_cast<Real>(rho.hi);
+  p.omega = static_cast<Real>((1 - rho).hi);
 }
 
 template <class Real>
-void make_far(Transform& t, double near_end, double alpha, double beta, double h, double std) {
-  const double inv_alpha = 1 / alpha;
-  if (inv_alpha == 0 || std == 0) return set_constant(t, round_to(near_end, format_of(t.dtype)));
-  const double rest = mills_rest(alpha), l = alpha + rest;
-  double rho, omega;
-  tail_ratio(alpha, beta, h, rho, omega);
+void make_far(Transform& t, double near_end, double alpha, double h, double std) {
+  if (alpha == kInf) {
+    const auto& args = args_of<Real>(t);
+    return set_constant(t, std < 0 ? args.hi : args.lo);
+  }
+  const DoubleDouble rest = hazard_excess(alpha), l = alpha + rest;
   t.kind = Kind::Far;
   auto& p = args_of<Real>(t).far;
   const bool wide = sizeof(Real) == 8;
-  p.rho = static_cast<Real>(rho);
-  p.omega = static_cast<Real>(omega);
-  p.c1 = static_cast<Real>(wide ? 2 / l : 2 * (std / l));
-  p.c2 = static_cast<Real>(2 * (rest / l));
+  set_tail_ratio<Real>(p, alpha, h);
+  p.c1 = static_cast<Real>((2 * (DoubleDouble(wide ? 1 : std) / l)).hi);
+  p.c2 = static_cast<Real>((2 * (rest / l)).hi);
   p.a = static_cast<Real>(near_end);
   p.std = static_cast<Real>(std);
   p.alpha = static_cast<Real>(alpha);
-  p.inv_alpha = static_cast<Real>(inv_alpha);
+  p.inv_alpha = static_cast<Real>(1 / alpha);
   const double y = 1 / (alpha * alpha);
   p.y0 = static_cast<Real>(y * horner<ScalarF64>(coef::kMills64, y));
-  p.l = static_cast<Real>(l);
-  p.l1 = static_cast<Real>(l * rest);
+  p.l = static_cast<Real>(l.hi);
+  p.l1 = static_cast<Real>((l * rest).hi);
 }
 
 template <class Real>
-void make_tail(Transform& t, double alpha, double beta, double h, double mean, double std) {
-  double rho, omega;
-  tail_ratio(alpha, beta, h, rho, omega);
+void make_tail(Transform& t, double alpha, double h, double mean, double std) {
   t.kind = Kind::Tail;
-  args_of<Real>(t).tail = {static_cast<Real>(rho), static_cast<Real>(omega),
-                           static_cast<Real>(minus_log_upper_tail(alpha)), static_cast<Real>(mean),
-                           static_cast<Real>(std)};
+  auto& p = args_of<Real>(t).tail;
+  set_tail_ratio<Real>(p, alpha, h);
+  p.lambda = static_cast<Real>(minus_log_upper_tail(alpha).hi);
+  p.mean = static_cast<Real>(mean);
+  p.std = static_cast<Real>(std);
 }
 
 template <class Real>
 void make_central(Transform& t, double alpha, double beta, double mean, double std) {
-  const double h_a = centred_cdf(alpha), h_b = centred_cdf(beta);
+  const DoubleDouble h_a = centred_cdf(alpha), h_b = centred_cdf(beta);
+  // From the tail's own value where that is more exact than the distance from 1/2.
+  const DoubleDouble p_a = alpha <= -kSeriesEnd ? upper_tail(-alpha) : 0.5 + h_a;
+  const DoubleDouble q_b = beta >= kSeriesEnd ? upper_tail(beta) : 0.5 - h_b;
   t.kind = Kind::Central;
-  args_of<Real>(t).central = {static_cast<Real>(upper_tail(-alpha)),
-                              static_cast<Real>(upper_tail(beta)),
-                              static_cast<Real>(h_b - h_a),
-                              static_cast<Real>(h_a),
-                              static_cast<Real>(h_b),
-                              static_cast<Real>(mean),
+  args_of<Real>(t).central = {static_cast<Real>(p_a.hi),         static_cast<Real>(q_b.hi),
+                              static_cast<Real>((h_b - h_a).hi), static_cast<Real>(h_a.hi),
+                              static_cast<Real>(h_b.hi),         static_cast<Real>(mean),
                               static_cast<Real>(std)};
 }
 
@@ -230,11 +231,11 @@ void make_trunc_normal(Transform& t, double mean, double std, double a, double b
   const double reach = std::fmax(1.0, std::fmax(std::fabs(alpha), std::fabs(beta)));
   if (h * reach <= 0.25) return make_narrow<Real>(t, a, b, alpha, h);
   const bool mirrored = beta <= -1.5;
-  const double near = mirrored ? -beta : alpha, far = mirrored ? -alpha : beta;
+  const double near = mirrored ? -beta : alpha;
   const double signed_std = mirrored ? -std : std;
   args_of<Real>(t).flip = mirrored ? ~0u : 0u;
-  if (near > 30) return make_far<Real>(t, mirrored ? b : a, near, far, h, signed_std);
-  if (near >= 1.5) return make_tail<Real>(t, near, far, h, mean, signed_std);
+  if (near > 30) return make_far<Real>(t, mirrored ? b : a, near, h, signed_std);
+  if (near >= 1.5) return make_tail<Real>(t, near, h, mean, signed_std);
   make_central<Real>(t, alpha, beta, mean, std);
 }
 

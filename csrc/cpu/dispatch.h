@@ -10,17 +10,25 @@
 
 namespace fastinit::cpu {
 
-// Writes elements first ... first + count - 1 of the task, in logical order, to contiguous memory.
-using GenerateRun = void (*)(const FillTask& task, uint64_t first, int64_t count, char* out);
+// Elements first + r step ... first + r step + count - 1 of a task, in logical order, to contiguous
+// memory at out + r pitch bytes, for each row r.
+struct Run {
+  uint64_t first;
+  int64_t count;
+  int64_t rows;
+  uint64_t step;
+  int64_t pitch;
+};
+using GenerateRun = void (*)(const FillTask& task, const Run& run, char* out);
 
 namespace scalar {
-void generate_run(const FillTask& task, uint64_t first, int64_t count, char* out);
+void generate_run(const FillTask& task, const Run& run, char* out);
 }
 namespace avx2 {
-void generate_run(const FillTask& task, uint64_t first, int64_t count, char* out);
+void generate_run(const FillTask& task, const Run& run, char* out);
 }
 namespace avx512 {
-void generate_run(const FillTask& task, uint64_t first, int64_t count, char* out);
+void generate_run(const FillTask& task, const Run& run, char* out);
 }
 
 struct Capability {

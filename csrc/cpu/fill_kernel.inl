@@ -188,39 +188,62 @@ FASTINIT_INLINE auto args_of(const Transform& t) {
     return t.f32;
 }
 
-// Elements first ... first + count - 1 of a task to contiguous memory.
+// A run of a task to memory: everything constant over its rows, and one row.
 template <Kind kind, DType dtype, bool clamped>
-void run(const FillTask& task, uint64_t first, int64_t count, char* out) {
+struct Writer {
   using V = Lanes::V;
-  constexpr bool wide = dtype == DType::F64;
-  constexpr int item = bytes_of(dtype), vectors = wide ? 4 : 2;
+  static constexpr bool wide = dtype == DType::F64;
+  static constexpr int item = bytes_of(dtype), vectors = wide ? 4 : 2;
+
   // A copy: through `out`, a char pointer, the compiler must assume that any task may change.
-  const auto args = args_of<dtype>(task.transform);
+  const decltype(args_of<dtype>(Transform{})) args;
+  const uint64_t key;
+  const Purpose purpose;
+  const V order = item == 4 ? Lanes::vorder_interleaved() : Lanes::vorder_plain();
+  uint32_t high;
+  Stream stream, low_stream;
   V words[kBatchGroups * vectors], low[wide ? kBatchGroups * vectors : 1];
   alignas(64) char edge[2][kGroupElements * item];
-  const V order = bytes_of(dtype) == 4 ? Lanes::vorder_interleaved() : Lanes::vorder_plain();
 
-  uint64_t block = first / 4;
-  int64_t skip = static_cast<int64_t>(first % 4);
-  uint32_t high = static_cast<uint32_t>(block >> 32);
-  Stream stream(task.key, task.purpose, high);
-  Stream low_stream(task.key, wide ? Purpose::Low : task.purpose, high);
-  while (count > 0) {
-    if (static_cast<uint32_t>(block >> 32) != high) {
-      high = static_cast<uint32_t>(block >> 32);
-      stream = Stream(task.key, task.purpose, high);
-      if (wide) low_stream = Stream(task.key, Purpose::Low, high);
+  Writer(const FillTask& task, uint64_t first)
+      : args(args_of<dtype>(task.transform)),
+        key(task.key),
+        purpose(task.purpose),
+        high(static_cast<uint32_t>(first / 4 >> 32)),
+        stream(key, purpose, high),
+        low_stream(key, Purpose::Low, high) {}
+
+  void use_high(uint32_t wanted) {
+    if (wanted == high) return;
+    high = wanted;
+    stream = Stream(key, purpose, high);
+    if (wide) low_stream = Stream(key, Purpose::Low, high);
+  }
+
+  void write_row(uint64_t first, int64_t count, char* out) {
+    uint64_t block = first / 4;
+    int64_t skip = static_cast<int64_t>(first % 4);
+    while (count > 0) {
+      use_high(static_cast<uint32_t>(block >> 32));
+      // A batch ends where the low counter word wraps.
+      const int64_t blocks_left = (int64_t{1} << 32) - static_cast<uint32_t>(block);
+      int64_t made = int64_t{kBatchGroups} * kGroupElements - skip;
+      made = made < count ? made : count;
+      made = made < 4 * blocks_left - skip ? made : 4 * blocks_left - skip;
+      write_batch(static_cast<uint32_t>(block), skip, made, out);
+      out += made * item;
+      count -= made;
+      block += static_cast<uint64_t>((skip + made) / 4);
+      skip = (skip + made) % 4;
     }
-    // A batch ends where the low counter word wraps.
-    const int64_t blocks_left = (int64_t{1} << 32) - static_cast<uint32_t>(block);
-    int64_t made = int64_t{kBatchGroups} * kGroupElements - skip;
-    made = made < count ? made : count;
-    made = made < 4 * blocks_left - skip ? made : 4 * blocks_left - skip;
-    const int64_t end = skip + made;  // in elements from the start of the first block
+  }
+
+  // `made` elements from element `skip` of a block on.
+  void write_batch(uint32_t block, int64_t skip, int64_t made, char* out) {
+    const int64_t end = skip + made;
     const int groups = static_cast<int>((end + kGroupElements - 1) / kGroupElements);
-    make_words<!wide>(stream, order, static_cast<uint32_t>(block), groups, words);
-    if constexpr (wide)
-      make_words<false>(low_stream, order, static_cast<uint32_t>(block), groups, low);
+    make_words<!wide>(stream, order, block, groups, words);
+    if constexpr (wide) make_words<false>(low_stream, order, block, groups, low);
 
     const bool cut_head = skip > 0, cut_tail = end % kGroupElements != 0;
     for (int g = 0; g < groups; ++g) {
@@ -230,59 +253,63 @@ void run(const FillTask& task, uint64_t first, int64_t count, char* out) {
       write_group<kind, dtype, clamped>(args, words + g * vectors, low + (wide ? g * vectors : 0),
                                         to);
     }
-    // The group that holds both ends went to edge[0].
+    // A group cut at both ends went to edge[0].
     const int64_t head = cut_head ? (end < kGroupElements ? made : kGroupElements - skip) : 0;
     if (cut_head) memcpy(out, edge[0] + skip * item, static_cast<size_t>(head * item));
     if (cut_tail && !(cut_head && groups == 1)) {
       const int64_t tail = end % kGroupElements;
       memcpy(out + (made - tail) * item, edge[1], static_cast<size_t>(tail * item));
     }
-    out += made * item;
-    count -= made;
-    block += static_cast<uint64_t>(end / 4);
-    skip = end % 4;
   }
+};
+
+template <Kind kind, DType dtype, bool clamped>
+void write_run(const FillTask& task, const Run& run, char* out) {
+  Writer<kind, dtype, clamped> writer(task, run.first);
+  uint64_t first = run.first;
+  for (int64_t r = 0; r < run.rows; ++r, first += run.step, out += run.pitch)
+    writer.write_row(first, run.count, out);
 }
 
 template <Kind kind, bool clamped>
-void run_kind(const FillTask& task, uint64_t first, int64_t count, char* out) {
+void run_kind(const FillTask& task, const Run& run, char* out) {
   switch (task.transform.dtype) {
     case DType::F32:
-      return run<kind, DType::F32, clamped>(task, first, count, out);
+      return write_run<kind, DType::F32, clamped>(task, run, out);
     case DType::F64:
-      return run<kind, DType::F64, clamped>(task, first, count, out);
+      return write_run<kind, DType::F64, clamped>(task, run, out);
     case DType::F16:
-      return run<kind, DType::F16, clamped>(task, first, count, out);
+      return write_run<kind, DType::F16, clamped>(task, run, out);
     case DType::BF16:
-      return run<kind, DType::BF16, clamped>(task, first, count, out);
+      return write_run<kind, DType::BF16, clamped>(task, run, out);
     case DType::E4M3:
-      return run<kind, DType::E4M3, clamped>(task, first, count, out);
+      return write_run<kind, DType::E4M3, clamped>(task, run, out);
     case DType::E5M2:
-      return run<kind, DType::E5M2, clamped>(task, first, count, out);
+      return write_run<kind, DType::E5M2, clamped>(task, run, out);
     default:
       return;
   }
 }
 
-void generate_run(const FillTask& task, uint64_t first, int64_t count, char* out) {
+void generate_run(const FillTask& task, const Run& run, char* out) {
   const bool clamped = task.transform.clamped;
   switch (task.transform.kind) {
     case Kind::Words:
-      return run<Kind::Words, DType::Word, false>(task, first, count, out);
+      return write_run<Kind::Words, DType::Word, false>(task, run, out);
     case Kind::Uniform:
-      return clamped ? run_kind<Kind::Uniform, true>(task, first, count, out)
-                     : run_kind<Kind::Uniform, false>(task, first, count, out);
+      return clamped ? run_kind<Kind::Uniform, true>(task, run, out)
+                     : run_kind<Kind::Uniform, false>(task, run, out);
     case Kind::Normal:
-      return clamped ? run_kind<Kind::Normal, true>(task, first, count, out)
-                     : run_kind<Kind::Normal, false>(task, first, count, out);
+      return clamped ? run_kind<Kind::Normal, true>(task, run, out)
+                     : run_kind<Kind::Normal, false>(task, run, out);
     case Kind::Narrow:
-      return run_kind<Kind::Narrow, true>(task, first, count, out);
+      return run_kind<Kind::Narrow, true>(task, run, out);
     case Kind::Central:
-      return run_kind<Kind::Central, true>(task, first, count, out);
+      return run_kind<Kind::Central, true>(task, run, out);
     case Kind::Tail:
-      return run_kind<Kind::Tail, true>(task, first, count, out);
+      return run_kind<Kind::Tail, true>(task, run, out);
     case Kind::Far:
-      return run_kind<Kind::Far, true>(task, first, count, out);
+      return run_kind<Kind::Far, true>(task, run, out);
     case Kind::Constant:
       return;  // no words: tiles.cpp writes it
   }

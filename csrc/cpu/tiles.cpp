@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/transpose.h"
+
 namespace fastinit::cpu {
 namespace {
 
@@ -24,32 +26,30 @@ void write_constant(const Transform& t, int64_t count, char* out) {
   memcpy(out + done, block, bytes - done);
 }
 
-void make(const FillTask& task, uint64_t first, int64_t count, GenerateRun generate, char* out) {
-  if (task.transform.kind == Kind::Constant)
-    write_constant(task.transform, count, out);
-  else
-    generate(task, first, count, out);
+void make(const FillTask& task, const Run& run, GenerateRun generate, char* out) {
+  if (task.transform.kind != Kind::Constant) return generate(task, run, out);
+  for (int64_t r = 0; r < run.rows; ++r)
+    write_constant(task.transform, run.count, out + r * run.pitch);
 }
 
-// to[r * row_stride + c * col_stride] = from[r * cols + c]; the inner loop runs along the smaller
+// to[r * row_stride + c * col_stride] = from[r * pitch + c]; the inner loop runs along the smaller
 // memory stride. T only carries the element's size.
 template <class T>
-void scatter(const char* from_bytes, char* to_bytes, int64_t rows, int64_t cols, int64_t row_stride,
-             int64_t col_stride) {
+void scatter(const char* from_bytes, int64_t pitch, char* to_bytes, int64_t rows, int64_t cols,
+             int64_t row_stride, int64_t col_stride) {
   const T* from = reinterpret_cast<const T*>(from_bytes);
   T* to = reinterpret_cast<T*>(to_bytes);
   if (row_stride == 1) {
-    for (int64_t c = 0; c < cols; ++c)
-      for (int64_t r = 0; r < rows; ++r) to[c * col_stride + r] = from[r * cols + c];
+    transpose(from, pitch, to, col_stride, rows, cols);
   } else if (col_stride == 1) {
     for (int64_t r = 0; r < rows; ++r)
-      memcpy(to + r * row_stride, from + r * cols, cols * sizeof(T));
+      memcpy(to + r * row_stride, from + r * pitch, cols * sizeof(T));
   } else if (row_stride < col_stride) {
     for (int64_t c = 0; c < cols; ++c)
-      for (int64_t r = 0; r < rows; ++r) to[c * col_stride + r * row_stride] = from[r * cols + c];
+      for (int64_t r = 0; r < rows; ++r) to[c * col_stride + r * row_stride] = from[r * pitch + c];
   } else {
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < cols; ++c) to[r * row_stride + c * col_stride] = from[r * cols + c];
+      for (int64_t c = 0; c < cols; ++c) to[r * row_stride + c * col_stride] = from[r * pitch + c];
   }
 }
 
@@ -57,19 +57,19 @@ struct Bytes16 {
   uint64_t half[2];
 };
 
-void scatter_items(int item, const char* from, char* to, int64_t rows, int64_t cols,
+void scatter_items(int item, const char* from, int64_t pitch, char* to, int64_t rows, int64_t cols,
                    int64_t row_stride, int64_t col_stride) {
   switch (item) {
     case 1:
-      return scatter<uint8_t>(from, to, rows, cols, row_stride, col_stride);
+      return scatter<uint8_t>(from, pitch, to, rows, cols, row_stride, col_stride);
     case 2:
-      return scatter<uint16_t>(from, to, rows, cols, row_stride, col_stride);
+      return scatter<uint16_t>(from, pitch, to, rows, cols, row_stride, col_stride);
     case 4:
-      return scatter<uint32_t>(from, to, rows, cols, row_stride, col_stride);
+      return scatter<uint32_t>(from, pitch, to, rows, cols, row_stride, col_stride);
     case 8:
-      return scatter<uint64_t>(from, to, rows, cols, row_stride, col_stride);
+      return scatter<uint64_t>(from, pitch, to, rows, cols, row_stride, col_stride);
     default:
-      return scatter<Bytes16>(from, to, rows, cols, row_stride, col_stride);
+      return scatter<Bytes16>(from, pitch, to, rows, cols, row_stride, col_stride);
   }
 }
 
@@ -100,11 +100,19 @@ TilePlan plan_tiles(const FillTask& task) {
     plan.tile_rows =
         std::min(plan.row.size, std::max<int64_t>(1, kDirectElements / plan.tile_cols));
   } else {
-    const int64_t room = kScratchBytes / item;
-    // Long enough runs of the stream, and enough rows for whole cache lines of memory.
-    plan.tile_cols = std::min<int64_t>(plan.col.size, 128);
-    plan.tile_rows = std::min(plan.row.size, std::max<int64_t>(1, room / plan.tile_cols));
-    plan.tile_cols = std::min(plan.col.size, room / plan.tile_rows);
+    const bool one_run = plan.row.logical == plan.col.size * plan.col.logical;
+    const int64_t room = kRunBytes / item;
+    if (plan.row.size == 1 || (one_run && plan.col.size <= room / 32)) {
+      plan.tile_cols = std::min(plan.col.size, room);
+      plan.tile_rows = std::min(plan.row.size, room / plan.tile_cols);
+    } else {
+      // Whole cache lines along the rows, and at most kScratchBytes: 256 bytes of rows at eight
+      // bytes an element, and never more than 128 rows.
+      plan.tile_cols = std::min(plan.col.size, kTransposedCols);
+      plan.tile_rows = std::min<int64_t>(plan.row.size, item >= 8   ? 256 / item
+                                                        : item == 4 ? 64
+                                                                    : 128);
+    }
   }
   plan.row_tiles = ceil_div(plan.row.size, plan.tile_rows);
   plan.col_tiles = ceil_div(plan.col.size, plan.tile_cols);
@@ -133,30 +141,27 @@ void write_tile(const FillTask& task, const TilePlan& plan, int64_t tile, Genera
   char* const out = task.data + address * item;
   const int64_t rows = std::min(plan.tile_rows, plan.row.size - r0);
   const int64_t cols = std::min(plan.tile_cols, plan.col.size - c0);
-  // A logical stride other than one along a row exists only in shards cut across the last
-  // dimensions of a complex view; there every element is a run of its own.
-  const bool runs = plan.col.logical == 1 || cols == 1;
-  if (plan.direct && runs) {
+  const uint64_t row_step = static_cast<uint64_t>(plan.row.logical);
+  const bool whole = plan.row.logical == cols && plan.col.logical == 1;  // the tile is one run
+  if (plan.col.logical != 1 && cols > 1) {
+    // Only a shard of a complex tensor's last dimension has such columns: runs of one element.
     for (int64_t r = 0; r < rows; ++r)
-      make(task, logical + static_cast<uint64_t>(r * plan.row.logical), cols, generate,
-           out + r * plan.row.memory * item);
-    return;
-  }
-  if (!runs) {
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < cols; ++c)
-        make(task, logical + static_cast<uint64_t>(r * plan.row.logical + c * plan.col.logical), 1,
-             generate, out + (r * plan.row.memory + c * plan.col.memory) * item);
-    return;
-  }
-  if (plan.row.logical == cols || rows == 1) {  // the whole tile is one run of the stream
-    make(task, logical, rows * cols, generate, scratch);
+      make(task,
+           {logical + static_cast<uint64_t>(r) * row_step, 1, cols,
+            static_cast<uint64_t>(plan.col.logical), plan.col.memory * item},
+           generate, out + r * plan.row.memory * item);
+  } else if (plan.direct) {
+    make(task, {logical, cols, rows, row_step, plan.row.memory * item}, generate, out);
+  } else if (whole || rows == 1) {
+    make(task, {logical, rows * cols, 1, 0, 0}, generate, scratch);
+    scatter_items(item, scratch, cols, out, rows, cols, plan.row.memory, plan.col.memory);
   } else {
-    for (int64_t r = 0; r < rows; ++r)
-      make(task, logical + static_cast<uint64_t>(r * plan.row.logical), cols, generate,
-           scratch + r * cols * item);
+    // An odd number of cache lines a row, so that a column of the tile meets every cache set.
+    const int64_t lines = (cols * item + 63) / 64 | 1;
+    const int64_t pitch = lines * 64 / item;
+    make(task, {logical, cols, rows, row_step, lines * 64}, generate, scratch);
+    scatter_items(item, scratch, pitch, out, rows, cols, plan.row.memory, plan.col.memory);
   }
-  scatter_items(item, scratch, out, rows, cols, plan.row.memory, plan.col.memory);
 }
 
 }  // namespace fastinit::cpu

@@ -24,7 +24,12 @@ struct TilePlan {
   bool direct;                   // rows are contiguous in memory and long enough to write in place
 };
 
-constexpr int64_t kScratchBytes = 16 * 1024;  // half of a first-level cache
+// Scratch of one worker: a tile that is transposed on its way to memory stays in the second-level
+// cache. Tiles of one run of the stream use a quarter of the first-level cache only.
+constexpr int64_t kScratchBytes = 128 * 1024;
+constexpr int64_t kRunBytes = 16 * 1024;
+// Columns of a transposed tile: four steps of the widest batch less the block a run may straddle.
+constexpr int64_t kTransposedCols = 380;
 // Elements of a tile written in place: large enough to hide the per-tile work, small enough to
 // share.
 constexpr int64_t kDirectElements = 16 * 1024;

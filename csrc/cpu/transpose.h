@@ -1,0 +1,57 @@
+// Transposition of a small matrix, in registers where the elements are small enough.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "core/macros.h"
+
+namespace fastinit::cpu {
+
+// Square blocks of sixteen-byte vectors: log2(kSide) rounds of interleaving rows k and k + kSide /
+// 2 transpose a block, whatever the element size.
+template <class T>
+struct BlockTranspose {
+  static constexpr int kSide = 16 / sizeof(T);
+  typedef T Vector __attribute__((vector_size(16)));
+
+  template <int high, size_t... k>
+  static FASTINIT_INLINE Vector interleave(Vector a, Vector b, std::index_sequence<k...>) {
+    return __builtin_shufflevector(a, b, (k % 2 * kSide + k / 2 + high * kSide / 2)...);
+  }
+
+  static FASTINIT_INLINE void run(const T* from, int64_t pitch, T* to, int64_t stride) {
+    constexpr std::make_index_sequence<kSide> lanes{};
+    Vector rows[kSide];
+    for (int r = 0; r < kSide; ++r) memcpy(&rows[r], from + r * pitch, 16);
+    for (int round = 1; round < kSide; round *= 2) {
+      Vector next[kSide];
+      for (int r = 0; r < kSide / 2; ++r) {
+        next[2 * r] = interleave<0>(rows[r], rows[r + kSide / 2], lanes);
+        next[2 * r + 1] = interleave<1>(rows[r], rows[r + kSide / 2], lanes);
+      }
+      for (int r = 0; r < kSide; ++r) rows[r] = next[r];
+    }
+    for (int c = 0; c < kSide; ++c) memcpy(to + c * stride, &rows[c], 16);
+  }
+};
+
+// to[c * stride + r] = from[r * pitch + c].
+template <class T>
+void transpose(const T* from, int64_t pitch, T* to, int64_t stride, int64_t rows, int64_t cols) {
+  int64_t whole_rows = 0, whole_cols = 0;
+  if constexpr (sizeof(T) < 16) {
+    constexpr int side = BlockTranspose<T>::kSide;
+    whole_rows = rows / side * side;
+    whole_cols = cols / side * side;
+    for (int64_t c = 0; c < whole_cols; c += side)
+      for (int64_t r = 0; r < whole_rows; r += side)
+        BlockTranspose<T>::run(from + r * pitch + c, pitch, to + c * stride + r, stride);
+  }
+  for (int64_t c = 0; c < cols; ++c)
+    for (int64_t r = c < whole_cols ? whole_rows : 0; r < rows; ++r)
+      to[c * stride + r] = from[r * pitch + c];
+}
+
+}  // namespace fastinit::cpu
