@@ -37,7 +37,14 @@ inline DoubleDouble operator+(DoubleDouble a, DoubleDouble b) {
   const DoubleDouble sum = quick_sum(high.hi, high.lo + low.hi);
   return quick_sum(sum.hi, sum.lo + low.lo);
 }
+inline DoubleDouble operator+(DoubleDouble a, double b) {
+  const DoubleDouble sum = exact_sum(a.hi, b);
+  return quick_sum(sum.hi, sum.lo + a.lo);
+}
+inline DoubleDouble operator+(double a, DoubleDouble b) { return b + a; }
 inline DoubleDouble operator-(DoubleDouble a, DoubleDouble b) { return a + -b; }
+inline DoubleDouble operator-(DoubleDouble a, double b) { return a + -b; }
+inline DoubleDouble operator-(double a, DoubleDouble b) { return -b + a; }
 inline DoubleDouble operator*(DoubleDouble a, DoubleDouble b) {
   const DoubleDouble p = exact_product(a.hi, b.hi);
   return quick_sum(p.hi, p.lo + (a.hi * b.lo + a.lo * b.hi));
@@ -45,8 +52,9 @@ inline DoubleDouble operator*(DoubleDouble a, DoubleDouble b) {
 inline DoubleDouble operator/(DoubleDouble a, DoubleDouble b) {
   const double q = a.hi / b.hi;
   if (!(std::fabs(q) > 0)) return q;  // zero or underflow
-  const DoubleDouble rest = a - b * q;
-  return quick_sum(q, rest.hi / b.hi);
+  const DoubleDouble p = exact_product(q, b.hi);
+  const double rest = ((a.hi - p.hi) - p.lo) + (a.lo - q * b.lo);
+  return quick_sum(q, rest / b.hi);
 }
 
 inline double power_of_two(int e) {  // 2^e, e in [-1022, 1023]

@@ -38,8 +38,14 @@ FASTINIT_HD FASTINIT_INLINE typename L::F log_reduced(typename L::F e, typename 
     const auto low = L::fma(s, L::add(k, r), L::mul(e, L::set(coef::kLn2Lo)));
     return L::sub(L::mul(e, L::set(coef::kLn2Hi)), L::sub(L::sub(k, low), f));
   } else {
-    const auto p = horner<L>(coef::kLog32, f);
-    return L::fma(e, L::set(coef::kLn2), L::fma(L::mul(f, f), p, f));
+    // Pairs of terms first: a chain of four multiply-adds where Horner's rule has seven.
+    const auto& c = coef::kLog32;
+    const auto f2 = L::mul(f, f);
+    const auto p01 = L::fma(L::set(c[1]), f, L::set(c[0]));
+    const auto p23 = L::fma(L::set(c[3]), f, L::set(c[2]));
+    const auto p45 = L::fma(L::set(c[5]), f, L::set(c[4]));
+    const auto p = L::fma(L::fma(L::fma(L::set(c[6]), f2, p45), f2, p23), f2, p01);
+    return L::fma(e, L::set(coef::kLn2), L::fma(f2, p, f));
   }
 }
 
@@ -97,26 +103,35 @@ FASTINIT_HD FASTINIT_INLINE void cos_sin(typename L::W t, typename L::W low, typ
   sine = L::from_bits(L::ixor(L::bits(L::select(swap, c, s)), L::word_top(q)));
 }
 
+// A quantile as a fraction, so that branches are chosen before the one division.
+template <class L>
+struct Fraction {
+  typename L::F numerator, denominator;
+
+  FASTINIT_HD FASTINIT_INLINE typename L::F value() const { return L::div(numerator, denominator); }
+};
+
 // The upper quantile of the normal distribution at tail probability exp(-minus_log).
 template <class L>
-FASTINIT_HD FASTINIT_INLINE typename L::F tail_quantile(typename L::F minus_log) {
+FASTINIT_HD FASTINIT_INLINE Fraction<L> tail_quantile(typename L::F minus_log) {
   using Real = typename L::Real;
   const auto r = L::sqrt(minus_log);
   const auto near = L::sub(r, L::set(static_cast<Real>(1.6)));
   const auto is_far = L::greater(r, L::set(5));
-  typename L::F z;
+  Fraction<L> z;
   if constexpr (is_double<L>)
-    z = L::div(horner<L>(coef::kC64, near), horner<L>(coef::kD64, near));
+    z = {horner<L>(coef::kC64, near), horner<L>(coef::kD64, near)};
   else
-    z = L::div(horner<L>(coef::kC32, near), horner<L>(coef::kD32, near));
+    z = {horner<L>(coef::kC32, near), horner<L>(coef::kD32, near)};
   if (L::any(is_far)) {
     const auto far = L::sub(r, L::set(5));
-    typename L::F y;
+    Fraction<L> y;
     if constexpr (is_double<L>)
-      y = L::div(horner<L>(coef::kE64, far), horner<L>(coef::kF64, far));
+      y = {horner<L>(coef::kE64, far), horner<L>(coef::kF64, far)};
     else
-      y = L::div(horner<L>(coef::kE32, far), horner<L>(coef::kF32, far));
-    z = L::select(is_far, y, z);
+      y = {horner<L>(coef::kE32, far), horner<L>(coef::kF32, far)};
+    z = {L::select(is_far, y.numerator, z.numerator),
+         L::select(is_far, y.denominator, z.denominator)};
   }
   return z;
 }

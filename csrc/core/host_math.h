@@ -47,18 +47,19 @@ inline DoubleDouble hazard(DoubleDouble x) {
   return 1 / (0.5 * kSqrt2Pi / bell(x) - central_series(x));
 }
 
-// Phi(x) - 1/2.
-inline DoubleDouble centred_cdf(double x);
-
-// Q(x) = 1 - Phi(x).
-inline DoubleDouble upper_tail(double x) {
-  if (x >= kSeriesEnd) return bell(x) / (kSqrt2Pi * hazard(x));
-  return 0.5 - centred_cdf(x);
-}
-
-inline DoubleDouble centred_cdf(double x) {
-  if (std::fabs(x) < kSeriesEnd) return bell(x) / kSqrt2Pi * central_series(x);
-  return x > 0 ? 0.5 - upper_tail(x) : upper_tail(-x) - 0.5;
+struct Probabilities {
+  DoubleDouble upper, centred;  // Q(x) and Phi(x) - 1/2
+};
+inline Probabilities probabilities(double x) {
+  if (std::fabs(x) < kSeriesEnd) {
+    const DoubleDouble centred = bell(x) / kSqrt2Pi * central_series(x);
+    return {0.5 - centred, centred};
+  }
+  // Beyond 38 the tail is less than any double.
+  const double far = std::fabs(x);
+  const DoubleDouble tail = far > 40 ? 0 : bell(x) / (kSqrt2Pi * hazard(far));
+  if (x < 0) return {1 - tail, tail - 0.5};
+  return {tail, 0.5 - tail};
 }
 
 // -log Q(x) for x in [1.5, 30].

@@ -3,7 +3,7 @@
 //
 //   Real, F (values), I (integers as wide as Real), M (mask)
 //   set, iset            broadcast
-//   add sub mul div fma sqrt negate magnitude
+//   add sub mul div fma negative_fma (c - a b) sqrt negate magnitude
 //   bits, from_bits, iadd isub iand ixor, sign_of (I -> M), exponent_part, exponent_value
 //   greater, select(M, yes, no), any
 //   at_least(x, lo) = x < lo ? lo : x and at_most(x, hi) = x > hi ? hi : x, exactly so
@@ -69,6 +69,7 @@ struct ScalarF32 : ScalarWords {
 #endif
   static FASTINIT_HD FASTINIT_INLINE I bits(F a) { return bit_cast<uint32_t>(a); }
   static FASTINIT_HD FASTINIT_INLINE F from_bits(I a) { return bit_cast<float>(a); }
+  static FASTINIT_HD FASTINIT_INLINE F negative_fma(F a, F b, F c) { return fma(negate(a), b, c); }
   static FASTINIT_HD FASTINIT_INLINE F negate(F a) { return from_bits(bits(a) ^ 0x80000000u); }
   static FASTINIT_HD FASTINIT_INLINE F magnitude(F a) { return from_bits(bits(a) & 0x7fffffffu); }
   static FASTINIT_HD FASTINIT_INLINE I iadd(I a, I b) { return a + b; }
@@ -91,7 +92,6 @@ struct ScalarF32 : ScalarWords {
     return static_cast<float>(static_cast<int32_t>(a) >> 23);
   }
   static FASTINIT_HD FASTINIT_INLINE M greater(F a, F b) { return a > b; }
-  static FASTINIT_HD FASTINIT_INLINE M mask_xor(M a, M b) { return a != b; }
   static FASTINIT_HD FASTINIT_INLINE F at_least(F x, F lo) { return x < lo ? lo : x; }
   static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return x > hi ? hi : x; }
   static FASTINIT_HD FASTINIT_INLINE F select(M m, F yes, F no) { return m ? yes : no; }
@@ -137,6 +137,7 @@ struct ScalarF64 : ScalarWords {
 #endif
   static FASTINIT_HD FASTINIT_INLINE I bits(F a) { return bit_cast<uint64_t>(a); }
   static FASTINIT_HD FASTINIT_INLINE F from_bits(I a) { return bit_cast<double>(a); }
+  static FASTINIT_HD FASTINIT_INLINE F negative_fma(F a, F b, F c) { return fma(negate(a), b, c); }
   static FASTINIT_HD FASTINIT_INLINE F negate(F a) { return from_bits(bits(a) ^ (1ull << 63)); }
   static FASTINIT_HD FASTINIT_INLINE F magnitude(F a) { return from_bits(bits(a) & ~(1ull << 63)); }
   static FASTINIT_HD FASTINIT_INLINE I iadd(I a, I b) { return a + b; }
@@ -150,7 +151,6 @@ struct ScalarF64 : ScalarWords {
     return static_cast<double>(static_cast<int64_t>(a) >> 52);
   }
   static FASTINIT_HD FASTINIT_INLINE M greater(F a, F b) { return a > b; }
-  static FASTINIT_HD FASTINIT_INLINE M mask_xor(M a, M b) { return a != b; }
   static FASTINIT_HD FASTINIT_INLINE F at_least(F x, F lo) { return x < lo ? lo : x; }
   static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return x > hi ? hi : x; }
   static FASTINIT_HD FASTINIT_INLINE F select(M m, F yes, F no) { return m ? yes : no; }

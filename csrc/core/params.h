@@ -204,14 +204,14 @@ void make_tail(Transform& t, double alpha, double h, double mean, double std) {
 
 template <class Real>
 void make_central(Transform& t, double alpha, double beta, double mean, double std) {
-  const DoubleDouble h_a = centred_cdf(alpha), h_b = centred_cdf(beta);
-  // From the tail's own value where that is more exact than the distance from 1/2.
-  const DoubleDouble p_a = alpha <= -kSeriesEnd ? upper_tail(-alpha) : 0.5 + h_a;
-  const DoubleDouble q_b = beta >= kSeriesEnd ? upper_tail(beta) : 0.5 - h_b;
+  const Probabilities from_a = probabilities(-alpha), from_b = probabilities(beta);
   t.kind = Kind::Central;
-  args_of<Real>(t).central = {static_cast<Real>(p_a.hi),         static_cast<Real>(q_b.hi),
-                              static_cast<Real>((h_b - h_a).hi), static_cast<Real>(h_a.hi),
-                              static_cast<Real>(h_b.hi),         static_cast<Real>(mean),
+  args_of<Real>(t).central = {static_cast<Real>(from_a.upper.hi),
+                              static_cast<Real>(from_b.upper.hi),
+                              static_cast<Real>((from_b.centred + from_a.centred).hi),
+                              static_cast<Real>(-from_a.centred.hi),
+                              static_cast<Real>(from_b.centred.hi),
+                              static_cast<Real>(mean),
                               static_cast<Real>(std)};
 }
 

@@ -80,28 +80,30 @@ FASTINIT_HD FASTINIT_INLINE typename L::F trunc_normal_central(
   using Real = typename L::Real;
   typename L::M up;
   const auto n = nearer_end<L>(w, low, up);
-  const auto signed_n = L::select(up, L::negate(n), n);
+  const auto signed_n = L::from_bits(L::ixor(L::bits(n), L::word_top(w)));  // -n when up
   const auto d = L::fma(signed_n, L::set(t.central.d),
                         L::select(up, L::set(t.central.h_b), L::set(t.central.h_a)));
   const auto ad = L::magnitude(d);
   const auto is_tail = L::greater(ad, L::set(static_cast<Real>(0.425)));
-  const auto r = L::fma(L::negate(d), d, L::set(static_cast<Real>(0.180625)));
-  typename L::F z;
+  const auto r = L::negative_fma(d, d, L::set(static_cast<Real>(0.180625)));
+  Fraction<L> z;
   if constexpr (is_double<L>)
-    z = L::div(L::mul(d, horner<L>(coef::kA64, r)), horner<L>(coef::kB64, r));
+    z = {L::mul(d, horner<L>(coef::kA64, r)), horner<L>(coef::kB64, r)};
   else
-    z = L::div(L::mul(d, horner<L>(coef::kA32, r)), horner<L>(coef::kB32, r));
+    z = {L::mul(d, horner<L>(coef::kA32, r)), horner<L>(coef::kB32, r)};
   if (L::any(is_tail)) {
     const auto from_end =
         L::fma(n, L::set(t.central.d), L::select(up, L::set(t.central.q_b), L::set(t.central.p_a)));
-    const auto positive = L::greater(d, L::set(0));
     // Where d has the sign of the nearer end, the probability is known from that end.
-    const auto p =
-        L::select(L::mask_xor(up, positive), L::sub(L::set(static_cast<Real>(0.5)), ad), from_end);
+    const auto sign = L::ixor(L::bits(d), L::bits(ad));
+    const auto same_end = L::sign_of(L::ixor(sign, L::word_top(w)));
+    const auto p = L::select(same_end, from_end, L::sub(L::set(static_cast<Real>(0.5)), ad));
     const auto y = tail_quantile<L>(L::negate(log_unit<L>(p)));
-    z = L::select(is_tail, L::select(positive, y, L::negate(y)), z);
+    z.numerator =
+        L::select(is_tail, L::from_bits(L::ixor(L::bits(y.numerator), sign)), z.numerator);
+    z.denominator = L::select(is_tail, y.denominator, z.denominator);
   }
-  return L::fma(z, L::set(t.central.std), L::set(t.central.mean));
+  return L::fma(z.value(), L::set(t.central.std), L::set(t.central.mean));
 }
 
 // -log(1 - u (1 - rho)), accurate at both ends of u.
@@ -125,7 +127,7 @@ FASTINIT_HD FASTINIT_INLINE typename L::F trunc_normal_tail(
   const auto flip = L::word_set(t.flip);
   const auto e =
       tail_exponent<L>(t.tail.rho, t.tail.omega, L::word_xor(w, flip), L::word_xor(low, flip));
-  const auto z = tail_quantile<L>(L::add(L::set(t.tail.lambda), e));
+  const auto z = tail_quantile<L>(L::add(L::set(t.tail.lambda), e)).value();
   return L::fma(z, L::set(t.tail.std), L::set(t.tail.mean));
 }
 

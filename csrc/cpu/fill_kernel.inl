@@ -195,7 +195,6 @@ struct Writer {
   static constexpr bool wide = dtype == DType::F64;
   static constexpr int item = bytes_of(dtype), vectors = wide ? 4 : 2;
 
-  // A copy: through `out`, a char pointer, the compiler must assume that any task may change.
   const decltype(args_of<dtype>(Transform{})) args;
   const uint64_t key;
   const Purpose purpose;
@@ -245,13 +244,16 @@ struct Writer {
     make_words<!wide>(stream, order, block, groups, words);
     if constexpr (wide) make_words<false>(low_stream, order, block, groups, low);
 
+    // Copies: through `to`, a char pointer, the compiler must assume that any object may change.
+    const auto constants = args;
+    const V* const from = words;
     const bool cut_head = skip > 0, cut_tail = end % kGroupElements != 0;
     for (int g = 0; g < groups; ++g) {
       char* to = out + (int64_t{g} * kGroupElements - skip) * item;
       if (cut_tail && g == groups - 1) to = edge[1];
       if (cut_head && g == 0) to = edge[0];
-      write_group<kind, dtype, clamped>(args, words + g * vectors, low + (wide ? g * vectors : 0),
-                                        to);
+      write_group<kind, dtype, clamped>(constants, from + g * vectors,
+                                        low + (wide ? g * vectors : 0), to);
     }
     // A group cut at both ends went to edge[0].
     const int64_t head = cut_head ? (end < kGroupElements ? made : kGroupElements - skip) : 0;

@@ -35,6 +35,7 @@ struct F32 : WordsAvx2 {
   static FASTINIT_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static FASTINIT_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
   static FASTINIT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static FASTINIT_INLINE F negative_fma(F a, F b, F c) { return _mm256_fnmadd_ps(a, b, c); }
   static FASTINIT_INLINE F sqrt(F a) { return _mm256_sqrt_ps(a); }
   static FASTINIT_INLINE I bits(F a) { return _mm256_castps_si256(a); }
   static FASTINIT_INLINE F from_bits(I a) { return _mm256_castsi256_ps(a); }
@@ -59,7 +60,6 @@ struct F32 : WordsAvx2 {
   static FASTINIT_INLINE F at_least(F x, F lo) { return _mm256_max_ps(lo, x); }
   static FASTINIT_INLINE F at_most(F x, F hi) { return _mm256_min_ps(hi, x); }
   static FASTINIT_INLINE M greater(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
-  static FASTINIT_INLINE M mask_xor(M a, M b) { return _mm256_xor_ps(a, b); }
   static FASTINIT_INLINE F select(M m, F yes, F no) { return _mm256_blendv_ps(no, yes, m); }
   static FASTINIT_INLINE I iselect(M m, I yes, I no) {
     return bits(select(m, from_bits(yes), from_bits(no)));
@@ -89,6 +89,7 @@ struct F64 : WordsAvx2 {
   static FASTINIT_INLINE F mul(F a, F b) { return _mm256_mul_pd(a, b); }
   static FASTINIT_INLINE F div(F a, F b) { return _mm256_div_pd(a, b); }
   static FASTINIT_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_pd(a, b, c); }
+  static FASTINIT_INLINE F negative_fma(F a, F b, F c) { return _mm256_fnmadd_pd(a, b, c); }
   static FASTINIT_INLINE F sqrt(F a) { return _mm256_sqrt_pd(a); }
   static FASTINIT_INLINE I bits(F a) { return _mm256_castpd_si256(a); }
   static FASTINIT_INLINE F from_bits(I a) { return _mm256_castsi256_pd(a); }
@@ -109,7 +110,6 @@ struct F64 : WordsAvx2 {
   static FASTINIT_INLINE F at_least(F x, F lo) { return _mm256_max_pd(lo, x); }
   static FASTINIT_INLINE F at_most(F x, F hi) { return _mm256_min_pd(hi, x); }
   static FASTINIT_INLINE M greater(F a, F b) { return _mm256_cmp_pd(a, b, _CMP_GT_OQ); }
-  static FASTINIT_INLINE M mask_xor(M a, M b) { return _mm256_xor_pd(a, b); }
   static FASTINIT_INLINE F select(M m, F yes, F no) { return _mm256_blendv_pd(no, yes, m); }
   static FASTINIT_INLINE bool any(M m) { return _mm256_movemask_pd(m) != 0; }
 

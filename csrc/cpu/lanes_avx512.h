@@ -35,6 +35,7 @@ struct F32 : WordsAvx512 {
   static FASTINIT_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static FASTINIT_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
   static FASTINIT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static FASTINIT_INLINE F negative_fma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
   static FASTINIT_INLINE F sqrt(F a) { return _mm512_sqrt_ps(a); }
   static FASTINIT_INLINE I bits(F a) { return _mm512_castps_si512(a); }
   static FASTINIT_INLINE F from_bits(I a) { return _mm512_castsi512_ps(a); }
@@ -59,7 +60,6 @@ struct F32 : WordsAvx512 {
   static FASTINIT_INLINE F at_least(F x, F lo) { return _mm512_max_ps(lo, x); }
   static FASTINIT_INLINE F at_most(F x, F hi) { return _mm512_min_ps(hi, x); }
   static FASTINIT_INLINE M greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
-  static FASTINIT_INLINE M mask_xor(M a, M b) { return static_cast<M>(a ^ b); }
   static FASTINIT_INLINE F select(M m, F yes, F no) { return _mm512_mask_blend_ps(m, no, yes); }
   static FASTINIT_INLINE I iselect(M m, I yes, I no) { return _mm512_mask_blend_epi32(m, no, yes); }
   static FASTINIT_INLINE bool any(M m) { return m != 0; }
@@ -83,6 +83,7 @@ struct F64 : WordsAvx512 {
   static FASTINIT_INLINE F mul(F a, F b) { return _mm512_mul_pd(a, b); }
   static FASTINIT_INLINE F div(F a, F b) { return _mm512_div_pd(a, b); }
   static FASTINIT_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_pd(a, b, c); }
+  static FASTINIT_INLINE F negative_fma(F a, F b, F c) { return _mm512_fnmadd_pd(a, b, c); }
   static FASTINIT_INLINE F sqrt(F a) { return _mm512_sqrt_pd(a); }
   static FASTINIT_INLINE I bits(F a) { return _mm512_castpd_si512(a); }
   static FASTINIT_INLINE F from_bits(I a) { return _mm512_castsi512_pd(a); }
@@ -101,7 +102,6 @@ struct F64 : WordsAvx512 {
   static FASTINIT_INLINE F at_least(F x, F lo) { return _mm512_max_pd(lo, x); }
   static FASTINIT_INLINE F at_most(F x, F hi) { return _mm512_min_pd(hi, x); }
   static FASTINIT_INLINE M greater(F a, F b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
-  static FASTINIT_INLINE M mask_xor(M a, M b) { return static_cast<M>(a ^ b); }
   static FASTINIT_INLINE F select(M m, F yes, F no) { return _mm512_mask_blend_pd(m, no, yes); }
   static FASTINIT_INLINE bool any(M m) { return m != 0; }
 
