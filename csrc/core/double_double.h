@@ -14,7 +14,6 @@ namespace fastinit::host {
 struct DoubleDouble {
   double hi, lo;  // hi is the sum rounded to double
   constexpr DoubleDouble(double high, double low = 0) : hi(high), lo(low) {}
-  explicit operator double() const { return hi; }
 };
 
 // Exact a + b; the first for |a| >= |b| only.

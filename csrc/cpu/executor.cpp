@@ -70,8 +70,8 @@ int execute(const FillTask* tasks, size_t count, const ThreadPool& pool) {
   int64_t elements = 0;
   for (size_t k = 0; k < count; ++k) {
     const int64_t numel = tasks[k].layout.numel();
-    job.plans.push_back(plan_tiles(tasks[k]));
-    job.first_tile.push_back(job.first_tile.back() + (numel == 0 ? 0 : job.plans.back().tiles));
+    job.plans.push_back(numel == 0 ? TilePlan{} : plan_tiles(tasks[k]));
+    job.first_tile.push_back(job.first_tile.back() + job.plans.back().tiles);
     elements += numel;
   }
   const int64_t tiles = job.first_tile.back();

@@ -32,24 +32,27 @@ void make(const FillTask& task, const Run& run, GenerateRun generate, char* out)
     write_constant(task.transform, run.count, out + r * run.pitch);
 }
 
-// to[r * row_stride + c * col_stride] = from[r * pitch + c]; the inner loop runs along the smaller
-// memory stride. T only carries the element's size.
+// Element (r, c) from from[r * pitch + c] to to[r * row_stride + c * col_stride], strides counted
+// in elements; the inner loop runs along the smaller memory stride. T only carries the element's
+// size: memory may be aligned to nothing.
 template <class T>
-void scatter(const char* from_bytes, int64_t pitch, char* to_bytes, int64_t rows, int64_t cols,
+void scatter(const char* from, int64_t pitch, char* to, int64_t rows, int64_t cols,
              int64_t row_stride, int64_t col_stride) {
-  const T* from = reinterpret_cast<const T*>(from_bytes);
-  T* to = reinterpret_cast<T*>(to_bytes);
+  constexpr int64_t item = sizeof(T);
+  const auto copy = [=](int64_t r, int64_t c) {
+    memcpy(to + (r * row_stride + c * col_stride) * item, from + (r * pitch + c) * item, item);
+  };
   if (row_stride == 1) {
-    transpose(from, pitch, to, col_stride, rows, cols);
+    transpose<T>(from, pitch, to, col_stride, rows, cols);
   } else if (col_stride == 1) {
     for (int64_t r = 0; r < rows; ++r)
-      memcpy(to + r * row_stride, from + r * pitch, cols * sizeof(T));
+      memcpy(to + r * row_stride * item, from + r * pitch * item, cols * item);
   } else if (row_stride < col_stride) {
     for (int64_t c = 0; c < cols; ++c)
-      for (int64_t r = 0; r < rows; ++r) to[c * col_stride + r * row_stride] = from[r * pitch + c];
+      for (int64_t r = 0; r < rows; ++r) copy(r, c);
   } else {
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < cols; ++c) to[r * row_stride + c * col_stride] = from[r * pitch + c];
+      for (int64_t c = 0; c < cols; ++c) copy(r, c);
   }
 }
 

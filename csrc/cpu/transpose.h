@@ -21,10 +21,11 @@ struct BlockTranspose {
     return __builtin_shufflevector(a, b, (k % 2 * kSide + k / 2 + high * kSide / 2)...);
   }
 
-  static FASTINIT_INLINE void run(const T* from, int64_t pitch, T* to, int64_t stride) {
+  static FASTINIT_INLINE void run(const char* from, int64_t pitch, char* to, int64_t stride) {
+    constexpr int64_t item = sizeof(T);
     constexpr std::make_index_sequence<kSide> lanes{};
     Vector rows[kSide];
-    for (int r = 0; r < kSide; ++r) memcpy(&rows[r], from + r * pitch, 16);
+    for (int r = 0; r < kSide; ++r) memcpy(&rows[r], from + r * pitch * item, 16);
     for (int round = 1; round < kSide; round *= 2) {
       Vector next[kSide];
       for (int r = 0; r < kSide / 2; ++r) {
@@ -33,13 +34,16 @@ struct BlockTranspose {
       }
       for (int r = 0; r < kSide; ++r) rows[r] = next[r];
     }
-    for (int c = 0; c < kSide; ++c) memcpy(to + c * stride, &rows[c], 16);
+    for (int c = 0; c < kSide; ++c) memcpy(to + c * stride * item, &rows[c], 16);
   }
 };
 
-// to[c * stride + r] = from[r * pitch + c].
+// to[c * stride + r] = from[r * pitch + c], counted in elements of T's size; neither needs
+// alignment.
 template <class T>
-void transpose(const T* from, int64_t pitch, T* to, int64_t stride, int64_t rows, int64_t cols) {
+void transpose(const char* from, int64_t pitch, char* to, int64_t stride, int64_t rows,
+               int64_t cols) {
+  constexpr int64_t item = sizeof(T);
   int64_t whole_rows = 0, whole_cols = 0;
   if constexpr (sizeof(T) < 16) {
     constexpr int side = BlockTranspose<T>::kSide;
@@ -47,11 +51,12 @@ void transpose(const T* from, int64_t pitch, T* to, int64_t stride, int64_t rows
     whole_cols = cols / side * side;
     for (int64_t c = 0; c < whole_cols; c += side)
       for (int64_t r = 0; r < whole_rows; r += side)
-        BlockTranspose<T>::run(from + r * pitch + c, pitch, to + c * stride + r, stride);
+        BlockTranspose<T>::run(from + (r * pitch + c) * item, pitch, to + (c * stride + r) * item,
+                               stride);
   }
   for (int64_t c = 0; c < cols; ++c)
     for (int64_t r = c < whole_cols ? whole_rows : 0; r < rows; ++r)
-      to[c * stride + r] = from[r * pitch + c];
+      memcpy(to + (c * stride + r) * item, from + (r * pitch + c) * item, item);
 }
 
 }  // namespace fastinit::cpu

@@ -2,6 +2,7 @@
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
 #include <cmath>
@@ -158,6 +159,9 @@ void check_fill(const at::Tensor& self, const Fill& fill) {
   TORCH_CHECK_NOT_IMPLEMENTED(self.layout() == at::kStrided, fill.name,
                               ": only strided tensors are supported, but got layout ",
                               self.layout());
+  TORCH_CHECK(!self.is_inference() || c10::InferenceMode::is_enabled(), fill.name,
+              ": inplace update to an inference tensor outside InferenceMode is not allowed; clone "
+              "the tensor first");
   if (fill.distribution == Distribution::Constant) return;
   if (fill.distribution == Distribution::Words) {
     TORCH_CHECK_NOT_IMPLEMENTED(type == ScalarType::Int, fill.name, ": expects int32, but got ",

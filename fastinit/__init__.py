@@ -1,0 +1,81 @@
+"""torch.nn.init, one to two orders of magnitude faster, and reproducible.
+
+Replace `torch.nn.init` by `fastinit` in a script, or run code that you do not own under
+`fastinit.patch()`. Pass `key=` to make weights a pure function of a `Key`: the same on any number
+of threads, on any device, in any memory layout.
+"""
+
+from fastinit import init
+from fastinit._ops import STREAM_VERSION
+from fastinit._version import __version__
+from fastinit.config import show_config
+from fastinit.init import (
+    calculate_gain,
+    constant,
+    constant_,
+    dirac,
+    dirac_,
+    eye,
+    eye_,
+    kaiming_normal,
+    kaiming_normal_,
+    kaiming_uniform,
+    kaiming_uniform_,
+    normal,
+    normal_,
+    ones_,
+    orthogonal,
+    orthogonal_,
+    sparse,
+    sparse_,
+    trunc_normal_,
+    uniform,
+    uniform_,
+    xavier_normal,
+    xavier_normal_,
+    xavier_uniform,
+    xavier_uniform_,
+    zeros_,
+)
+from fastinit.key import Key, philox4x32, reserve_key
+from fastinit.patch import patch
+from fastinit.variance import _calculate_correct_fan, _calculate_fan_in_and_fan_out
+
+__all__ = [
+    "STREAM_VERSION",
+    "Key",
+    "__version__",
+    "_calculate_correct_fan",
+    "_calculate_fan_in_and_fan_out",
+    "calculate_gain",
+    "constant",
+    "constant_",
+    "dirac",
+    "dirac_",
+    "eye",
+    "eye_",
+    "init",
+    "kaiming_normal",
+    "kaiming_normal_",
+    "kaiming_uniform",
+    "kaiming_uniform_",
+    "normal",
+    "normal_",
+    "ones_",
+    "orthogonal",
+    "orthogonal_",
+    "patch",
+    "philox4x32",
+    "reserve_key",
+    "show_config",
+    "sparse",
+    "sparse_",
+    "trunc_normal_",
+    "uniform",
+    "uniform_",
+    "xavier_normal",
+    "xavier_normal_",
+    "xavier_uniform",
+    "xavier_uniform_",
+    "zeros_",
+]

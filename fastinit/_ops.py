@@ -1,0 +1,275 @@
+"""The compiled module as the rest of the package sees it; only this file touches it.
+
+It also knows which tensors the ops take (`handled`) and what happens to all others (`otherwise`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function
+
+from fastinit import _C
+
+STREAM_VERSION: int = _C.STREAM_VERSION
+
+# Bound once: looking an overload up costs as much as filling a small tensor.
+uniform_op = torch.ops.fastinit.uniform_.default
+normal_op = torch.ops.fastinit.normal_.default
+trunc_normal_op = torch.ops.fastinit.trunc_normal_.default
+random_words_op = torch.ops.fastinit.random_words_.default
+fill_many_op = torch.ops.fastinit.fill_many_.default
+_reserve_key_op = torch.ops.fastinit.reserve_key.default
+
+# torch's own functions, for what the ops do not take. Looked up at each call.
+ORIGINALS: dict[str, Callable[..., Any]] = {
+    name: getattr(torch.nn.init, name) for name in torch.nn.init.__all__
+}
+# The functions that offer a call to `__torch_function__` before they run, in torch as here.
+OVERRIDABLE = frozenset({"uniform_", "normal_", "constant_", "kaiming_uniform_"})
+
+DEVICES = ("cpu", "meta")
+REAL_DTYPES = frozenset(
+    {
+        torch.float32,
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+    }
+)
+DTYPES = REAL_DTYPES | {torch.complex64, torch.complex128}
+
+_PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
+_DISABLED_FUNCTION = torch._C._disabled_torch_function_impl
+_DISABLED_DISPATCH = torch._C._disabled_torch_dispatch_impl
+_TENSOR_FUNCTION = torch.Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
+_functorch_stack_top = torch._C._functorch.peek_interpreter_stack
+
+
+def philox4x32(
+    counter: tuple[int, int, int, int], key: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """See `fastinit.philox4x32`, which checks its arguments."""
+    return _C.philox4x32(counter, key)
+
+
+def fold(key: int, data: int, purpose: Literal["int", "str", "split"]) -> int:
+    """Derive a key word from another; all are in [0, 2**64)."""
+    return _C.fold(key, data, purpose)
+
+
+def _reserve_key(device: torch.device, generator: torch.Generator | None) -> int:
+    """Hash one draw of the generator (default: the device's) to a key, a signed 64-bit int."""
+    word: int = _reserve_key_op(device, generator)
+    return word
+
+
+# An int that leaves an op cannot be traced: torch.compile breaks its graph here.
+reserve_key: Callable[[torch.device, torch.Generator | None], int] = torch.compiler.disable(  # type: ignore[no-untyped-call]
+    _reserve_key
+)
+
+
+def capability() -> str:
+    """Name the instruction set in use."""
+    return _C.capability()
+
+
+def capabilities() -> list[str]:
+    """Name the instruction sets this processor has."""
+    return list(_C.capabilities())
+
+
+def last_fill_threads() -> int:
+    """Count the distinct threads that wrote in the last fill."""
+    return _C.last_fill_threads()
+
+
+def build_info() -> dict[str, str]:
+    """Report what the binary was built with."""
+    return dict(_C.build_info())
+
+
+def as_double(value: Any, name: str) -> float:
+    """Convert a scalar argument: a number, a NumPy scalar or a one-element tensor.
+
+    Raises:
+        TypeError: if `value` is none of these.
+    """
+    if type(value) is float:
+        return value
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.is_complex():
+            raise TypeError(
+                f"argument '{name}' must be a real number or a one-element real tensor, got "
+                f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+            )
+        return float(value.item())
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"argument '{name}' must be a real number, got {type(value).__name__}")
+    try:
+        return float(value)
+    except TypeError:
+        raise TypeError(
+            f"argument '{name}' must be a real number, got {type(value).__name__}"
+        ) from None
+
+
+def _overrides_function(kind: type) -> bool:
+    method: Any = getattr(kind, "__torch_function__", None)
+    return not (
+        method is _DISABLED_FUNCTION or getattr(method, "__func__", None) is _TENSOR_FUNCTION
+    )
+
+
+def _is_fake_type(kind: type) -> bool:
+    # Not imported before somebody uses it: that takes a while.
+    module = sys.modules.get("torch._subclasses.fake_tensor")
+    return module is not None and kind is module.FakeTensor
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Whether this is a FakeTensor, which has a device but no memory."""
+    return _is_fake_type(type(tensor))
+
+
+def _overrides_dispatch(kind: type) -> bool:
+    if getattr(kind, "__torch_dispatch__", None) is _DISABLED_DISPATCH:
+        return False
+    return not _is_fake_type(kind)  # which stands for an ordinary tensor
+
+
+def is_plain(kind: type) -> bool:
+    """Whether tensors of this class are ordinary: it overrides no function and no dispatch."""
+    return kind in _PLAIN_TYPES or (
+        issubclass(kind, Tensor) and not _overrides_function(kind) and not _overrides_dispatch(kind)
+    )
+
+
+def on_handled_device(tensor: Tensor) -> bool:
+    """Whether the tensor's device is one of `DEVICES` (asking for its name takes far longer)."""
+    return tensor.is_cpu or tensor.is_meta
+
+
+def _transformed(tensor: Tensor) -> bool:
+    """Whether torch.func, forward-mode AD or a nested layout reinterprets the call."""
+    return _functorch_stack_top() is not None or forward_ad._current_level >= 0 or tensor.is_nested
+
+
+def handled(tensor: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
+    """Whether the ops take this tensor, their dtypes being `dtypes`. Every call asks this."""
+    return (
+        (type(tensor) in _PLAIN_TYPES or is_plain(type(tensor)))
+        and tensor.dtype in dtypes
+        and on_handled_device(tensor)
+        and tensor.layout is torch.strided
+        # What torch.compile traces is none of these, and it cannot trace the question.
+        and (is_compiling() or not _transformed(tensor))
+    )
+
+
+def _wrong_dtype(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str:
+    names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+    return f"fastinit.{name}: argument 'tensor' has dtype {tensor.dtype}; it can be {names}"
+
+
+def _refusal(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str | None:
+    """Why a key cannot be honoured for this tensor, or None if it can."""
+    kind = type(tensor)
+    if torch.nn.parameter.is_lazy(tensor):
+        what = "an uninitialized parameter"
+    elif _overrides_dispatch(kind) or (
+        _overrides_function(kind) and torch._C._is_torch_function_enabled()
+    ):
+        what = f"the tensor subclass {kind.__module__}.{kind.__qualname__}"
+    elif _transformed(tensor):
+        what = "nested tensors, or tensors inside torch.func transforms and forward-mode AD"
+    elif tensor.layout is not torch.strided:
+        what = f"layout {tensor.layout}"
+    elif tensor.dtype not in dtypes:
+        return _wrong_dtype(name, tensor, dtypes)
+    else:
+        return None
+    return (
+        f"fastinit.{name}: key= is not supported for {what}; argument 'tensor' can be a plain "
+        "strided tensor on any device"
+    )
+
+
+def fill_uniform(tensor: Tensor, a: float, b: float, given: dict[str, Any]) -> Tensor:
+    """Fill a handled tensor from [a, b); of complex ones both parts, as torch does."""
+    if not tensor.is_complex():
+        uniform_op(tensor, a, b, **given)
+        return tensor
+    with torch.no_grad():
+        conjugate = not is_compiling() and tensor.is_conj()
+        parts = torch.view_as_real(tensor.conj() if conjugate else tensor)
+        uniform_op(parts, a, b, **given)
+        if conjugate:  # what is stored is the conjugate of the value
+            parts.select(-1, 1).neg_()
+    return tensor
+
+
+def otherwise(
+    function: Callable[..., Tensor],
+    tensor: Tensor,
+    arguments: dict[str, Any],
+    given: dict[str, Any],
+    dtypes: frozenset[torch.dtype],
+) -> Tensor:
+    """Run `function` on a tensor that is not `handled`: without a key, by torch.
+
+    Args:
+        function: the public function of fastinit; torch's has the same name.
+        tensor: what to fill.
+        arguments: everything between the tensor and the generator.
+        given: the key or the generator, as keyword argument of an op, or nothing.
+        dtypes: those that `function` supports.
+
+    Raises:
+        NotImplementedError: if a key is given and cannot be honoured.
+        TypeError: if a key is given and `tensor` is not a tensor.
+    """
+    name = function.__name__
+    kind = type(tensor)
+    if "key" not in given:
+        # torch refuses integers, too, but not always as what they are.
+        if (
+            is_plain(kind)
+            and tensor.is_cpu
+            and not (tensor.is_floating_point() or tensor.is_complex())
+        ):
+            raise NotImplementedError(_wrong_dtype(name, tensor, dtypes))
+        result: Tensor = ORIGINALS[name](tensor, **arguments, **given)
+        return result
+    if not issubclass(kind, Tensor):
+        raise TypeError(f"fastinit.{name}: argument 'tensor' must be a Tensor, got {kind.__name__}")
+    if (
+        name in OVERRIDABLE
+        and _overrides_function(kind)
+        and torch._C._is_torch_function_enabled()
+        and not torch.nn.parameter.is_lazy(tensor)
+    ):
+        result = handle_torch_function(
+            function, (tensor,), tensor=tensor, **arguments, generator=None, **given
+        )
+        return result
+    refusal = _refusal(name, tensor, dtypes)
+    if refusal is not None:
+        raise NotImplementedError(refusal)
+    with torch.no_grad():
+        if on_handled_device(tensor):
+            # An overriding subclass that has passed the call on: it holds an ordinary tensor.
+            function(tensor.as_subclass(Tensor), **arguments, **given)
+        else:
+            filled = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            tensor.copy_(function(filled, **arguments, **given))
+    return tensor

@@ -1,0 +1,94 @@
+"""What this installation is and can do."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from fastinit import _ops
+from fastinit._version import __version__
+
+
+def _names(dtypes: frozenset[torch.dtype]) -> tuple[str, ...]:
+    return tuple(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+
+
+@dataclass(frozen=True, repr=False)
+class Config:
+    """What `show_config` reports; it prints as a readable text.
+
+    Attributes:
+        version: of fastinit.
+        stream_version: of the random bits, see docs/stream.md.
+        torch: the version of torch in use.
+        built_with: compiler, torch and CUDA of the binary.
+        capability: the instruction set in use.
+        capabilities: those that this processor has, plainest first.
+        threads: how many a large fill may use (`torch.set_num_threads`).
+        cuda: whether the binary has CUDA kernels.
+        devices: where fills run in fastinit's own code.
+        dtypes: what uniform, normal and everything made of them fill; no complex ones for
+            trunc_normal_.
+        fallback: what happens to other tensors.
+    """
+
+    version: str
+    stream_version: int
+    torch: str
+    built_with: dict[str, str]
+    capability: str
+    capabilities: tuple[str, ...]
+    threads: int
+    cuda: bool
+    devices: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    fallback: tuple[str, ...]
+
+    def __str__(self) -> str:
+        built = ", ".join(f"{name} {value}" for name, value in self.built_with.items())
+        lines = [
+            f"fastinit {self.version}, stream version {self.stream_version}",
+            f"  torch         {self.torch}, Python {platform.python_version()}",
+            f"  built with    {built}",
+            f"  processor     {self.capability} in use; available: {', '.join(self.capabilities)}",
+            f"  threads       {self.threads}",
+            f"  CUDA          {'yes' if self.cuda else 'no'}",
+            f"  devices       {', '.join(self.devices)}",
+            f"  dtypes        {', '.join(self.dtypes)}",
+            "  elsewhere     " + "\n                ".join(self.fallback),
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+_FALLBACK = (
+    "other devices: torch.nn.init; with key=, filled on the CPU and copied",
+    "other dtypes (trunc_normal_: complex too): torch.nn.init; with key=, NotImplementedError",
+    "sparse and nested layouts, subclasses such as DTensor, torch.func: likewise",
+    "constant_, ones_ and zeros_ are torch's own; orthogonal_ factorises with torch.linalg.qr",
+)
+
+
+def show_config() -> Config:
+    """Describe this installation: versions, processor, CUDA, dtypes, what falls back to torch.
+
+    Examples:
+        >>> print(fastinit.show_config())
+    """
+    built_with = _ops.build_info()
+    return Config(
+        version=__version__,
+        stream_version=_ops.STREAM_VERSION,
+        torch=torch.__version__,
+        built_with=built_with,
+        capability=_ops.capability(),
+        capabilities=tuple(_ops.capabilities()),
+        threads=torch.get_num_threads(),
+        cuda=built_with.get("cuda", "no") != "no",
+        devices=_ops.DEVICES,
+        dtypes=_names(_ops.DTYPES),
+        fallback=_FALLBACK,
+    )

@@ -1,0 +1,183 @@
+"""`fastinit.patch()`: fastinit for code that one does not own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar, SupportsIndex, TypeVar
+
+import torch
+
+from fastinit import _patch_code
+from fastinit._patch_mode import PatchMode
+from fastinit._patch_scope import Scope, enter, leave, state
+from fastinit.key import Key, key_argument
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+# Folded into the key for the seed of torch's generators: a name, which no draw's number can meet.
+_OTHER_DRAWS = "fastinit.patch: draws left to torch"
+
+
+class _Fork:
+    """torch's default generators seeded for a while, and put back.
+
+    The generators are global, so forks of several threads may overlap. One that ends before a later
+    one hands it the states it saved: the last to end puts back those from before the first.
+    """
+
+    _lock = threading.Lock()
+    _active: ClassVar[list[_Fork]] = []
+
+    def __init__(self, seed: int) -> None:
+        generators = [torch.default_generator]
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            generators.extend(torch.cuda.default_generators)
+        with self._lock:
+            self._saved = {generator: generator.get_state() for generator in generators}
+            self._active.append(self)
+            for generator in generators:
+                generator.manual_seed(seed)
+
+    def end(self) -> None:
+        with self._lock:
+            place = self._active.index(self)
+            del self._active[place]
+            if place < len(self._active):
+                self._active[place]._saved.update(self._saved)
+                return
+            for generator, saved in self._saved.items():
+                generator.set_state(saved)
+
+
+class _Entered(Scope):
+    """A scope with what has to be undone when it ends."""
+
+    __slots__ = ("_fork", "_mode")
+
+    def __init__(self, owner: patch, key: Key | None) -> None:
+        super().__init__(owner, key)
+        self._mode = PatchMode(self)
+        _patch_code.install()
+        try:
+            self._fork = None if key is None else _Fork(int(key.fold_in(_OTHER_DRAWS)))
+        except BaseException:
+            _patch_code.uninstall()
+            raise
+        torch._C._push_on_torch_function_stack(self._mode)
+        enter(self)
+
+    def end(self) -> None:
+        leave(self)
+        above = []
+        while torch._C._len_torch_function_stack():
+            mode = torch._C._pop_torch_function_stack()
+            if mode is self._mode:
+                break
+            above.append(mode)  # left out of order: those entered later stay
+        for mode in reversed(above):
+            torch._C._push_on_torch_function_stack(mode)
+        try:
+            if self._fork is not None:
+                self._fork.end()
+        finally:
+            _patch_code.uninstall()
+
+
+class patch:
+    """Run fastinit in place of torch's random initialisation, in code that one does not own.
+
+    A context manager and a decorator. On the thread that enters it, it reaches
+
+    - the random functions of `torch.nn.init` under whatever name they were imported, the deprecated
+      aliases and the dictionary in `transformers.initialization`; so also torch's own modules;
+    - the truncated normals of an imported timm, and what is made of them;
+    - `Tensor.normal_` and `Tensor.uniform_`;
+    - `torch.rand`, `torch.randn`, `torch.normal`, `torch.rand_like` and `torch.randn_like`.
+
+    Functions that draw nothing (`constant_`, `eye_`, …) stay torch's. Everything is as before on
+    leaving, also after an exception. Patches nest: the inner one's key (or lack of one) applies
+    inside it, the outer one's afterwards. Threads that enter no patch run torch.
+
+    Torch's own code runs as ever where a method is called on a tensor that requires grad while grad
+    is enabled (a RuntimeError for a leaf, recorded otherwise), for a dtype, layout or tensor
+    subclass that fastinit does not support, and, without a key, for such a device. Code compiled by
+    `torch.compile` may or may not be reached.
+
+    Args:
+        key: if None, draws take their keys from torch's generators as fastinit's functions do, so
+            `torch.manual_seed` decides and the generators advance. If a `Key` or an int, the n-th
+            draw uses `Key(key).fold_in(n)`, and torch's default generators are left as they were.
+            The count starts at 0 in every `with` block and every call of a decorated function.
+
+    Under a key:
+        - The values depend on the order of construction: a layer added in the middle changes those
+          after it. `fold_in` the name of a parameter yourself where that matters.
+        - Every draw that fastinit handles counts once, on any device, the meta device and tensors
+          without elements included.
+        - A draw with a `generator=` of its own uses that generator, and does not count.
+        - A draw that fastinit does not handle (`torch.randint`, dropout, an integer or sparse
+          tensor, a subclass), or a call of fastinit's own functions without `key=`, comes from
+          torch's default generators, the CPU's and, once CUDA is initialised, those of its devices.
+          They are seeded from the key on entry and put back on leaving. They are global, so keyed
+          patches of two threads at once disturb each other there (and only there).
+
+    Raises:
+        TypeError: if `key` is of another type, or if what is decorated is a class, a generator
+            function or a coroutine function.
+        ValueError: if `key` is an int outside [-2**63, 2**64).
+        RuntimeError: if it is left on a thread that has not entered it.
+
+    Examples:
+        >>> with fastinit.patch():
+        ...     model = AutoModel.from_config(config)
+        >>> @fastinit.patch(key=0)
+        ... def build():
+        ...     return timm.create_model("vit_base_patch16_224")
+    """
+
+    def __init__(self, key: Key | SupportsIndex | None = None) -> None:
+        if callable(key):
+            raise TypeError("patch() takes a key, not the function: write @fastinit.patch()")
+        word = key_argument(key, None, "patch")
+        self._key = None if word is None else Key(word)
+
+    def __enter__(self) -> patch:
+        _Entered(self, self._key)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for scope in reversed(state.entered):
+            if isinstance(scope, _Entered) and scope.owner is self:
+                scope.end()
+                return
+        raise RuntimeError("patch() was left on a thread that has not entered it")
+
+    def __call__(self, function: _F) -> _F:
+        """Wrap `function` so that each call runs in a patch of its own."""
+        if (
+            inspect.isclass(function)
+            or inspect.isgeneratorfunction(function)
+            or inspect.iscoroutinefunction(function)
+            or inspect.isasyncgenfunction(function)
+        ):
+            raise TypeError(
+                f"patch() cannot decorate {function!r}, only plain functions; "
+                "write `with fastinit.patch():` inside it"
+            )
+
+        @functools.wraps(function)
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return patched  # type: ignore[return-value]

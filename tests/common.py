@@ -1,0 +1,89 @@
+"""What the tests share, in one place: dtypes, devices, functions, memory layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+import fastinit
+
+DEVICES = ["cpu"]
+REAL_DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+]
+COMPLEX_DTYPES = [torch.complex64, torch.complex128]
+OTHER_DTYPES = [torch.int64, torch.int32, torch.uint8, torch.bool]
+
+# Every random function with what it needs besides the tensor.
+RANDOM: dict[str, tuple[Any, ...]] = {
+    "uniform_": (),
+    "normal_": (),
+    "trunc_normal_": (),
+    "xavier_uniform_": (),
+    "xavier_normal_": (),
+    "kaiming_uniform_": (),
+    "kaiming_normal_": (),
+    "orthogonal_": (),
+    "sparse_": (0.3,),
+}
+# Those whose values are drawn element by element, so that they agree bit for bit everywhere.
+ELEMENTWISE = [name for name in RANDOM if name != "orthogonal_"]
+CONSTANT: dict[str, tuple[Any, ...]] = {"constant_": (2.5,), "ones_": (), "zeros_": (), "eye_": ()}
+
+
+def fill(name: str, tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """Call the function of that name with its default arguments."""
+    arguments = RANDOM[name] if name in RANDOM else CONSTANT[name]
+    return getattr(fastinit, name)(tensor, *arguments, **kwargs)
+
+
+# How a 2-dimensional tensor may lie in memory. Each makes one of the given shape.
+LAYOUTS: dict[str, Callable[..., torch.Tensor]] = {
+    "contiguous": lambda rows, columns, **kw: torch.zeros(rows, columns, **kw),
+    "transposed": lambda rows, columns, **kw: torch.zeros(columns, rows, **kw).t(),
+    "sliced": lambda rows, columns, **kw: torch.zeros(2 * rows + 3, columns + 5, **kw)[
+        3::2, 2 : columns + 2
+    ],
+    "last of three": lambda rows, columns, **kw: torch.zeros(rows, columns, 3, **kw)[..., 1],
+    "offset": lambda rows, columns, **kw: torch.zeros(rows * columns + 1, **kw)[1:].view(
+        rows, columns
+    ),
+}
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's values as bytes, so that -0.0 differs from 0.0 and a NaN equals itself."""
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(bits(a), bits(b))
+
+
+@contextmanager
+def no_randomness(generator: torch.Generator | None = None) -> Iterator[None]:
+    """Assert that neither the default CPU generator nor the given one moves."""
+    generators = [torch.default_generator] + ([generator] if generator is not None else [])
+    before = [g.get_state() for g in generators]
+    yield
+    for g, state in zip(generators, before, strict=True):
+        assert torch.equal(g.get_state(), state), "randomness was consumed"
+
+
+@contextmanager
+def untouched(tensor: torch.Tensor, generator: torch.Generator | None = None) -> Iterator[None]:
+    """Assert that the tensor keeps its bits and its version, and that nothing is drawn."""
+    before, version = bits(tensor).clone(), tensor._version
+    with no_randomness(generator):
+        yield
+    assert torch.equal(bits(tensor), before), "the tensor was written"
+    assert tensor._version == version, "the tensor's version moved"
