@@ -19,7 +19,7 @@ CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.i
 	-o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help build test bench lint format exhaustive mutants clean distclean python compiler
+.PHONY: help build test bench example lint format exhaustive mutants clean distclean python compiler
 .NOTPARALLEL:
 
 help: ## this list
@@ -34,6 +34,9 @@ test: python compiler ## run the tests
 
 bench: python compiler ## measure against torch, then initialise a real model
 	@$(DEV) bench python benchmarks/run.py $(ARGS)
+
+example: python compiler ## run the lines of the README
+	@PYTHONPATH=. $(DEV) build python examples/drop_in.py
 
 lint: python ## ruff, mypy, clang-format
 	@$(DEV) lint ruff check .
