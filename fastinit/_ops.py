@@ -204,20 +204,6 @@ def _refusal(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str |
     )
 
 
-def fill_uniform(tensor: Tensor, a: float, b: float, given: dict[str, Any]) -> Tensor:
-    """Fill a handled tensor from [a, b); of complex ones both parts, as torch does."""
-    if not tensor.is_complex():
-        uniform_op(tensor, a, b, **given)
-        return tensor
-    with torch.no_grad():
-        conjugate = not is_compiling() and tensor.is_conj()
-        parts = torch.view_as_real(tensor.conj() if conjugate else tensor)
-        uniform_op(parts, a, b, **given)
-        if conjugate:  # what is stored is the conjugate of the value
-            parts.select(-1, 1).neg_()
-    return tensor
-
-
 def otherwise(
     function: Callable[..., Tensor],
     tensor: Tensor,

@@ -38,11 +38,11 @@ from fastinit._ops import (
     ORIGINALS,
     REAL_DTYPES,
     as_double,
-    fill_uniform,
     handled,
     normal_op,
     otherwise,
     trunc_normal_op,
+    uniform_op,
 )
 from fastinit.key import NOTHING, Key, source
 from fastinit.structural import dirac_, eye_, orthogonal_, sparse_
@@ -118,7 +118,8 @@ def uniform_(
         given = source(key, generator, "uniform_")
     if not handled(tensor, DTYPES):
         return otherwise(uniform_, tensor, {"a": a, "b": b}, given, DTYPES)
-    return fill_uniform(tensor, as_double(a, "a"), as_double(b, "b"), given)
+    uniform_op(tensor, as_double(a, "a"), as_double(b, "b"), **given)
+    return tensor
 
 
 def normal_(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Generator, Tensor
 
-from fastinit._ops import DTYPES, as_double, fill_uniform, handled, normal_op, otherwise
+from fastinit._ops import DTYPES, as_double, handled, normal_op, otherwise, uniform_op
 from fastinit.key import NOTHING, Key, source
 
 FanMode = Literal["fan_in", "fan_out"]
@@ -132,7 +132,8 @@ def xavier_uniform_(
     if not handled(tensor, DTYPES):
         return otherwise(xavier_uniform_, tensor, {"gain": gain}, given, DTYPES)
     bound = math.sqrt(3.0) * _xavier_std(tensor, gain)
-    return fill_uniform(tensor, -bound, bound, given)
+    uniform_op(tensor, -bound, bound, **given)
+    return tensor
 
 
 def xavier_normal_(
@@ -222,7 +223,8 @@ def kaiming_uniform_(
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
     bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
-    return fill_uniform(tensor, -bound, bound, given)
+    uniform_op(tensor, -bound, bound, **given)
+    return tensor
 
 
 def kaiming_normal_(

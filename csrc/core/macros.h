@@ -30,3 +30,13 @@
 #else
 #define FASTINIT_AARCH64 0
 #endif
+
+// GCC 12 and clang have it; older GCC has __builtin_shuffle, which clang lacks.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define FASTINIT_SHUFFLEVECTOR 1
+#endif
+#endif
+#if !defined(FASTINIT_SHUFFLEVECTOR)
+#define FASTINIT_SHUFFLEVECTOR 0
+#endif

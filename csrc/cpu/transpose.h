@@ -18,7 +18,11 @@ struct BlockTranspose {
 
   template <int high, size_t... k>
   static FASTINIT_INLINE Vector interleave(Vector a, Vector b, std::index_sequence<k...>) {
+#if FASTINIT_SHUFFLEVECTOR
     return __builtin_shufflevector(a, b, (k % 2 * kSide + k / 2 + high * kSide / 2)...);
+#else
+    return __builtin_shuffle(a, b, Vector{(k % 2 * kSide + k / 2 + high * kSide / 2)...});
+#endif
   }
 
   static FASTINIT_INLINE void run(const char* from, int64_t pitch, char* to, int64_t stride) {

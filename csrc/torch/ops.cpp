@@ -167,6 +167,8 @@ void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<doubl
   tasks.reserve(tensors.size());
   for_each_fill(tensors, plan, args, keys,
                 [&](const at::Tensor& t, const Fill& fill, uint64_t key, Shard shard) {
+                  TORCH_CHECK(t.is_cpu(), "fill_many_: expects tensors of one device, but got ",
+                              t.device(), " beside cpu");
                   check_fill(t, fill);
                   append_tasks(tasks, t, fill, key, shard);
                 });
@@ -184,6 +186,14 @@ void fill_many_meta_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<
       tensors, plan, args, keys,
       [](const at::Tensor& t, const Fill& fill, uint64_t, Shard) { check_fill(t, fill); });
   for (const at::Tensor& t : tensors) bump_version(t);
+}
+
+// For lists the dispatcher finds no device in.
+void fill_many_nowhere_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
+                        at::IntArrayRef keys) {
+  TORCH_CHECK_NOT_IMPLEMENTED(tensors.empty(), "fill_many_: not implemented for device ",
+                              tensors.front().device());
+  for_each_fill(tensors, plan, args, keys, [](const at::Tensor&, const Fill&, uint64_t, Shard) {});
 }
 
 }  // namespace
@@ -229,4 +239,8 @@ TORCH_LIBRARY_IMPL(fastinit, Meta, m) {
   m.impl("trunc_normal_", trunc_normal_<fill_none>);
   m.impl("random_words_", random_words_<fill_none>);
   m.impl("fill_many_", fill_many_meta_);
+}
+
+TORCH_LIBRARY_IMPL(fastinit, CompositeExplicitAutograd, m) {
+  m.impl("fill_many_", fastinit::ops::fill_many_nowhere_);
 }

@@ -126,7 +126,7 @@ Transform transform_for(const at::Tensor& self, const Fill& fill) {
   DType dtype = DType::Word;
   if (fill.distribution != Distribution::Words) dtype = *float_dtype(self.scalar_type());
   // Real and imaginary part share the variance.
-  if (self.is_complex()) args[1] = args[1] / std::sqrt(2.0);
+  if (self.is_complex() && fill.distribution == Distribution::Normal) args[1] /= std::sqrt(2.0);
   return cpu::prepare_transform(kind_of(fill.distribution), dtype, args);
 }
 
@@ -170,11 +170,11 @@ void check_fill(const at::Tensor& self, const Fill& fill) {
   }
   const auto dtype = float_dtype(type);
   const bool supported =
-      dtype.has_value() && (!self.is_complex() || fill.distribution == Distribution::Normal);
+      dtype.has_value() && (!self.is_complex() || fill.distribution != Distribution::TruncNormal);
   TORCH_CHECK_NOT_IMPLEMENTED(
       supported, fill.name, ": not implemented for ", type,
       "; supported are float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2",
-      fill.distribution == Distribution::Normal ? ", complex64 and complex128" : "");
+      fill.distribution == Distribution::TruncNormal ? "" : ", complex64 and complex128");
   const double max = host::format_of(*dtype).max, widest = compute_max(*dtype);
   if (fill.distribution == Distribution::Uniform) check_uniform(fill, max, type);
   if (fill.distribution == Distribution::Normal) check_normal(fill, max, widest, type);
@@ -186,6 +186,10 @@ void append_tasks(std::vector<FillTask>& tasks, const at::Tensor& self, const Fi
   if (is_random(fill.distribution)) at::assert_no_internal_overlap(self);
   const int64_t ndim = self.dim();
   if (!shard.full_size.empty()) {
+    double elements = 1;
+    for (const int64_t size : shard.full_size) elements *= static_cast<double>(size);
+    TORCH_CHECK(elements < 0x1p62, fill.name, ": full size ", shard.full_size,
+                " has more elements than a 64-bit index can number");
     for (int64_t k = 0; k < ndim; ++k)
       TORCH_CHECK(shard.offset[k] >= 0 && self.size(k) <= shard.full_size[k] - shard.offset[k],
                   fill.name, ": shard of size ", self.sizes(), " at offset ", shard.offset,
