@@ -367,7 +367,9 @@ def fill(dist: str, index: Any, key: int, dtype: str, *args: float) -> Array:
         part = "float32" if dtype == "complex64" else "float64"
         real = index * np.uint64(2)
         parts = np.stack([real, real + np.uint64(1)], axis=-1)
-        flat = fill(dist, parts.ravel(), key, part, values[0], values[1] / math.sqrt(2))
+        if dist == "normal":
+            values[1] /= math.sqrt(2)
+        flat = fill(dist, parts.ravel(), key, part, *values)
         return flat.reshape(parts.shape)
     return _FILLS[dist](index, key, FORMATS[dtype], *values)
 

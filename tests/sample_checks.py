@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import statistics_helpers as st
-from scipy import special
+from scipy import special, stats
 from statistics_helpers import Array, Report
 from stream_cases import filled_shard
 
@@ -167,25 +167,26 @@ def normal_radius_and_angle(draw: Sampler) -> Report:
 def normal_repeats(draw: Sampler) -> Report:
     """Equal draws among 2²²: as many as rounding a normal density to float32 makes."""
     n = 2**22
-    second = third = 0.0  # Σ p² and Σ p³ over the values of float32
+    second = third = largest = 0.0  # Σp², Σp³ and max p over the values of float32
     for e in range(-40, 3):
-        place, low, high = 2.0 ** (e - 23), 2.0**e, 2.0 ** (e + 1)
-        for power in (2, 3):
-            part = np.diff(special.ndtr(np.sqrt(power) * np.array([low, high])))[0]
-            part *= math.sqrt(2 * math.pi / power) * (2 * math.pi) ** (-power / 2)
-            if power == 2:
-                second += 2 * part * place
-            else:
-                third += 2 * part * place**2
+        place, ends = 2.0 ** (e - 23), np.array([2.0**e, 2.0 ** (e + 1)])
+        largest = max(largest, place * float(stats.norm.pdf(ends[0])))
+        # ∫ φ² and ∫ φ³ over the binade, times the spacing of its values once and twice
+        parts = [float(np.diff(special.ndtr(math.sqrt(k) * ends))[0]) for k in (2, 3)]
+        second += 2 * parts[0] / math.sqrt(4 * math.pi) * place
+        third += 2 * parts[1] / (2 * math.pi * math.sqrt(3)) * place**2
     mean = n * (n - 1) / 2 * second
     variance = mean * (1 - second) + n * (n - 1.0) * (n - 2.0) * (third - second**2)
     x = draw(0, n)
     z = (st.repeats(x) - mean) / math.sqrt(variance)
     # Both normals of two words, as one number: these have almost as many values as the words.
     twice = st.repeats(np.ascontiguousarray(x).view(np.uint64))
+    # No value much more often than the most likely one: bounded by a sum over all values.
+    most = stats.poisson(n * largest).sf(st.most_frequent(x) - 1) * 2.0**27
     return {
         "equal values": st.normal_p(z),
         "equal pairs": st.poisson(twice, n / 2 * (n / 2 - 1) / 2 * second**2),
+        "most frequent value": min(1.0, float(most)),
     }
 
 
@@ -228,19 +229,18 @@ def uniform_moments(draw: Sampler) -> Report:
 
 
 def uniform_ends(draw: Sampler) -> Report:
-    """Poisson counts near 0 and near 1, down to the last value of float32."""
-    total = 2**27
-    edges = (2.0**-10, 2.0**-16, 2.0**-20, 2.0**-22)
+    """Poisson counts near 0 and near 1, down to the last value of float32; never 1 itself."""
+    total = 2**28
 
-    def count(first: int, n: int) -> Array:
-        x = draw(first, n)
-        return np.array([[np.count_nonzero(x < e), np.count_nonzero(x >= 1 - e)] for e in edges])
+    def ends(first: int, count: int) -> Array:
+        x = draw(first, count)
+        return np.concatenate([x[x < 2.0**-10], x[x >= 1 - 2.0**-10]])
 
-    counts = sum_over(total, count)
-    report = {}
-    for edge, (low, high) in zip(edges, counts.tolist(), strict=True):
-        report[f"below {edge}"] = st.poisson(low, total * edge)
-        report[f"above 1 − {edge}"] = st.poisson(high, total * edge)
+    x = collect_over(total, ends)
+    report = {"within [0, 1)": float(x.min() >= 0 and x.max() < 1)}
+    for edge in (2.0**-10, 2.0**-16, 2.0**-20, 2.0**-22, 2.0**-24):
+        report[f"below {edge}"] = st.poisson(int((x < edge).sum()), total * edge)
+        report[f"from 1 − {edge} on"] = st.poisson(int((x >= 1 - edge).sum()), total * edge)
     return report
 
 

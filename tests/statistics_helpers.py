@@ -168,12 +168,21 @@ def patterns(above: Array, name: str) -> Report:
     return report
 
 
-def repeats(values: Array) -> int:
-    """How many pairs of elements are equal."""
+def _multiplicities(values: Array) -> Array:
     ordered = np.sort(values.ravel())
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1], True])
-    lengths = np.diff(starts).astype(np.float64)
-    return int((lengths * (lengths - 1) / 2).sum())
+    return np.diff(starts)
+
+
+def repeats(values: Array) -> int:
+    """How many pairs of elements are equal."""
+    lengths = _multiplicities(values)
+    return int((lengths * (lengths - 1) // 2).sum())
+
+
+def most_frequent(values: Array) -> int:
+    """How often the most frequent value occurs."""
+    return int(_multiplicities(values).max())
 
 
 def _planes(words: Array, bits: int) -> Array:

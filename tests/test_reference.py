@@ -49,7 +49,7 @@ def test_the_cases_cover_the_branches() -> None:
             assert name == c.branch + (" mirrored" if c.mirrored else ""), case
 
 
-@pytest.mark.parametrize("dtype", list(FORMATS))
+@pytest.mark.parametrize("dtype", [*FORMATS, "complex64", "complex128"])
 @pytest.mark.parametrize("args", UNIFORMS)
 def test_uniform(args: tuple[float, float], dtype: str) -> None:
     for key in KEYS:
@@ -107,8 +107,9 @@ def test_far_elements(dist: str, args: tuple[float, ...], dtype: str, start: int
 def test_far_complex_elements(start: int) -> None:
     index = np.arange(start, start + 41, dtype=np.uint64)
     for dtype in ("complex64", "complex128"):
-        want = fill("normal", index, 6, dtype, 0.25, 1.5)
-        same(filled_shard("normal", 2**45, start, 41, 6, dtype, 0.25, 1.5), want)
+        for dist in ("normal", "uniform"):
+            want = fill(dist, index, 6, dtype, 0.25, 1.5)
+            same(filled_shard(dist, 2**45, start, 41, 6, dtype, 0.25, 1.5), want)
 
 
 def test_mask_words() -> None:

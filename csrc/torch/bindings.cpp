@@ -16,9 +16,9 @@ using namespace fastinit;
 
 namespace {
 
-std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+py::tuple philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   const Words4 out = philox4x32({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
-  return {out.w[0], out.w[1], out.w[2], out.w[3]};
+  return py::make_tuple(out.w[0], out.w[1], out.w[2], out.w[3]);
 }
 
 uint64_t fold(uint64_t key, uint64_t data, const std::string& purpose) {

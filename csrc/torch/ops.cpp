@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "cpu/executor.h"
+#include "cpu/fp_env.h"
 #include "torch/introspection.h"
 #include "torch/tasks.h"
 
@@ -58,8 +59,11 @@ void prefer_huge_pages(const at::Tensor& self) {
     cpu::advise_huge_pages(self.mutable_data_ptr(), self.nbytes());
 }
 
+// Each kernel works under our floating-point environment from its checks on: whether an argument is
+// accepted must not depend on the caller's rounding or on flushed subnormals either.
 void fill_one(const at::Tensor& self, const Fill& fill, const std::optional<int64_t>& key,
               const std::optional<at::Generator>& generator) {
+  const cpu::FpEnv env;
   check_one_source(fill.name, key, generator);
   check_fill(self, fill);
   std::vector<FillTask> tasks;
@@ -75,6 +79,7 @@ void fill_one(const at::Tensor& self, const Fill& fill, const std::optional<int6
 
 void fill_none(const at::Tensor& self, const Fill& fill, const std::optional<int64_t>& key,
                const std::optional<at::Generator>& generator) {
+  const cpu::FpEnv env;
   check_one_source(fill.name, key, generator);
   check_fill(self, fill);
   bump_version(self);
@@ -163,6 +168,7 @@ bool any_overlap(const at::TensorList tensors) {
 
 void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                 at::IntArrayRef keys) {
+  const cpu::FpEnv env;
   std::vector<FillTask> tasks;
   tasks.reserve(tensors.size());
   for_each_fill(tensors, plan, args, keys,
@@ -182,9 +188,13 @@ void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<doubl
 
 void fill_many_meta_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                      at::IntArrayRef keys) {
-  for_each_fill(
-      tensors, plan, args, keys,
-      [](const at::Tensor& t, const Fill& fill, uint64_t, Shard) { check_fill(t, fill); });
+  const cpu::FpEnv env;
+  for_each_fill(tensors, plan, args, keys,
+                [](const at::Tensor& t, const Fill& fill, uint64_t, Shard) {
+                  TORCH_CHECK(t.is_meta(), "fill_many_: expects tensors of one device, but got ",
+                              t.device(), " beside meta");
+                  check_fill(t, fill);
+                });
   for (const at::Tensor& t : tensors) bump_version(t);
 }
 

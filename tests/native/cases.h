@@ -1,0 +1,78 @@
+// What the drivers share: the capabilities to compare, and fills of every kind and type.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/params.h"
+#include "core/task.h"
+#include "cpu/dispatch.h"
+#include "cpu/executor.h"
+
+namespace native {
+
+using namespace fastinit;
+
+// Index into cpu::capabilities() of the one that cpu::capability() names (forced_dispatch.cpp).
+extern int forced;
+
+struct Case {
+  std::string name;
+  FillTask task;  // no memory, no layout
+};
+
+inline FillTask bare_task(const Transform& transform, Purpose purpose) {
+  FillTask task;
+  std::memset(&task, 0, sizeof task);
+  task.transform = transform;
+  task.purpose = purpose;
+  task.key = 0x9E3779B97F4A7C15u;
+  return task;
+}
+
+// Every kind for every type: clamped and not, each branch of the truncated normal and its mirror.
+inline std::vector<Case> random_cases() {
+  const double inf = std::numeric_limits<double>::infinity();
+  struct Arguments {
+    Kind distribution;
+    double args[4];
+  };
+  const Arguments all[] = {
+      {Kind::Uniform, {0, 1, 0, 0}},        {Kind::Uniform, {-0.3, 0.7, 0, 0}},
+      {Kind::Uniform, {-1e-7, 1e-7, 0, 0}}, {Kind::Normal, {0, 1, 0, 0}},
+      {Kind::Normal, {0.5, 300, 0, 0}},     {Kind::Normal, {0, 1e-6, 0, 0}},
+      {Kind::Central, {0, 1, -2, 2}},       {Kind::Central, {0.1, 1, -inf, inf}},
+      {Kind::Central, {0, 1, 0, inf}},      {Kind::Central, {0, 1, -0.01, 0.02}},
+      {Kind::Central, {0, 2, -0.2, 0.1}},   {Kind::Central, {0, 1, 3, 5}},
+      {Kind::Central, {0, 1, 8, inf}},      {Kind::Central, {0, 1, -5, -3}},
+      {Kind::Central, {0, 1, 31, inf}},     {Kind::Central, {0, 1, -inf, -33}},
+      {Kind::Central, {-1e4, 1, 0, 1}},
+  };
+  const struct {
+    DType dtype;
+    const char* name;
+  } dtypes[] = {{DType::F32, "f32"},   {DType::F64, "f64"},   {DType::F16, "f16"},
+                {DType::BF16, "bf16"}, {DType::E4M3, "e4m3"}, {DType::E5M2, "e5m2"}};
+  std::vector<Case> cases;
+  for (const auto& dtype : dtypes) {
+    for (const Arguments& a : all) {
+      const Transform t = cpu::prepare_transform(a.distribution, dtype.dtype, a.args);
+      if (t.kind == Kind::Constant) continue;  // too narrow an interval for this type
+      const std::string kind = std::to_string(static_cast<int>(t.kind));
+      cases.push_back({std::string(dtype.name) + " kind " + kind + " (" +
+                           std::to_string(a.args[0]) + ", " + std::to_string(a.args[1]) + ", " +
+                           std::to_string(a.args[2]) + ", " + std::to_string(a.args[3]) + ")",
+                       bare_task(t, Purpose::Value)});
+    }
+  }
+  const double none[4] = {};
+  cases.push_back(
+      {"words", bare_task(cpu::prepare_transform(Kind::Words, DType::Word, none), Purpose::Mask)});
+  return cases;
+}
+
+}  // namespace native

@@ -1,0 +1,26 @@
+"""The defects that `make mutants` plants in the sources still have a place there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tools"))
+
+from source_mutants import MUTANTS, Mutant  # noqa: E402
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_defect_can_be_planted(mutant: Mutant) -> None:
+    text = (ROOT / mutant.path).read_text(encoding="utf-8")
+    assert text.count(mutant.old) == 1, "adapt tools/source_mutants.py to the changed source"
+    assert mutant.old != mutant.new
+    for word in mutant.tests:
+        assert not word.startswith("tests/") or (ROOT / word).exists()
+
+
+def test_defects_are_distinct() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
