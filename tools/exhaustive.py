@@ -1,4 +1,4 @@
-"""Checks the float32 transforms at all 2**32 words (`make exhaustive`), 15 minutes on two cores.
+"""Checks the float32 transforms at all 2**32 words (`make exhaustive`), 20 minutes on two cores.
 
 Compiles tools/exhaustive.cpp, which includes csrc/core, and prints a table of the largest errors.
 Exits with 1 where one exceeds what is promised. The check runs the scalar code; the tests hold all

@@ -1,5 +1,6 @@
-// Tensors whose conjugation or negation is still pending (x.conj(), x.conj().imag): filled in a plain
-// tensor and copied. Torch's own fallback for them expects an operator to return what it writes.
+// Tensors whose conjugation or negation is still pending (x.conj(), x.conj().imag): filled in a
+// plain tensor and copied. Torch's own fallback for them expects an operator to return what it
+// writes.
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
@@ -49,11 +50,13 @@ void trunc_normal_(const at::Tensor& self, double mean, double std, double a, do
 
 void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                 at::IntArrayRef keys) {
-  static const auto op = find<void(at::TensorList, at::IntArrayRef, at::ArrayRef<double>,
-                                   at::IntArrayRef)>("fastinit::fill_many_");
+  static const auto op =
+      find<void(at::TensorList, at::IntArrayRef, at::ArrayRef<double>, at::IntArrayRef)>(
+          "fastinit::fill_many_");
   const c10::AutoGradMode no_grad(false);
   std::vector<at::Tensor> plain;
-  for (const at::Tensor& t : tensors) plain.push_back(t.is_conj() || t.is_neg() ? plain_like(t) : t);
+  for (const at::Tensor& t : tensors)
+    plain.push_back(t.is_conj() || t.is_neg() ? plain_like(t) : t);
   op.call(plain, plan, args, keys);
   for (size_t k = 0; k < plain.size(); ++k)
     if (!plain[k].is_same(tensors[k])) tensors[k].copy_(plain[k]);
