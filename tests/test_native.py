@@ -48,7 +48,7 @@ def test_layouts(driver: Path) -> None:
 
 
 def test_threads_with_other_floating_point_modes(driver: Path) -> None:
-    """Pool threads that round elsewhere and flush subnormals write the same and keep their modes."""
+    """Pool threads that round elsewhere or flush subnormals write the same and keep their modes."""
     output = output_of(driver, "threads")
     assert int(output["most threads at work"]) > 1
     assert int(output["wrong tensors"]) == 0
