@@ -1,0 +1,277 @@
+"""Defects planted in the sources: one textual change each, and the tests that have to notice.
+
+`tests` is handed to pytest; it names what should catch the defect, not everything that would. A
+change whose text is gone from the sources is an error of `make mutants`, and test_mutants.py says
+so first: adapt it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REFERENCE = ("tests/test_reference.py",)
+SHORT_REFERENCE = ("tests/test_reference.py", "-k", "test_uniform or test_normal or mask or corner")
+TRUNCATED = ("tests/test_reference.py", "-k", "test_trunc_normal or float64_narrow")
+KNOWN = ("tests/test_known_answers.py",)
+ACCURACY = ("tests/test_accuracy.py",)
+OPS = ("tests/test_ops.py", "tests/test_semantics.py")
+ARGUMENTS = ("tests/test_arguments.py",)
+FILL_MANY = ("tests/test_fill_many.py",)
+CAPABILITY = ("tests/test_promises_capability.py",)
+NATIVE = ("tests/test_native.py",)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In `path`, replace `old`, which occurs once, by `new`."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+_CHECKS = """  check_fill(self, fill);
+  std::vector<FillTask> tasks;
+  append_tasks(tasks, self, fill, 0);
+"""
+_IF = "  if (!tasks.empty()) {\n"
+_KEY = (
+    "const uint64_t k = key.has_value() ? static_cast<uint64_t>(*key) : reserve_cpu_key(generator);"
+)
+CHECKED_FIRST = f"{_CHECKS}{_IF}    {_KEY}\n"
+RESERVED_FIRST = f"  {_KEY}\n{_CHECKS}{_IF}"
+
+MUTANTS = [
+    # ---- words
+    Mutant("a multiplier of Philox", "csrc/core/philox.h", "0xCD9E8D57u", "0xCD9E8D59u", KNOWN),
+    Mutant(
+        "the key schedule of the fills", "csrc/cpu/fill_kernel.inl",
+        "s1[round] = s1[round - 1] + kPhiloxW1;", "s1[round] = s1[round - 1] + kPhiloxW0;", KNOWN,
+    ),
+    Mutant(
+        "nine rounds", "csrc/cpu/fill_kernel.inl",
+        "for (int round = 3; round < kPhiloxRounds; ++round) {\n      FASTINIT_UNROLL",
+        "for (int round = 3; round < kPhiloxRounds - 1; ++round) {\n      FASTINIT_UNROLL", KNOWN,
+    ),
+    Mutant("LOW = VALUE", "csrc/core/philox.h", "  Low = 1,", "  Low = 0,", KNOWN),
+    Mutant("MASK = VALUE", "csrc/core/philox.h", "  Mask = 2,", "  Mask = 0,", KNOWN),
+    Mutant(
+        "the low counter word does not carry", "csrc/cpu/fill_kernel.inl",
+        "      made = made < 4 * blocks_left - skip ? made : 4 * blocks_left - skip;\n", "",
+        ("tests/test_reference.py", "-k", "far"),
+    ),
+    Mutant(
+        "the high counter word is forgotten after a carry", "csrc/cpu/fill_kernel.inl",
+        "if (wanted == high) return;", "return;", ("tests/test_reference.py", "-k", "far"),
+    ),
+    Mutant(
+        "keys of generators are keys of split", "csrc/torch/ops.cpp",
+        "impl->random64(), Purpose::GeneratorCpu", "impl->random64(), Purpose::Split",
+        ("tests/test_known_answers.py", "tests/test_keys.py"),
+    ),
+    Mutant(
+        "names are folded in as numbers", "csrc/torch/bindings.cpp",
+        "Purpose::FoldStr);", "Purpose::FoldInt);", ("tests/test_known_answers.py",),
+    ),
+    # ---- transforms
+    Mutant(
+        "a radius of 24 bits", "csrc/core/transforms.h",
+        "const auto v = signed_unit<L>(radius, radius_low);",
+        "const auto v = signed_unit<L>(L::template word_shl<8>(L::template word_shr<8>(radius)), "
+        "radius_low);",
+        ("tests/test_distributions.py", "-k", "test_normal and radius"),
+    ),
+    Mutant(
+        "an angle of 12 bits", "csrc/core/transforms.h",
+        "cos_sin<L>(angle, angle_low, c, s);",
+        "cos_sin<L>(L::template word_shl<20>(L::template word_shr<20>(angle)), angle_low, c, s);",
+        ("tests/test_distributions.py", "-k", "test_normal and radius"),
+    ),
+    Mutant(
+        "one word for radius and angle", "csrc/core/transforms.h",
+        "cos_sin<L>(angle, angle_low, c, s);", "cos_sin<L>(radius, angle_low, c, s);",
+        ("tests/test_distributions.py", "-k", "test_normal and radius"),
+    ),
+    Mutant(
+        "a low word used twice", "csrc/core/transforms.h",
+        "cos_sin<L>(angle, angle_low, c, s);", "cos_sin<L>(angle, radius_low, c, s);",
+        ("tests/test_distribution_defects.py", "-k", "normal_cells"),
+    ),
+    Mutant(
+        "the standard deviation off by 5e-4", "csrc/core/transforms.h",
+        "const auto scaled = L::mul(r, L::set(t.normal.std));",
+        "const auto scaled = L::mul(r, L::set(t.normal.std * 1.0005f));",
+        ("tests/test_distributions.py", "-k", "test_normal and moments"),
+    ),
+    Mutant(
+        "the middle of the radius' cell", "csrc/core/transforms.h",
+        "L::set(0x1p-33f)", "L::set(0.0f)", ACCURACY,
+    ),
+    Mutant(
+        "a coefficient of log", "csrc/core/coefficients.h", "-0.100822857", "-0.100821",
+        ACCURACY,
+    ),
+    Mutant(
+        "`up` swapped in the centre", "csrc/core/transforms.h",
+        "L::select(up, L::set(t.central.h_b), L::set(t.central.h_a))",
+        "L::select(up, L::set(t.central.h_a), L::set(t.central.h_b))", TRUNCATED,
+    ),
+    Mutant(
+        "`up` swapped in the tail", "csrc/core/transforms.h",
+        "const auto v = L::select(up, n, rest);", "const auto v = L::select(up, rest, n);",
+        TRUNCATED,
+    ),
+    Mutant(
+        "low words not mirrored in the tail", "csrc/core/transforms.h",
+        "tail_exponent<L>(t.tail.rho, t.tail.omega, L::word_xor(w, flip), L::word_xor(low, flip))",
+        "tail_exponent<L>(t.tail.rho, t.tail.omega, L::word_xor(w, flip), low)", ACCURACY,
+    ),
+    Mutant(
+        "wide intervals taken for narrow ones", "csrc/core/params.h",
+        "h * reach <= 0.25", "h * reach <= 2.5", TRUNCATED,
+    ),
+    # ---- rounding and bounds
+    Mutant(
+        "no clamping", "csrc/cpu/fill_kernel.inl",
+        "if constexpr (clamped) {", "if constexpr (false) {", ARGUMENTS,
+    ),
+    Mutant(
+        "normals not clamped", "csrc/core/params.h",
+        "std::fabs(mean) + 10 * std > f.max", "std::fabs(mean) > f.max", ARGUMENTS,
+    ),
+    Mutant(
+        "the upper bound instead of the value before it", "csrc/core/params.h",
+        "next_down(top, f)", "top", ARGUMENTS,
+    ),
+    Mutant(
+        "bfloat16 rounds half up", "csrc/core/rounding.h",
+        "L::iadd(i, L::iadd(odd, L::iset(0x7fff)))",
+        "L::iadd(i, L::iset(0x8000))", SHORT_REFERENCE,
+    ),
+    Mutant(
+        "small types round half up", "csrc/core/rounding.h",
+        "L::iadd(magnitude, L::iadd(odd, L::iset((1u << (drop - 1)) - 1)))",
+        "L::iadd(magnitude, L::iset(1u << (drop - 1)))", SHORT_REFERENCE,
+    ),
+    # ---- lanes
+    Mutant(
+        "AVX2 stores lanes in the wrong order", "csrc/cpu/lanes_avx2.h",
+        "_mm256_unpacklo_epi32(even, odd)", "_mm256_unpacklo_epi32(odd, even)", SHORT_REFERENCE,
+    ),
+    Mutant(
+        "AVX2 makes blocks in the wrong order", "csrc/cpu/lanes_avx2.h",
+        "_mm256_setr_epi64x(0, 2, 1, 3)", "_mm256_setr_epi64x(0, 1, 2, 3)", SHORT_REFERENCE,
+    ),
+    Mutant(
+        "AVX2 does not fuse", "csrc/cpu/lanes_avx2.h",
+        "return _mm256_fmadd_ps(a, b, c);", "return _mm256_add_ps(_mm256_mul_ps(a, b), c);",
+        SHORT_REFERENCE,
+    ),
+    Mutant(
+        "scalar code stores pairs in the wrong order", "csrc/cpu/lanes_scalar.h",
+        "even | odd << 16", "odd | even << 16", CAPABILITY,
+    ),
+    Mutant(
+        "AVX-512 stores bytes in the wrong order", "csrc/cpu/lanes_avx512.h",
+        "_mm512_slli_epi32(odd, 8)", "_mm512_slli_epi32(odd, 16)",
+        ("tests/test_native.py", "-k", "lanes_agree"),
+    ),
+    # ---- memory
+    Mutant(
+        "dimensions merged whatever their memory", "csrc/core/layout.h",
+        "outer.memory == d.memory * d.size && outer.logical == d.logical * d.size",
+        "outer.logical == d.logical * d.size", OPS,
+    ),
+    Mutant(
+        "dimensions merged whatever their logical strides", "csrc/core/layout.h",
+        "outer.memory == d.memory * d.size && outer.logical == d.logical * d.size",
+        "outer.memory == d.memory * d.size", FILL_MANY,
+    ),
+    Mutant(
+        "shards start at the beginning", "csrc/torch/tasks.cpp",
+        "if (!shard.offset.empty())\n      task.layout.first +=",
+        "if (false)\n      task.layout.first +=", KNOWN,
+    ),
+    Mutant(
+        "the last group of a run is written whole", "csrc/cpu/fill_kernel.inl",
+        "      if (cut_tail && g == groups - 1) to = edge[1];\n", "",
+        ("tests/test_reference.py", "-k", "short_length"),
+    ),
+    Mutant(
+        "complex parts of the full variance", "csrc/torch/tasks.cpp",
+        "args[1] /= std::sqrt(2.0);", "args[1] /= 1.0;",
+        ("tests/test_distributions.py", "-k", "complex"),
+    ),
+    # ---- execution
+    Mutant(
+        "one thread", "csrc/cpu/executor.cpp",
+        "pool.run(workers, work, &job);", "work(&job);",
+        ("tests/test_ops.py", "-k", "threads"),
+    ),
+    Mutant(
+        "tiles left out", "csrc/cpu/executor.cpp",
+        "job.next.fetch_add(job.chunk, ", "job.next.fetch_add(job.chunk + 1, ",
+        ("tests/test_reference.py", "-k", "long"),
+    ),
+    Mutant(
+        "the caller's rounding mode in fills", "csrc/cpu/executor.cpp",
+        "  const FpEnv env;\n  alignas(64)", "  alignas(64)",
+        ("tests/test_promises_environment.py",),
+    ),
+    Mutant(
+        "the caller's rounding mode in constants", "csrc/cpu/executor.cpp",
+        "  const FpEnv env;\n  return make_transform_here", "  return make_transform_here",
+        ("tests/test_promises_environment.py",),
+    ),
+    Mutant(
+        "modes are not restored", "csrc/cpu/fp_env.h",
+        "~FpEnv() { _mm_setcsr(saved_); }", "~FpEnv() { _mm_setcsr(0x1f80); }",
+        ("tests/test_promises_environment.py",),
+    ),
+    Mutant(
+        "overlapping tensors in any order", "csrc/torch/ops.cpp",
+        "if (spans[k].begin < spans[k - 1].end) return true;",
+        "if (k > spans.size()) return true;",
+        FILL_MANY,
+    ),
+    # ---- operators
+    Mutant(
+        "the version counter stands still", "csrc/torch/ops.cpp",
+        "if (!self.is_inference()) self.unsafeGetTensorImpl()->bump_version();",
+        "if (self.is_inference()) self.unsafeGetTensorImpl()->bump_version();",
+        ("tests/test_ops.py", "-k", "version"),
+    ),
+    Mutant(
+        "a key reserved before the arguments are checked", "csrc/torch/ops.cpp",
+        CHECKED_FIRST, RESERVED_FIRST,
+        ("tests/test_ops.py", "-k", "rejected"),
+    ),
+    Mutant(
+        "empty tensors draw", "csrc/torch/ops.cpp",
+        "  if (!tasks.empty()) {\n    const uint64_t k", "  {\n    const uint64_t k",
+        ("tests/test_semantics.py", "-k", "empty"),
+    ),
+    Mutant(
+        "a negative standard deviation is let through", "csrc/torch/tasks.cpp",
+        "TORCH_CHECK(std >= 0, ", "TORCH_CHECK(std >= -1e300, ", ARGUMENTS,
+    ),
+    Mutant(
+        "a generator beside a key is ignored", "fastinit/key.py",
+        "    if generator is not None:\n        raise ValueError",
+        "    if False:\n        raise ValueError",
+        ("tests/test_keys.py", "-k", "exclude"),
+    ),
+    Mutant(
+        "keys above 2⁶³ wrap wrongly", "fastinit/key.py",
+        "return word - _WORDS if word >> 63 else word", "return word & (_WORDS // 2 - 1)",
+        ("tests/test_keys.py", "-k", "schema or same_values"),
+    ),
+    # Last, for it compiles everything anew.
+    Mutant(
+        "no OpenMP for at::parallel_for", "setup.py",
+        '"-ffp-contract=off", "-fopenmp",', '"-ffp-contract=off",',
+        ("tests/test_ops.py", "-k", "threads"),
+    ),
+]  # fmt: skip
