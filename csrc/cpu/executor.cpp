@@ -9,11 +9,6 @@
 #include "cpu/fp_env.h"
 #include "cpu/tiles.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
-
 namespace fastinit::cpu {
 namespace {
 
@@ -92,26 +87,6 @@ Transform prepare_transform(Kind distribution, DType dtype, const double (&args)
   // Out of line, or the compiler might move arithmetic across the change of environment.
   const FpEnv env;
   return make_transform_here(distribution, dtype, args);
-}
-
-void advise_huge_pages(void* data, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr size_t huge = size_t{2} << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + huge - 1) / huge * huge;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / huge * huge;
-  if (end <= begin || end - begin < 4 * huge) return;
-  // Only memory nobody has touched: pages already there gain nothing and would be copied later.
-  unsigned char resident[3] = {1, 1, 1};
-  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const uintptr_t probes[3] = {begin, begin + (end - begin) / 2 / page * page, end - page};
-  for (int k = 0; k < 3; ++k)
-    if (mincore(reinterpret_cast<void*>(probes[k]), page, &resident[k]) != 0 || (resident[k] & 1))
-      return;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)data;
-  (void)bytes;
-#endif
 }
 
 }  // namespace fastinit::cpu

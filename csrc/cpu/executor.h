@@ -21,8 +21,4 @@ int execute(const FillTask* tasks, size_t count, const ThreadPool& pool);
 // make_transform of core/params.h under our floating-point environment.
 Transform prepare_transform(Kind distribution, DType dtype, const double (&args)[4]);
 
-// Asks for huge pages behind large memory that has not been touched yet: first-touch faults then
-// cost a fraction. Does nothing where the system has no such call.
-void advise_huge_pages(void* data, size_t bytes);
-
 }  // namespace fastinit::cpu

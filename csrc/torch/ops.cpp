@@ -53,12 +53,6 @@ void bump_version(const at::Tensor& self) {
   if (!self.is_inference()) self.unsafeGetTensorImpl()->bump_version();
 }
 
-void prefer_huge_pages(const at::Tensor& self) {
-  constexpr size_t large = size_t{16} << 20;
-  if (self.nbytes() >= large && self.is_non_overlapping_and_dense())
-    cpu::advise_huge_pages(self.mutable_data_ptr(), self.nbytes());
-}
-
 // Each kernel works under our floating-point environment from its checks on: whether an argument is
 // accepted must not depend on the caller's rounding or on flushed subnormals either.
 void fill_one(const at::Tensor& self, const Fill& fill, const std::optional<int64_t>& key,
@@ -71,7 +65,6 @@ void fill_one(const at::Tensor& self, const Fill& fill, const std::optional<int6
   if (!tasks.empty()) {
     const uint64_t k = key.has_value() ? static_cast<uint64_t>(*key) : reserve_cpu_key(generator);
     for (FillTask& task : tasks) task.key = k;
-    prefer_huge_pages(self);
     execute_tasks(tasks.data(), tasks.size());
   }
   bump_version(self);
@@ -178,7 +171,6 @@ void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<doubl
                   check_fill(t, fill);
                   append_tasks(tasks, t, fill, key, shard);
                 });
-  for (const at::Tensor& t : tensors) prefer_huge_pages(t);
   if (any_overlap(tensors))
     for (const FillTask& task : tasks) execute_tasks(&task, 1);
   else
