@@ -11,17 +11,19 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "mutants"
-WORK, KEPT = FOLDER / "work", FOLDER / "kept"
 NOT_COPIED = shutil.ignore_patterns(
     ".git",
     "build",
@@ -42,6 +44,12 @@ from source_mutants import MUTANTS, Mutant  # noqa: E402
 Row = tuple[str, str | None, float]  # defect, what caught it, seconds
 
 
+def fail(message: str) -> NoReturn:
+    """End everything, also from a thread."""
+    print(f"mutants: {message}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
 def say(row: Row) -> Row:
     name, caught, seconds = row
     print(
@@ -59,7 +67,7 @@ def run_samples(pattern: str) -> list[Row]:
 
     for name, control in sample_defects.CONTROLS.items():
         if found := sample_defects.first_rejection(control()):
-            sys.exit(f"mutants: the checks reject sound samples ({name}): {found}")
+            fail(f"the checks reject sound samples ({name}): {found}")
     rows: list[Row] = []
     for name, defect in sample_defects.DEFECTS.items():
         if re.search(pattern, name):
@@ -73,73 +81,97 @@ def run_samples(pattern: str) -> list[Row]:
 # ---- sources -------------------------------------------------------------------------------------
 
 
-def environment() -> dict[str, str]:
-    variables = {**os.environ, "PYTHONPATH": str(WORK), "PYTHONDONTWRITEBYTECODE": "1"}
-    # Unoptimised code has the same bits and compiles in half the time.
-    variables["CXXFLAGS"] = f"{variables.get('CXXFLAGS', '')} -O1".strip()
-    return variables
+class Copy:
+    """A copy of the project: as it is, compiled once and kept, and with one change at a time."""
 
+    def __init__(self, number: int) -> None:
+        self.work, self.kept = FOLDER / f"work-{number}", FOLDER / f"kept-{number}"
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.rmtree(self.kept, ignore_errors=True)
+        shutil.copytree(ROOT, self.work, ignore=NOT_COPIED)
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.work),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "MAX_JOBS": "1",  # one compiler per copy
+            # Code that is hardly optimised has the same bits and compiles in half the time.
+            "CXXFLAGS": f"{os.environ.get('CXXFLAGS', '')} -O1".strip(),
+        }
+        self.compile()
+        shutil.copytree(self.work, self.kept)
 
-def compile_work() -> None:
-    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    done = subprocess.run(command, cwd=WORK, env=environment(), capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"mutants: does not compile\n{done.stdout[-5000:]}{done.stderr[-3000:]}")
-
-
-def failure(tests: Sequence[str]) -> str | None:
-    """What fails when these tests run in the copy, or None."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    try:
+    def compile(self) -> None:
         done = subprocess.run(
-            command, cwd=WORK, env=environment(), capture_output=True, text=True, timeout=TIMEOUT
+            [sys.executable, "setup.py", "build_ext", "--inplace"],
+            cwd=self.work,
+            env=self.environment,
+            capture_output=True,
+            text=True,
         )
-    except subprocess.TimeoutExpired:
-        return f"{' '.join(tests)} does not end"
-    if done.returncode == 0:
-        return None
-    if done.returncode in (3, 4, 5):
-        sys.exit(f"mutants: pytest {' '.join(tests)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    if done.returncode < 0:
-        return f"{' '.join(tests)} dies of signal {-done.returncode}"
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    return found.group(1) if found else f"{' '.join(tests)} fails"
+        if done.returncode:
+            fail(f"does not compile\n{done.stdout[-5000:]}{done.stderr[-3000:]}")
 
+    def failure(self, tests: Sequence[str]) -> str | None:
+        """What fails when these tests run here, or None."""
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=self.work,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            return f"{' '.join(tests)} does not end"
+        if done.returncode == 0:
+            return None
+        if done.returncode in (3, 4, 5):
+            fail(f"pytest {' '.join(tests)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        if done.returncode < 0:
+            return f"{' '.join(tests)} dies of signal {-done.returncode}"
+        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+        return found.group(1) if found else f"{' '.join(tests)} fails"
 
-def plant(mutant: Mutant) -> None:
-    path = WORK / mutant.path
-    text = path.read_text(encoding="utf-8")
-    if text.count(mutant.old) != 1:
-        sys.exit(
-            f"mutants: '{mutant.name}': its text occurs {text.count(mutant.old)} times in "
-            f"{mutant.path}: adapt tools/source_mutants.py"
-        )
-    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    def plant(self, mutant: Mutant) -> None:
+        # Times of files are kept: only what the change reaches is compiled again.
+        shutil.rmtree(self.work)
+        shutil.copytree(self.kept, self.work)
+        path = self.work / mutant.path
+        text = path.read_text(encoding="utf-8")
+        if text.count(mutant.old) != 1:
+            fail(f"'{mutant.name}' has no place in {mutant.path}: adapt tools/source_mutants.py")
+        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        if path.suffix != ".py" or path.name == "setup.py":
+            self.compile()
 
 
 def run_sources(pattern: str) -> list[Row]:
     chosen = [mutant for mutant in MUTANTS if re.search(pattern, mutant.name)]
     if not chosen:
         return []
-    shutil.rmtree(FOLDER / "work", ignore_errors=True)
-    shutil.rmtree(FOLDER / "kept", ignore_errors=True)
-    shutil.copytree(ROOT, WORK, ignore=NOT_COPIED)
-    compile_work()
-    for tests in dict.fromkeys(mutant.tests for mutant in chosen):
-        if found := failure(tests):
-            sys.exit(f"mutants: without a defect, too, {found} fails")
-    WORK.rename(KEPT)
-    rows: list[Row] = []
-    for mutant in chosen:
-        start = time.monotonic()
-        # Times of files are kept: only what the change reaches is compiled again.
-        shutil.rmtree(WORK, ignore_errors=True)
-        shutil.copytree(KEPT, WORK)
-        plant(mutant)
-        if not mutant.path.endswith(".py") or mutant.path == "setup.py":
-            compile_work()
-        rows.append(say((mutant.name, failure(mutant.tests), time.monotonic() - start)))
-    return rows
+    number = max(1, min(os.cpu_count() or 1, 8, len(chosen)))
+    copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+
+    def sound(tests: tuple[str, ...]) -> None:
+        copy = copies.get()
+        if found := copy.failure(tests):
+            fail(f"without a defect, too, {found} fails")
+        copies.put(copy)
+
+    def planted(mutant: Mutant) -> Row:
+        copy, start = copies.get(), time.monotonic()
+        copy.plant(mutant)
+        row = mutant.name, copy.failure(mutant.tests), time.monotonic() - start
+        copies.put(copy)
+        return say(row)
+
+    with ThreadPoolExecutor(number) as pool:
+        for copy in pool.map(Copy, range(number)):
+            copies.put(copy)
+        list(pool.map(sound, dict.fromkeys(mutant.tests for mutant in chosen)))
+        return list(pool.map(planted, chosen))
 
 
 def main() -> None:

@@ -14,11 +14,13 @@ SHORT_REFERENCE = ("tests/test_reference.py", "-k", "test_uniform or test_normal
 TRUNCATED = ("tests/test_reference.py", "-k", "test_trunc_normal or float64_narrow")
 KNOWN = ("tests/test_known_answers.py",)
 ACCURACY = ("tests/test_accuracy.py",)
-OPS = ("tests/test_ops.py", "tests/test_semantics.py")
 ARGUMENTS = ("tests/test_arguments.py",)
-FILL_MANY = ("tests/test_fill_many.py",)
-CAPABILITY = ("tests/test_promises_capability.py",)
-NATIVE = ("tests/test_native.py",)
+LAYOUT = ("tests/test_promises_layout.py", "-k", "test_layout")
+SHARDS = ("tests/test_promises_shards.py", "-k", "parts or block")
+ENVIRONMENT = ("tests/test_promises_environment.py",)
+THREADS = ("tests/test_promises_schedule.py", "-k", "more_than_one")
+RADIUS = ("tests/test_distributions.py", "-k", "test_normal and radius")
+FAR = ("tests/test_reference.py", "-k", "far")
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ MUTANTS = [
     Mutant(
         "the low counter word does not carry", "csrc/cpu/fill_kernel.inl",
         "      made = made < 4 * blocks_left - skip ? made : 4 * blocks_left - skip;\n", "",
-        ("tests/test_reference.py", "-k", "far"),
+        FAR,
     ),
     Mutant(
         "the high counter word is forgotten after a carry", "csrc/cpu/fill_kernel.inl",
-        "if (wanted == high) return;", "return;", ("tests/test_reference.py", "-k", "far"),
+        "if (wanted == high) return;", "return;", FAR,
     ),
     Mutant(
         "keys of generators are keys of split", "csrc/torch/ops.cpp",
@@ -81,18 +83,18 @@ MUTANTS = [
         "const auto v = signed_unit<L>(radius, radius_low);",
         "const auto v = signed_unit<L>(L::template word_shl<8>(L::template word_shr<8>(radius)), "
         "radius_low);",
-        ("tests/test_distributions.py", "-k", "test_normal and radius"),
+        RADIUS,
     ),
     Mutant(
         "an angle of 12 bits", "csrc/core/transforms.h",
         "cos_sin<L>(angle, angle_low, c, s);",
         "cos_sin<L>(L::template word_shl<20>(L::template word_shr<20>(angle)), angle_low, c, s);",
-        ("tests/test_distributions.py", "-k", "test_normal and radius"),
+        RADIUS,
     ),
     Mutant(
         "one word for radius and angle", "csrc/core/transforms.h",
         "cos_sin<L>(angle, angle_low, c, s);", "cos_sin<L>(radius, angle_low, c, s);",
-        ("tests/test_distributions.py", "-k", "test_normal and radius"),
+        RADIUS,
     ),
     Mutant(
         "a low word used twice", "csrc/core/transforms.h",
@@ -171,7 +173,8 @@ MUTANTS = [
     ),
     Mutant(
         "scalar code stores pairs in the wrong order", "csrc/cpu/lanes_scalar.h",
-        "even | odd << 16", "odd | even << 16", CAPABILITY,
+        "even | odd << 16", "odd | even << 16",
+        ("tests/test_promises_capability.py", "-k", "every_capability"),
     ),
     Mutant(
         "AVX-512 stores bytes in the wrong order", "csrc/cpu/lanes_avx512.h",
@@ -182,12 +185,12 @@ MUTANTS = [
     Mutant(
         "dimensions merged whatever their memory", "csrc/core/layout.h",
         "outer.memory == d.memory * d.size && outer.logical == d.logical * d.size",
-        "outer.logical == d.logical * d.size", OPS,
+        "outer.logical == d.logical * d.size", LAYOUT,
     ),
     Mutant(
         "dimensions merged whatever their logical strides", "csrc/core/layout.h",
         "outer.memory == d.memory * d.size && outer.logical == d.logical * d.size",
-        "outer.memory == d.memory * d.size", FILL_MANY,
+        "outer.memory == d.memory * d.size", SHARDS,
     ),
     Mutant(
         "shards start at the beginning", "csrc/torch/tasks.cpp",
@@ -208,7 +211,7 @@ MUTANTS = [
     Mutant(
         "one thread", "csrc/cpu/executor.cpp",
         "pool.run(workers, work, &job);", "work(&job);",
-        ("tests/test_ops.py", "-k", "threads"),
+        THREADS,
     ),
     Mutant(
         "tiles left out", "csrc/cpu/executor.cpp",
@@ -218,23 +221,23 @@ MUTANTS = [
     Mutant(
         "the caller's rounding mode in fills", "csrc/cpu/executor.cpp",
         "  const FpEnv env;\n  alignas(64)", "  alignas(64)",
-        ("tests/test_promises_environment.py",),
+        ENVIRONMENT,
     ),
     Mutant(
         "the caller's rounding mode in constants", "csrc/cpu/executor.cpp",
         "  const FpEnv env;\n  return make_transform_here", "  return make_transform_here",
-        ("tests/test_promises_environment.py",),
+        ENVIRONMENT,
     ),
     Mutant(
         "modes are not restored", "csrc/cpu/fp_env.h",
         "~FpEnv() { _mm_setcsr(saved_); }", "~FpEnv() { _mm_setcsr(0x1f80); }",
-        ("tests/test_promises_environment.py",),
+        ENVIRONMENT,
     ),
     Mutant(
         "overlapping tensors in any order", "csrc/torch/ops.cpp",
         "if (spans[k].begin < spans[k - 1].end) return true;",
         "if (k > spans.size()) return true;",
-        FILL_MANY,
+        ("tests/test_promises_overlap.py", "-k", "later or many_times"),
     ),
     # ---- operators
     Mutant(
@@ -272,6 +275,6 @@ MUTANTS = [
     Mutant(
         "no OpenMP for at::parallel_for", "setup.py",
         '"-ffp-contract=off", "-fopenmp",', '"-ffp-contract=off",',
-        ("tests/test_ops.py", "-k", "threads"),
+        THREADS,
     ),
 ]  # fmt: skip

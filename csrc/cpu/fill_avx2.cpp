@@ -9,7 +9,8 @@
 #include "core/coefficients.h"
 #include "cpu/target.h"
 
-FASTINIT_TARGET_BEGIN("avx2,fma")
+// Every processor with AVX2 takes PREFETCHW, if only as no operation.
+FASTINIT_TARGET_BEGIN("avx2,fma,prfchw")
 #include "core/rounding.h"
 #include "core/transforms.h"
 #include "cpu/lanes_avx2.h"

@@ -16,6 +16,9 @@
 constexpr int kGroupElements = 4 * Lanes::kBlocks;
 constexpr int kBatchGroups = 1024 / kGroupElements / Lanes::kInterleave * Lanes::kInterleave;
 
+// How far ahead of the stores a line is asked for, to own it by the time it is written.
+constexpr int kPrefetchBytes = 2048;
+
 // What Philox needs besides the low counter word, for one key, purpose and high counter word: the
 // round keys, and all that the constant three quarters of the counter contribute to rounds 0 to 2.
 struct Stream {
@@ -250,6 +253,7 @@ struct Writer {
     const bool cut_head = skip > 0, cut_tail = end % kGroupElements != 0;
     for (int g = 0; g < groups; ++g) {
       char* to = out + (int64_t{g} * kGroupElements - skip) * item;
+      __builtin_prefetch(to + kPrefetchBytes, 1);
       if (cut_tail && g == groups - 1) to = edge[1];
       if (cut_head && g == 0) to = edge[0];
       write_group<kind, dtype, clamped>(constants, from + g * vectors,
