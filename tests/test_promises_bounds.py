@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from promise_cases import COMPLEX, REAL, Case
+from promise_cases import COMPLEX, REAL, Case, fill_many
 from stream_cases import INF, bits
 from type_values import (
     SMALL,
@@ -24,9 +26,30 @@ KEYS = st.integers(0, 2**64 - 1)
 DRAWS = settings(max_examples=400, deadline=None, derandomize=True)
 
 
+@cache
+def extreme_blocks() -> list[int]:
+    """First elements of blocks of key 0 that hold the least, greatest and middle words."""
+    path = Path(__file__).parent / "vectors" / "seam_elements.txt"
+    rows = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
+    near = {0, 1, 2, 2**31 - 2, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 2, 2**32 - 1}
+    return [int(at, 16) // 4 * 4 for word, *ats in rows for at in ats if int(word, 16) in near]
+
+
 def values(case: Case, key: int, n: int = 513) -> torch.Tensor:
-    """The samples as float64; a strided tensor, so that bounds meet the layout code too."""
-    return case.fill(case.empty(n, 2)[:, 1], key).double()
+    """Samples as float64: a strided tensor of them, and those of the extreme words."""
+    blocks = extreme_blocks()
+    extreme = [case.empty(4) for _ in blocks]
+    rows = [case.row([2**50], [first]) for first in blocks]
+    fill_many(extreme, [case] * len(rows), [0] * len(rows), rows)
+    ordinary = case.fill(case.empty(n, 2)[:, 1], key)
+    return torch.cat([part.double() for part in (ordinary, *extreme)])
+
+
+def test_the_extreme_words_are_extreme() -> None:
+    assert len(extreme_blocks()) == 2 * 9
+    got = values(Case("float32", "uniform", (0.0, 1.0)), 1)
+    assert got.min() == 0 and got.max() == 1 - 2.0**-24
+    assert values(Case("float64", "normal", (0.0, 1.0)), 1).abs().max() > 6.5
 
 
 def inside(got: torch.Tensor, low: float, high: float) -> None:
@@ -132,6 +155,8 @@ def test_normal_is_finite(data: st.DataObject, dtype: str, key: int) -> None:
     tensor = case.fill(case.empty(515), key)
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     assert torch.isfinite(real.double()).all()
+    if dtype == part:
+        assert torch.isfinite(values(case, key, 1)).all()
     if std == 0:
         assert (real.double() == nearest(part, float(np.float32(mean)) if part in SMALL else mean)
                 ).all()  # fmt: skip
@@ -211,12 +236,12 @@ def test_extreme_words_at_the_edges(dtype: str) -> None:
     intervals = [(0.1, 0.3), (1e-3, 1e-3 + 1e-9), (-0.7, 0.1), (123456.7, 123457.1), (0.0, 1e-38)]
     for a, b in intervals:
         case = Case(dtype, "uniform", (a, b))
-        got = case.fill(case.empty(2**20), 17).double()
+        got = values(case, 17, 2**19)
         inside(got, *uniform_bounds(dtype, a, b))
         assert (got < b).all() and (got >= a).all()
         for mean, std in [(0.0, 1.0), (a, b - a), (b, 0.01)]:
             case = Case(dtype, "trunc_normal", (mean, std, a, b))
-            got = case.fill(case.empty(2**18), 17).double()
+            got = values(case, 17, 2**17)
             assert (got >= a).all() and (got <= b).all()
 
 

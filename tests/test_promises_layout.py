@@ -157,7 +157,7 @@ def test_shared_memory() -> None:
 
 
 def test_mapped_file(tmp_path: Path) -> None:
-    """A file as large as huge pages and several tiles ask for, and only it is written."""
+    """A file of many pages and tiles: its tensor is written, and nothing behind it."""
     case, n = Case("bfloat16", "uniform", (-1.0, 1.0)), 5_000_011
     path = tmp_path / "weights"
     path.write_bytes(b"\x77" * (2 * n + 4096))
@@ -178,7 +178,7 @@ def test_pinned_memory() -> None:
 
 
 def test_large_untouched_memory() -> None:
-    """Above the size at which huge pages are asked for, at odd starts and ends."""
+    """Many megabytes straight from the system, from an odd start to an odd end."""
     case = Case("float32", "uniform", (0.0, 1.0))
     n = 6 * 2**20 + 12345
     memory = torch.empty(n + 64)

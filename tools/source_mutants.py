@@ -112,7 +112,7 @@ MUTANTS = [
         "L::set(0x1p-33f)", "L::set(0.0f)", ACCURACY,
     ),
     Mutant(
-        "a coefficient of log", "csrc/core/coefficients.h", "-0.100822857", "-0.100821",
+        "a coefficient of log", "csrc/core/coefficients.h", "-0.100822857", "-0.1004",
         ACCURACY,
     ),
     Mutant(
