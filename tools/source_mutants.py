@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-REFERENCE = ("tests/test_reference.py",)
 SHORT_REFERENCE = ("tests/test_reference.py", "-k", "test_uniform or test_normal or mask or corner")
 TRUNCATED = ("tests/test_reference.py", "-k", "test_trunc_normal or float64_narrow")
 KNOWN = ("tests/test_known_answers.py",)
@@ -20,7 +19,7 @@ SHARDS = ("tests/test_promises_shards.py", "-k", "parts or block")
 ENVIRONMENT = ("tests/test_promises_environment.py",)
 THREADS = ("tests/test_promises_schedule.py", "-k", "more_than_one")
 RADIUS = ("tests/test_distributions.py", "-k", "test_normal and radius")
-TIES = ("tests/test_distribution_defects.py", "-k", "ties")
+TIES = ("tests/test_distribution_defects.py", "-k", "ties_go")
 FAR = ("tests/test_reference.py", "-k", "far")
 
 
