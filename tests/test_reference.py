@@ -163,6 +163,8 @@ CORNERS = [
     ("uniform", (-2e-60, -1e-60)),
     ("uniform", (-0.0, 1.0)),
     ("uniform", (0.0, 1e-5)),  # subnormal in half precision
+    ("uniform", (0.0, 1e-36)),  # a subnormal float times 2^24
+    ("uniform", (1e-40, 3e-39)),  # subnormal floats
     ("uniform", (-220.0, 228.0)),
     ("uniform", (1.0, 1.25)),
     ("uniform", (0.99, 1.01)),

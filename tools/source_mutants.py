@@ -49,13 +49,17 @@ MUTANTS = [
     # ---- words
     Mutant("a multiplier of Philox", "csrc/core/philox.h", "0xCD9E8D57u", "0xCD9E8D59u", KNOWN),
     Mutant(
-        "the key schedule of the fills", "csrc/cpu/fill_kernel.inl",
+        "the key schedule of the fills", "csrc/cpu/words.inl",
         "s1[round] = s1[round - 1] + kPhiloxW1;", "s1[round] = s1[round - 1] + kPhiloxW0;", KNOWN,
     ),
     Mutant(
-        "nine rounds", "csrc/cpu/fill_kernel.inl",
-        "for (int round = 3; round < kPhiloxRounds; ++round) {\n      FASTINIT_UNROLL",
-        "for (int round = 3; round < kPhiloxRounds - 1; ++round) {\n      FASTINIT_UNROLL", KNOWN,
+        "nine rounds", "csrc/cpu/words.inl",
+        "for (int round = 3; round < kPhiloxRounds - packed; ++round) {",
+        "for (int round = 4; round < kPhiloxRounds - packed; ++round) {", KNOWN,
+    ),
+    Mutant(
+        "the counter's product steps by one block too few", "csrc/cpu/words.inl",
+        "uint64_t{Lanes::kBlocks} * kPhiloxM0", "uint64_t{Lanes::kBlocks - 1} * kPhiloxM0", KNOWN,
     ),
     Mutant("LOW = VALUE", "csrc/core/philox.h", "  Low = 1,", "  Low = 0,", KNOWN),
     Mutant("MASK = VALUE", "csrc/core/philox.h", "  Mask = 2,", "  Mask = 0,", KNOWN),
@@ -80,9 +84,8 @@ MUTANTS = [
     # ---- transforms
     Mutant(
         "a radius of 24 bits", "csrc/core/transforms.h",
-        "const auto v = signed_unit<L>(radius, radius_low);",
-        "const auto v = signed_unit<L>(L::template word_shl<8>(L::template word_shr<8>(radius)), "
-        "radius_low);",
+        "const auto v = signed_unit<L>(w, low);",
+        "const auto v = signed_unit<L>(L::template word_shl<8>(L::template word_shr<8>(w)), low);",
         RADIUS,
     ),
     Mutant(
@@ -92,19 +95,21 @@ MUTANTS = [
         RADIUS,
     ),
     Mutant(
-        "one word for radius and angle", "csrc/core/transforms.h",
-        "cos_sin<L>(angle, angle_low, c, s);", "cos_sin<L>(radius, angle_low, c, s);",
+        "one word for radius and angle", "csrc/cpu/fill_kernel.inl",
+        "At::word(words, k, 1), At::word(low, k, 1),",
+        "At::word(words, k, 0), At::word(low, k, 1),",
         RADIUS,
     ),
     Mutant(
-        "a low word used twice", "csrc/core/transforms.h",
-        "cos_sin<L>(angle, angle_low, c, s);", "cos_sin<L>(angle, radius_low, c, s);",
+        "a low word used twice", "csrc/cpu/fill_kernel.inl",
+        "At::word(words, k, 1), At::word(low, k, 1),",
+        "At::word(words, k, 1), At::word(low, k, 0),",
         ("tests/test_distribution_defects.py", "-k", "normal_cells"),
     ),
     Mutant(
         "the standard deviation off by 5e-4", "csrc/core/transforms.h",
-        "const auto scaled = L::mul(r, L::set(t.normal.std));",
-        "const auto scaled = L::mul(r, L::set(t.normal.std * 1.0005f));",
+        "return L::mul(r, L::set(t.normal.std));",
+        "return L::mul(r, L::set(t.normal.std * 1.0005f));",
         ("tests/test_distributions.py", "-k", "test_normal and moments"),
     ),
     Mutant(
@@ -117,8 +122,17 @@ MUTANTS = [
     ),
     Mutant(
         "`up` swapped in the centre", "csrc/core/transforms.h",
-        "L::select(up, L::set(t.central.h_b), L::set(t.central.h_a))",
-        "L::select(up, L::set(t.central.h_a), L::set(t.central.h_b))", TRUNCATED,
+        "L::select(at.up, L::set(t.central.h_b), L::set(t.central.h_a))",
+        "L::select(at.up, L::set(t.central.h_a), L::set(t.central.h_b))", TRUNCATED,
+    ),
+    Mutant(
+        "samples in the tail are put back one place off", "csrc/cpu/fill_kernel.inl",
+        "early[detour.places[k + lane]] = z[lane];", "early[detour.places[k]] = z[lane];",
+        TRUNCATED,
+    ),
+    Mutant(
+        "tails of central intervals forgotten", "csrc/cpu/fill_kernel.inl",
+        "found += L::count(is_tail);", "", TRUNCATED,
     ),
     Mutant(
         "`up` swapped in the tail", "csrc/core/transforms.h",
@@ -133,6 +147,11 @@ MUTANTS = [
     Mutant(
         "wide intervals taken for narrow ones", "csrc/core/params.h",
         "h * reach <= 0.25", "h * reach <= 2.5", TRUNCATED,
+    ),
+    Mutant(
+        "a unit that is not exact", "csrc/core/transforms.h",
+        "return t.uniform.unit * 0x1p24f == t.uniform.scale;", "return true;",
+        ("tests/test_reference.py", "-k", "corners"),
     ),
     # ---- rounding and bounds
     Mutant(

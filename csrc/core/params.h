@@ -90,7 +90,8 @@ void make_uniform(Transform& t, double a, double b) {
   if (a == b) return set_constant(t, round_to(a, f));
   if (!set_bounds<Real>(t, ceil_to(a, f), next_down(top, f), round_to(a, f))) return;
   auto& args = args_of<Real>(t);
-  args.uniform = {static_cast<Real>(b - a), static_cast<Real>(a)};
+  const Real scale = static_cast<Real>(b - a), unit = scale * static_cast<Real>(0x1p-24);
+  args.uniform = {scale, static_cast<Real>(a), unit};
   // The transform grows with the word, so its ends tell whether anything needs clamping.
   using L = std::conditional_t<sizeof(Real) == 8, ScalarF64, ScalarF32>;
   t.clamped = uniform<L>(args, 0, 0) < args.lo || uniform<L>(args, ~0u, ~0u) > args.hi;

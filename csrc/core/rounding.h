@@ -21,12 +21,18 @@ constexpr uint32_t float_bits_of_power(int exponent) {
   return static_cast<uint32_t>(exponent + 127) << 23;
 }
 
+// bfloat16 bits in the high half of each 32-bit lane, over garbage.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::I round_bf16_high(typename L::F x) {
+  const auto i = L::bits(x);
+  const auto odd = L::iand(L::template ishr<16>(i), L::iset(1));
+  return L::iadd(i, L::iadd(odd, L::iset(0x7fff)));
+}
+
 // bfloat16 bits in the low half of each 32-bit lane.
 template <class L>
 FASTINIT_HD FASTINIT_INLINE typename L::I round_bf16(typename L::F x) {
-  const auto i = L::bits(x);
-  const auto odd = L::iand(L::template ishr<16>(i), L::iset(1));
-  return L::template ishr<16>(L::iadd(i, L::iadd(odd, L::iset(0x7fff))));
+  return L::template ishr<16>(round_bf16_high<L>(x));
 }
 
 // Bits of a small format in the low bits of each 32-bit lane.

@@ -22,7 +22,7 @@ struct TransformArgs {
   Real lo, hi;
   union {
     struct {
-      Real scale, shift;
+      Real scale, shift, unit;  // unit: scale / 2^24, float only
     } uniform;
     struct {
       Real mean, std;

@@ -10,8 +10,14 @@
 
 namespace fastinit {
 
-// U(shift, shift + scale). `low` is read in double only, here and below.
-template <class L>
+// Whether unit is scale / 2^24 exactly, as for all but the tiniest scales.
+FASTINIT_HD FASTINIT_INLINE bool has_exact_unit(const TransformArgs<float>& t) {
+  return t.uniform.unit * 0x1p24f == t.uniform.scale;
+}
+
+// U(shift, shift + scale). `low` is read in double only, here and below. With
+// `unit_exact` one multiplication less, for the same bits.
+template <class L, bool unit_exact = false>
 FASTINIT_HD FASTINIT_INLINE typename L::F uniform(const TransformArgs<typename L::Real>& t,
                                                   typename L::W w, typename L::W low) {
   typename L::F u;
@@ -20,7 +26,9 @@ FASTINIT_HD FASTINIT_INLINE typename L::F uniform(const TransformArgs<typename L
                L::mul(L::word_value(L::template word_shr<11>(low)), L::set(0x1p-53)));
   } else {
     (void)low;
-    u = L::mul(L::word_value(L::template word_shr<8>(w)), L::set(0x1p-24f));
+    const auto n = L::word_value(L::template word_shr<8>(w));
+    if constexpr (unit_exact) return L::fma(n, L::set(t.uniform.unit), L::set(t.uniform.shift));
+    u = L::mul(n, L::set(0x1p-24f));
   }
   return L::fma(u, L::set(t.uniform.scale), L::set(t.uniform.shift));
 }
@@ -37,20 +45,35 @@ FASTINIT_HD FASTINIT_INLINE typename L::F signed_unit(typename L::W w, typename 
   }
 }
 
-// Two normal samples from a radius word and an angle word (Box and Muller 1958).
+// std times the radius of a pair of normal samples (Box and Muller 1958).
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F normal_radius(const TransformArgs<typename L::Real>& t,
+                                                        typename L::W w, typename L::W low) {
+  const auto v = signed_unit<L>(w, low);
+  const auto x = L::select(L::sign_of_value(v), L::add(v, L::set(1)), v);
+  const auto r = L::sqrt(L::mul(L::set(-2), log_near_one<L>(x, v)));
+  return L::mul(r, L::set(t.normal.std));
+}
+
+// The pair of samples at that radius.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE void normal_point(const TransformArgs<typename L::Real>& t,
+                                              typename L::F radius, typename L::W angle,
+                                              typename L::W angle_low, typename L::F& first,
+                                              typename L::F& second) {
+  typename L::F c, s;
+  cos_sin<L>(angle, angle_low, c, s);
+  first = L::fma(radius, c, L::set(t.normal.mean));
+  second = L::fma(radius, s, L::set(t.normal.mean));
+}
+
+// Two normal samples from a radius word and an angle word.
 template <class L>
 FASTINIT_HD FASTINIT_INLINE void normal_pair(const TransformArgs<typename L::Real>& t,
                                              typename L::W radius, typename L::W angle,
                                              typename L::W radius_low, typename L::W angle_low,
                                              typename L::F& first, typename L::F& second) {
-  const auto v = signed_unit<L>(radius, radius_low);
-  const auto x = L::select(L::sign_of_value(v), L::add(v, L::set(1)), v);
-  const auto r = L::sqrt(L::mul(L::set(-2), log_near_one<L>(x, v)));
-  typename L::F c, s;
-  cos_sin<L>(angle, angle_low, c, s);
-  const auto scaled = L::mul(r, L::set(t.normal.std));
-  first = L::fma(scaled, c, L::set(t.normal.mean));
-  second = L::fma(scaled, s, L::set(t.normal.mean));
+  normal_point<L>(t, normal_radius<L>(t, radius, radius_low), angle, angle_low, first, second);
 }
 
 // Distance of u = (w + 1/2) / 2^32 from the nearer end of (0, 1): in (0, 1/2]. `up` when that is 1.
@@ -73,37 +96,73 @@ FASTINIT_HD FASTINIT_INLINE typename L::F trunc_normal_narrow(
   return L::fma(g, L::set(t.narrow.width), L::set(t.narrow.a));
 }
 
-// Truncated normal whose interval reaches the middle: probabilities from the nearer end.
+// A truncated normal whose interval reaches the middle: the probability from the nearer end of the
+// interval, and from one half.
+template <class L>
+struct CentralPoint {
+  typename L::F n, d;  // of the interval, in (0, 1/2]; of one half, signed
+  typename L::M up;    // whether the upper end is the nearer one
+};
+
+template <class L>
+FASTINIT_HD FASTINIT_INLINE CentralPoint<L> central_point(const TransformArgs<typename L::Real>& t,
+                                                          typename L::W w, typename L::W low) {
+  CentralPoint<L> at;
+  at.n = nearer_end<L>(w, low, at.up);
+  const auto signed_n = L::from_bits(L::ixor(L::bits(at.n), L::word_top(w)));  // -n when up
+  at.d = L::fma(signed_n, L::set(t.central.d),
+                L::select(at.up, L::set(t.central.h_b), L::set(t.central.h_a)));
+  return at;
+}
+
+// Its standard quantile where that is near zero; `is_tail` where it is not.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE Fraction<L> central_middle(const CentralPoint<L>& at,
+                                                       typename L::M& is_tail) {
+  using Real = typename L::Real;
+  is_tail = L::greater(L::magnitude(at.d), L::set(static_cast<Real>(0.425)));
+  const auto r = L::negative_fma(at.d, at.d, L::set(static_cast<Real>(0.180625)));
+  if constexpr (is_double<L>)
+    return {L::mul(at.d, horner<L>(coef::kA64, r)), horner<L>(coef::kB64, r)};
+  else
+    return {L::mul(at.d, horner<L>(coef::kA32, r)), horner<L>(coef::kB32, r)};
+}
+
+// Its standard quantile where that is in a tail.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE Fraction<L> central_tail(const TransformArgs<typename L::Real>& t,
+                                                     const CentralPoint<L>& at, typename L::W w) {
+  const auto ad = L::magnitude(at.d);
+  const auto from_end = L::fma(at.n, L::set(t.central.d),
+                               L::select(at.up, L::set(t.central.q_b), L::set(t.central.p_a)));
+  // Where d has the sign of the nearer end, the probability is known from that end.
+  const auto sign = L::ixor(L::bits(at.d), L::bits(ad));
+  const auto same_end = L::sign_of(L::ixor(sign, L::word_top(w)));
+  const auto p =
+      L::select(same_end, from_end, L::sub(L::set(static_cast<typename L::Real>(0.5)), ad));
+  auto z = tail_quantile<L>(L::negate(log_unit<L>(p)));
+  z.numerator = L::from_bits(L::ixor(L::bits(z.numerator), sign));
+  return z;
+}
+
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F central_value(const TransformArgs<typename L::Real>& t,
+                                                        typename L::F z) {
+  return L::fma(z, L::set(t.central.std), L::set(t.central.mean));
+}
+
 template <class L>
 FASTINIT_HD FASTINIT_INLINE typename L::F trunc_normal_central(
     const TransformArgs<typename L::Real>& t, typename L::W w, typename L::W low) {
-  using Real = typename L::Real;
-  typename L::M up;
-  const auto n = nearer_end<L>(w, low, up);
-  const auto signed_n = L::from_bits(L::ixor(L::bits(n), L::word_top(w)));  // -n when up
-  const auto d = L::fma(signed_n, L::set(t.central.d),
-                        L::select(up, L::set(t.central.h_b), L::set(t.central.h_a)));
-  const auto ad = L::magnitude(d);
-  const auto is_tail = L::greater(ad, L::set(static_cast<Real>(0.425)));
-  const auto r = L::negative_fma(d, d, L::set(static_cast<Real>(0.180625)));
-  Fraction<L> z;
-  if constexpr (is_double<L>)
-    z = {L::mul(d, horner<L>(coef::kA64, r)), horner<L>(coef::kB64, r)};
-  else
-    z = {L::mul(d, horner<L>(coef::kA32, r)), horner<L>(coef::kB32, r)};
+  const auto at = central_point<L>(t, w, low);
+  typename L::M is_tail;
+  auto z = central_middle<L>(at, is_tail);
   if (L::any(is_tail)) {
-    const auto from_end =
-        L::fma(n, L::set(t.central.d), L::select(up, L::set(t.central.q_b), L::set(t.central.p_a)));
-    // Where d has the sign of the nearer end, the probability is known from that end.
-    const auto sign = L::ixor(L::bits(d), L::bits(ad));
-    const auto same_end = L::sign_of(L::ixor(sign, L::word_top(w)));
-    const auto p = L::select(same_end, from_end, L::sub(L::set(static_cast<Real>(0.5)), ad));
-    const auto y = tail_quantile<L>(L::negate(log_unit<L>(p)));
-    z.numerator =
-        L::select(is_tail, L::from_bits(L::ixor(L::bits(y.numerator), sign)), z.numerator);
+    const auto y = central_tail<L>(t, at, w);
+    z.numerator = L::select(is_tail, y.numerator, z.numerator);
     z.denominator = L::select(is_tail, y.denominator, z.denominator);
   }
-  return L::fma(z.value(), L::set(t.central.std), L::set(t.central.mean));
+  return central_value<L>(t, z.value());
 }
 
 // -log(1 - u (1 - rho)), accurate at both ends of u.

@@ -9,7 +9,8 @@ const std::vector<Capability>& capabilities() {
   static const std::vector<Capability> found = [] {
     std::vector<Capability> list{{"scalar", scalar::generate_run}};
 #if FASTINIT_X86_64
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("popcnt")) {
       list.push_back({"avx2", avx2::generate_run});
       if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
           __builtin_cpu_supports("avx512vl"))

@@ -5,12 +5,13 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <type_traits>
 
 #include "core/coefficients.h"
 #include "cpu/target.h"
 
 // Every processor with AVX2 takes PREFETCHW, if only as no operation.
-FASTINIT_TARGET_BEGIN("avx2,fma,prfchw")
+FASTINIT_TARGET_BEGIN("avx2,fma,popcnt,prfchw")
 #include "core/rounding.h"
 #include "core/transforms.h"
 #include "cpu/lanes_avx2.h"

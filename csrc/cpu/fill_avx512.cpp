@@ -10,11 +10,12 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <type_traits>
 
 #include "core/coefficients.h"
 #include "cpu/target.h"
 
-FASTINIT_TARGET_BEGIN("avx2,fma,prfchw,avx512f,avx512dq,avx512vl")
+FASTINIT_TARGET_BEGIN("avx2,fma,popcnt,prfchw,avx512f,avx512dq,avx512vl")
 #include "core/rounding.h"
 #include "core/transforms.h"
 #include "cpu/lanes_avx512.h"

@@ -1,10 +1,10 @@
 // The loop bodies of every fill, over the struct Lanes of the including namespace. Included once
 // per capability, inside its target region and namespace; defines generate_run for dispatch.cpp.
 //
-// Two phases over a small batch: first the words of the batch, several blocks interleaved to hide
-// the latency of the multiplies, then the transform, reading words from the first-level cache. In
-// one loop the two chains follow each other and no processor looks far enough ahead to overlap
-// them.
+// A batch of about a thousand elements goes through passes, each reading the one before from the
+// first-level cache: its words, what is best computed apart (`early`), the samples. In one loop the
+// chains of dependent instructions follow each other, and no processor looks far enough ahead to
+// overlap them.
 
 #if defined(__GNUC__) && !defined(__clang__)
 #define FASTINIT_UNROLL _Pragma("GCC unroll 16")
@@ -16,91 +16,65 @@
 constexpr int kGroupElements = 4 * Lanes::kBlocks;
 constexpr int kBatchGroups = 1024 / kGroupElements / Lanes::kInterleave * Lanes::kInterleave;
 
-// How far ahead of the stores a line is asked for, to own it by the time it is written.
-constexpr int kPrefetchBytes = 2048;
+#include "cpu/words.inl"
 
-// What Philox needs besides the low counter word, for one key, purpose and high counter word: the
-// round keys, and all that the constant three quarters of the counter contribute to rounds 0 to 2.
-struct Stream {
-  Lanes::V k0[kPhiloxRounds], k1[kPhiloxRounds];
-  Lanes::V a, b, c, e;
-
-  Stream(uint64_t key, Purpose purpose, uint32_t counter_high) {
-    uint32_t s0[kPhiloxRounds], s1[kPhiloxRounds];
-    s0[0] = static_cast<uint32_t>(key);
-    s1[0] = static_cast<uint32_t>(key >> 32);
-    for (int round = 1; round < kPhiloxRounds; ++round) {
-      s0[round] = s0[round - 1] + kPhiloxW0;
-      s1[round] = s1[round - 1] + kPhiloxW1;
-    }
-    for (int round = 0; round < kPhiloxRounds; ++round) {
-      k0[round] = Lanes::vset(s0[round]);
-      k1[round] = Lanes::vset(s1[round]);
-    }
-    const uint64_t p1 = static_cast<uint64_t>(kPhiloxM1) * static_cast<uint32_t>(purpose);
-    const uint32_t x0 = static_cast<uint32_t>(p1 >> 32) ^ counter_high ^ s0[0];
-    const uint64_t p0 = static_cast<uint64_t>(kPhiloxM0) * x0;
-    a = Lanes::vset(kMagic ^ s1[0]);
-    b = Lanes::vset(static_cast<uint32_t>(p1) ^ s0[1]);
-    c = Lanes::vset(static_cast<uint32_t>(p0 >> 32) ^ s1[1]);
-    e = Lanes::vset(static_cast<uint32_t>(p0) ^ s1[2]);
+// The lane type that computes a type, and where the words of a pair of elements are: pair k makes
+// the elements of one vector of even and one of odd words.
+template <DType dtype>
+struct Wide {
+  static constexpr bool value = dtype == DType::F64;
+  using L = std::conditional_t<value, Lanes::F64, Lanes::F32>;
+  using W = typename L::W;
+  static constexpr int kVectors = value ? 4 : 2;  // of words, a group
+  static constexpr int kPairs = value ? 2 : Lanes::kParts;
+  static FASTINIT_INLINE W word(const Lanes::V* words, int pair, int odd) {
+    if constexpr (value)
+      return Lanes::word64(words[2 * pair + odd]);
+    else
+      return Lanes::word32(words[2 * (pair / kPairs) + odd], pair % kPairs);
   }
 };
 
-// Words of `groups` groups from the block with this low counter word on. Packed (for 32-bit lanes):
-// per group one vector of words 0 and 2 of each block and one of words 1 and 3. Otherwise four
-// vectors of one word per 64-bit lane.
-template <bool packed>
-__attribute__((noinline)) void make_words(const Stream& stream, Lanes::V lane_order, uint32_t block,
-                                          int groups, Lanes::V* out) {
-  using V = Lanes::V;
-  constexpr int G = Lanes::kInterleave;
-  const V m0 = Lanes::vset(kPhiloxM0), m1 = Lanes::vset(kPhiloxM1);
-  V counter = Lanes::vadd(Lanes::vset(block), lane_order);
-  const V step = Lanes::vset(Lanes::kBlocks);
-  for (int first = 0; first < groups; first += G) {
-    V x0[G], x1[G], x2[G], x3[G];
-    FASTINIT_UNROLL
-    for (int g = 0; g < G; ++g) {
-      const V p0 = Lanes::vmul(counter, m0);
-      counter = Lanes::vadd(counter, step);
-      const V p1 = Lanes::vmul(Lanes::vxor(Lanes::vhigh(p0), stream.a), m1);
-      x0[g] = Lanes::vxor(Lanes::vhigh(p1), stream.b);
-      x1[g] = p1;
-      x2[g] = Lanes::vxor(p0, stream.c);
+// The samples that take the long way, apart: their words and the places of the results.
+struct Detour {
+  static constexpr int kCapacity = kBatchGroups * kGroupElements + Lanes::F32::kWidth;
+  uint32_t words[kCapacity], low[kCapacity], places[kCapacity];
+};
+
+// The pass between words and samples: radii of normal pairs; standard quantiles of central
+// truncated normals, first as if all were in the middle, then the few in the tails again.
+template <Kind kind, DType dtype, class Args, class Real, class MaybeDetour>
+FASTINIT_INLINE void early_pass(const Args& args, const Lanes::V* words, const Lanes::V* low,
+                                int groups, Real* early, MaybeDetour& detour) {
+  using At = Wide<dtype>;
+  using L = typename At::L;
+  constexpr int width = L::kWidth;
+  const int pairs = groups * At::kPairs;
+  if constexpr (kind == Kind::Normal) {
+    for (int k = 0; k < pairs; ++k)
+      L::store(early + k * width,
+               normal_radius<L>(args, At::word(words, k, 0), At::word(low, k, 0)));
+  }
+  if constexpr (kind == Kind::Central) {
+    int found = 0;
+    for (int k = 0; k < 2 * pairs; ++k) {
+      const auto w = At::word(words, k / 2, k % 2), w_low = At::word(low, k / 2, k % 2);
+      typename L::M is_tail;
+      const auto z = central_middle<L>(central_point<L>(args, w, w_low), is_tail);
+      L::store(early + k * width, z.value());
+      const auto place = L::word_add(L::word_iota(), L::word_set(static_cast<uint32_t>(k * width)));
+      L::compress(detour.words + found, is_tail, w);
+      L::compress(detour.places + found, is_tail, place);
+      if constexpr (At::value) L::compress(detour.low + found, is_tail, w_low);
+      found += L::count(is_tail);
     }
-    FASTINIT_UNROLL
-    for (int g = 0; g < G; ++g) {
-      const V p0 = Lanes::vmul(x0[g], m0), p1 = Lanes::vmul(x2[g], m1);
-      x0[g] = Lanes::vxor3(Lanes::vhigh(p1), x1[g], stream.k0[2]);
-      x2[g] = Lanes::vxor(Lanes::vhigh(p0), stream.e);
-      x1[g] = p1;
-      x3[g] = p0;
-    }
-    FASTINIT_UNROLL
-    for (int round = 3; round < kPhiloxRounds; ++round) {
-      FASTINIT_UNROLL
-      for (int g = 0; g < G; ++g) {
-        const V p0 = Lanes::vmul(x0[g], m0), p1 = Lanes::vmul(x2[g], m1);
-        x0[g] = Lanes::vxor3(Lanes::vhigh(p1), x1[g], stream.k0[round]);
-        x2[g] = Lanes::vxor3(Lanes::vhigh(p0), x3[g], stream.k1[round]);
-        x1[g] = p1;
-        x3[g] = p0;
-      }
-    }
-    FASTINIT_UNROLL
-    for (int g = 0; g < G; ++g) {
-      if constexpr (packed) {
-        out[0] = Lanes::vpack(x0[g], x2[g]);
-        out[1] = Lanes::vpack(x1[g], x3[g]);
-        out += 2;
-      } else {
-        out[0] = x0[g];
-        out[1] = x1[g];
-        out[2] = x2[g];
-        out[3] = x3[g];
-        out += 4;
-      }
+    for (int k = 0; k < found; k += width) {
+      const auto w = L::word_load(detour.words + k);
+      const auto w_low = At::value ? L::word_load(detour.low + k) : w;
+      Real z[width];
+      L::store(z, central_tail<L>(args, central_point<L>(args, w, w_low), w).value());
+      for (int lane = 0; lane < width && k + lane < found; ++lane)
+        early[detour.places[k + lane]] = z[lane];
     }
   }
 }
@@ -109,27 +83,31 @@ __attribute__((noinline)) void make_words(const Stream& stream, Lanes::V lane_or
 template <class L, Kind kind>
 FASTINIT_INLINE typename L::F sample(const TransformArgs<typename L::Real>& t, typename L::W w,
                                      typename L::W low) {
-  if constexpr (kind == Kind::Uniform) return uniform<L>(t, w, low);
+  if constexpr (kind == Kind::Uniform) return uniform<L, Lanes::kUnitExact>(t, w, low);
   if constexpr (kind == Kind::Narrow) return trunc_normal_narrow<L>(t, w, low);
-  if constexpr (kind == Kind::Central) return trunc_normal_central<L>(t, w, low);
   if constexpr (kind == Kind::Tail) return trunc_normal_tail<L>(t, w, low);
   if constexpr (kind == Kind::Far) return trunc_normal_far<L>(t, w, low);
 }
 
-// Elements 2k from `even` words and 2k + 1 from `odd` ones.
-template <class L, Kind kind, bool clamped>
-FASTINIT_INLINE void sample_pair(const TransformArgs<typename L::Real>& t, typename L::W even,
-                                 typename L::W odd, typename L::W even_low, typename L::W odd_low,
-                                 typename L::F& first, typename L::F& second) {
+// The elements of pair k: from `even` words, and from `odd` ones.
+template <Kind kind, DType dtype, bool clamped, class Args, class Real, class F>
+FASTINIT_INLINE void sample_pair(const Args& t, const Lanes::V* words, const Lanes::V* low,
+                                 const Real* early, int k, F& even, F& odd) {
+  using At = Wide<dtype>;
+  using L = typename At::L;
   if constexpr (kind == Kind::Normal) {
-    normal_pair<L>(t, even, odd, even_low, odd_low, first, second);
+    normal_point<L>(t, L::load(early + k * L::kWidth), At::word(words, k, 1), At::word(low, k, 1),
+                    even, odd);
+  } else if constexpr (kind == Kind::Central) {
+    even = central_value<L>(t, L::load(early + 2 * k * L::kWidth));
+    odd = central_value<L>(t, L::load(early + (2 * k + 1) * L::kWidth));
   } else {
-    first = sample<L, kind>(t, even, even_low);
-    second = sample<L, kind>(t, odd, odd_low);
+    even = sample<L, kind>(t, At::word(words, k, 0), At::word(low, k, 0));
+    odd = sample<L, kind>(t, At::word(words, k, 1), At::word(low, k, 1));
   }
   if constexpr (clamped) {
-    first = L::at_most(L::at_least(first, L::set(t.lo)), L::set(t.hi));
-    second = L::at_most(L::at_least(second, L::set(t.lo)), L::set(t.hi));
+    even = L::at_most(L::at_least(even, L::set(t.lo)), L::set(t.hi));
+    odd = L::at_most(L::at_least(odd, L::set(t.lo)), L::set(t.hi));
   }
 }
 
@@ -137,7 +115,8 @@ template <DType dtype>
 FASTINIT_INLINE void store(char* out, Lanes::F32::F even, Lanes::F32::F odd) {
   using L = Lanes::F32;
   if constexpr (dtype == DType::F32) Lanes::store32(out, L::bits(even), L::bits(odd));
-  if constexpr (dtype == DType::BF16) Lanes::store16(out, round_bf16<L>(even), round_bf16<L>(odd));
+  if constexpr (dtype == DType::BF16)
+    Lanes::store16_high(out, round_bf16_high<L>(even), round_bf16_high<L>(odd));
   if constexpr (dtype == DType::F16)
     Lanes::store16(out, round_small<L, FormatF16>(even), round_small<L, FormatF16>(odd));
   if constexpr (dtype == DType::E4M3)
@@ -153,31 +132,29 @@ constexpr int bytes_of(DType dtype) {
                                                         : 4;
 }
 
-// The elements of one group.
-template <Kind kind, DType dtype, bool clamped, class Args>
+// The elements of group g.
+template <Kind kind, DType dtype, bool clamped, class Args, class Real>
 FASTINIT_INLINE void write_group(const Args& args, const Lanes::V* words, const Lanes::V* low,
-                                 char* out) {
-  if constexpr (dtype == DType::F64) {
-    using L = Lanes::F64;
+                                 const Real* early, int g, char* out) {
+  using At = Wide<dtype>;
+  using L = typename At::L;
+  if constexpr (At::value) {
     typename L::F v[4];
     FASTINIT_UNROLL
-    for (int p = 0; p < 4; p += 2)
-      sample_pair<L, kind, clamped>(args, Lanes::word64(words[p]), Lanes::word64(words[p + 1]),
-                                    Lanes::word64(low[p]), Lanes::word64(low[p + 1]), v[p],
-                                    v[p + 1]);
+    for (int p = 0; p < 2; ++p)
+      sample_pair<kind, dtype, clamped>(args, words, low, early, 2 * g + p, v[2 * p], v[2 * p + 1]);
     Lanes::store64(out, v[0], v[1], v[2], v[3]);
   } else {
-    using L = Lanes::F32;
     FASTINIT_UNROLL
-    for (int p = 0; p < Lanes::kParts; ++p) {
-      const auto even = Lanes::word32(words[0], p), odd = Lanes::word32(words[1], p);
+    for (int p = 0; p < At::kPairs; ++p) {
+      const int k = g * At::kPairs + p;
       char* to = out + p * 2 * L::kWidth * bytes_of(dtype);
       if constexpr (kind == Kind::Words) {
-        Lanes::store32(to, even, odd);
+        Lanes::store32(to, At::word(words, k, 0), At::word(words, k, 1));
       } else {
-        typename L::F first, second;
-        sample_pair<L, kind, clamped>(args, even, odd, even, odd, first, second);
-        store<dtype>(to, first, second);
+        typename L::F even, odd;
+        sample_pair<kind, dtype, clamped>(args, words, low, early, k, even, odd);
+        store<dtype>(to, even, odd);
       }
     }
   }
@@ -195,8 +172,11 @@ FASTINIT_INLINE auto args_of(const Transform& t) {
 template <Kind kind, DType dtype, bool clamped>
 struct Writer {
   using V = Lanes::V;
-  static constexpr bool wide = dtype == DType::F64;
-  static constexpr int item = bytes_of(dtype), vectors = wide ? 4 : 2;
+  using At = Wide<dtype>;
+  using Real = typename At::L::Real;
+  static constexpr bool wide = At::value;
+  static constexpr int item = bytes_of(dtype), vectors = At::kVectors;
+  static constexpr bool has_early = kind == Kind::Normal || kind == Kind::Central;
 
   const decltype(args_of<dtype>(Transform{})) args;
   const uint64_t key;
@@ -205,6 +185,8 @@ struct Writer {
   uint32_t high;
   Stream stream, low_stream;
   V words[kBatchGroups * vectors], low[wide ? kBatchGroups * vectors : 1];
+  alignas(64) Real early[has_early ? kBatchGroups * kGroupElements : 1];
+  std::conditional_t<kind == Kind::Central, Detour, char> detour;
   alignas(64) char edge[2][kGroupElements * item];
 
   Writer(const FillTask& task, uint64_t first)
@@ -244,20 +226,23 @@ struct Writer {
   void write_batch(uint32_t block, int64_t skip, int64_t made, char* out) {
     const int64_t end = skip + made;
     const int groups = static_cast<int>((end + kGroupElements - 1) / kGroupElements);
-    make_words<!wide>(stream, order, block, groups, words);
-    if constexpr (wide) make_words<false>(low_stream, order, block, groups, low);
+    make_words<!wide>(stream, order, block, groups, words, out, kGroupElements * item);
+    if constexpr (wide) make_words<false>(low_stream, order, block, groups, low, out, 0);
+    const V* const low_words = wide ? low : words;
 
     // Copies: through `to`, a char pointer, the compiler must assume that any object may change.
     const auto constants = args;
     const V* const from = words;
+    const Real* const before = early;
+    if constexpr (has_early)
+      early_pass<kind, dtype>(constants, from, low_words, groups, early, detour);
+
     const bool cut_head = skip > 0, cut_tail = end % kGroupElements != 0;
     for (int g = 0; g < groups; ++g) {
       char* to = out + (int64_t{g} * kGroupElements - skip) * item;
-      __builtin_prefetch(to + kPrefetchBytes, 1);
       if (cut_tail && g == groups - 1) to = edge[1];
       if (cut_head && g == 0) to = edge[0];
-      write_group<kind, dtype, clamped>(constants, from + g * vectors,
-                                        low + (wide ? g * vectors : 0), to);
+      write_group<kind, dtype, clamped>(constants, from, low_words, before, g, to);
     }
     // A group cut at both ends went to edge[0].
     const int64_t head = cut_head ? (end < kGroupElements ? made : kGroupElements - skip) : 0;
@@ -303,6 +288,9 @@ void generate_run(const FillTask& task, const Run& run, char* out) {
     case Kind::Words:
       return write_run<Kind::Words, DType::Word, false>(task, run, out);
     case Kind::Uniform:
+      if (Lanes::kUnitExact && task.transform.dtype != DType::F64 &&
+          !has_exact_unit(task.transform.f32))
+        return scalar::generate_run(task, run, out);
       return clamped ? run_kind<Kind::Uniform, true>(task, run, out)
                      : run_kind<Kind::Uniform, false>(task, run, out);
     case Kind::Normal:

@@ -1,5 +1,6 @@
 // Fills on any processor.
 #include <cstring>
+#include <type_traits>
 
 #include "core/rounding.h"
 #include "core/transforms.h"

@@ -4,6 +4,26 @@
 
 namespace fastinit::cpu::avx2 {
 
+// For each set of lanes, those lanes, in order, as indices of 32-bit lanes `stride` apart.
+template <int lanes, int stride>
+struct CompressTable {
+  uint8_t index[1 << lanes][8];
+  constexpr CompressTable() : index{} {
+    for (int set = 0; set < 1 << lanes; ++set) {
+      int kept = 0;
+      for (int lane = 0; lane < lanes; ++lane)
+        if (set >> lane & 1) index[set][kept++] = static_cast<uint8_t>(lane * stride);
+    }
+  }
+};
+constexpr CompressTable<8, 1> kCompress8;
+constexpr CompressTable<4, 2> kCompress4;
+
+FASTINIT_INLINE __m256i pick_words(__m256i words, const uint8_t (&index)[8]) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(index));
+  return _mm256_permutevar8x32_epi32(words, _mm256_cvtepu8_epi32(bytes));
+}
+
 struct WordsAvx2 {
   using W = __m256i;
   static FASTINIT_INLINE W word_set(uint32_t w) { return _mm256_set1_epi32(static_cast<int>(w)); }
@@ -69,6 +89,22 @@ struct F32 : WordsAvx2 {
   static FASTINIT_INLINE M word_sign(W w) { return _mm256_castsi256_ps(w); }
   static FASTINIT_INLINE F word_value(W w) { return _mm256_cvtepi32_ps(w); }
   static FASTINIT_INLINE I word_top(W w) { return iand(w, iset(0x80000000u)); }
+
+  static FASTINIT_INLINE F load(const float* from) { return _mm256_loadu_ps(from); }
+  static FASTINIT_INLINE void store(float* to, F x) { _mm256_storeu_ps(to, x); }
+  static FASTINIT_INLINE W word_load(const uint32_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  }
+  static FASTINIT_INLINE W word_iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+  static FASTINIT_INLINE int count(M m) { return _mm_popcnt_u32(set_of(m)); }
+  static FASTINIT_INLINE void compress(uint32_t* to, M m, W w) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), pick_words(w, kCompress8.index[set_of(m)]));
+  }
+
+ private:
+  static FASTINIT_INLINE unsigned set_of(M m) {
+    return static_cast<unsigned>(_mm256_movemask_ps(m));
+  }
 };
 
 // Words sit in the low halves of 64-bit lanes; the high halves are garbage and never reach a
@@ -126,13 +162,31 @@ struct F64 : WordsAvx2 {
     return sub(from_bits(biased), set(0x1p52 + 0x1p31));
   }
   static FASTINIT_INLINE I word_top(W w) { return iand(word_to_top(w), iset(1ull << 63)); }
+
+  static FASTINIT_INLINE F load(const double* from) { return _mm256_loadu_pd(from); }
+  static FASTINIT_INLINE void store(double* to, F x) { _mm256_storeu_pd(to, x); }
+  static FASTINIT_INLINE W word_load(const uint32_t* from) {
+    return _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static FASTINIT_INLINE W word_iota() { return _mm256_setr_epi64x(0, 1, 2, 3); }
+  static FASTINIT_INLINE int count(M m) { return _mm_popcnt_u32(set_of(m)); }
+  static FASTINIT_INLINE void compress(uint32_t* to, M m, W w) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm256_castsi256_si128(pick_words(w, kCompress4.index[set_of(m)])));
+  }
+
+ private:
+  static FASTINIT_INLINE unsigned set_of(M m) {
+    return static_cast<unsigned>(_mm256_movemask_pd(m));
+  }
 };
 
 struct Lanes {
   using F32 = avx2::F32;
   using F64 = avx2::F64;
   using V = __m256i;
-  static constexpr int kBlocks = 4, kParts = 1, kInterleave = 6;
+  static constexpr int kBlocks = 4, kParts = 1, kInterleave = 3;
+  static constexpr bool kUnitExact = true;
 
   static FASTINIT_INLINE V vset(uint64_t x) {
     return _mm256_set1_epi64x(static_cast<long long>(x));
@@ -143,27 +197,49 @@ struct Lanes {
   static FASTINIT_INLINE V vmul(V a, V b) { return _mm256_mul_epu32(a, b); }
   static FASTINIT_INLINE V vhigh(V a) { return _mm256_srli_epi64(a, 32); }
   static FASTINIT_INLINE V vxor(V a, V b) { return _mm256_xor_si256(a, b); }
-  static FASTINIT_INLINE V vxor3(V a, V b, V c) {
-    return _mm256_xor_si256(a, _mm256_xor_si256(b, c));
+  static FASTINIT_INLINE V vxor3(V a, V b, V c) { return vxor(a, vxor(b, c)); }
+
+  template <int which>
+  static FASTINIT_INLINE V halves(V a, V b) {
+    return _mm256_castps_si256(
+        _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), which));
   }
-  static FASTINIT_INLINE V vpack(V x, V y) {
-    return _mm256_blend_epi32(x, _mm256_slli_epi64(y, 32), 0xAA);
+  static FASTINIT_INLINE V vkeys(uint32_t k0, uint32_t k1) {
+    return halves<0x00>(_mm256_set1_epi32(static_cast<int>(k0)),
+                        _mm256_set1_epi32(static_cast<int>(k1)));
+  }
+  static FASTINIT_INLINE void last_round(V p0, V p1, V x1, V x3, V keys, V& even, V& odd) {
+    even = vxor(halves<0xDD>(p1, p0), vxor(halves<0x88>(x1, x3), keys));
+    odd = halves<0x88>(p1, p0);
+  }
+  static FASTINIT_INLINE void hold(V& a, V& b) { asm("" : "+x"(a), "+x"(b)); }
+  static FASTINIT_INLINE void hold(V (&a)[3], V (&b)[3], V (&c)[3], V (&d)[3]) {
+    asm(""
+        : "+x"(a[0]), "+x"(b[0]), "+x"(c[0]), "+x"(d[0]), "+x"(a[1]), "+x"(b[1]), "+x"(c[1]),
+          "+x"(d[1]), "+x"(a[2]), "+x"(b[2]), "+x"(c[2]), "+x"(d[2]));
   }
   static FASTINIT_INLINE V word32(V v, int) { return v; }
   static FASTINIT_INLINE V word64(V x) { return x; }
 
+  // Within 128 bits a packed vector holds a word of two blocks, then the next but one of both.
+  static FASTINIT_INLINE V block_by_block(V pairs) { return _mm256_shuffle_epi32(pairs, 0xD8); }
   static FASTINIT_INLINE void store32(char* out, __m256i even, __m256i odd) {
     auto* to = reinterpret_cast<__m256i*>(out);
-    _mm256_storeu_si256(to, _mm256_unpacklo_epi32(even, odd));
-    _mm256_storeu_si256(to + 1, _mm256_unpackhi_epi32(even, odd));
+    const V first = _mm256_unpacklo_epi32(even, odd), second = _mm256_unpackhi_epi32(even, odd);
+    _mm256_storeu_si256(to, _mm256_unpacklo_epi64(first, second));
+    _mm256_storeu_si256(to + 1, _mm256_unpackhi_epi64(first, second));
   }
   static FASTINIT_INLINE void store16(char* out, __m256i even, __m256i odd) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                        _mm256_or_si256(even, _mm256_slli_epi32(odd, 16)));
+    const V both = _mm256_or_si256(even, _mm256_slli_epi32(odd, 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), block_by_block(both));
+  }
+  static FASTINIT_INLINE void store16_high(char* out, __m256i even, __m256i odd) {
+    const V both = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xAA);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), block_by_block(both));
   }
   static FASTINIT_INLINE void store8(char* out, __m256i even, __m256i odd) {
-    const __m256i both = _mm256_or_si256(even, _mm256_slli_epi32(odd, 8));
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(both, both), 0x08);
+    const V both = block_by_block(_mm256_or_si256(even, _mm256_slli_epi32(odd, 8)));
+    const V packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(both, both), 0x08);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(packed));
   }
   static FASTINIT_INLINE void store64(char* out, __m256d a, __m256d b, __m256d c, __m256d d) {

@@ -67,6 +67,17 @@ struct F32 : WordsAvx512 {
   static FASTINIT_INLINE M word_sign(W w) { return _mm512_movepi32_mask(w); }
   static FASTINIT_INLINE F word_value(W w) { return _mm512_cvtepi32_ps(w); }
   static FASTINIT_INLINE I word_top(W w) { return iand(w, iset(0x80000000u)); }
+
+  static FASTINIT_INLINE F load(const float* from) { return _mm512_loadu_ps(from); }
+  static FASTINIT_INLINE void store(float* to, F x) { _mm512_storeu_ps(to, x); }
+  static FASTINIT_INLINE W word_load(const uint32_t* from) { return _mm512_loadu_si512(from); }
+  static FASTINIT_INLINE W word_iota() {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
+  static FASTINIT_INLINE int count(M m) { return _mm_popcnt_u32(m); }
+  static FASTINIT_INLINE void compress(uint32_t* to, M m, W w) {
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(m, w));
+  }
 };
 
 struct F64 : WordsAvx512 {
@@ -115,6 +126,18 @@ struct F64 : WordsAvx512 {
   static FASTINIT_INLINE I word_top(W w) {
     return iand(_mm512_slli_epi64(w, 32), iset(1ull << 63));
   }
+
+  static FASTINIT_INLINE F load(const double* from) { return _mm512_loadu_pd(from); }
+  static FASTINIT_INLINE void store(double* to, F x) { _mm512_storeu_pd(to, x); }
+  static FASTINIT_INLINE W word_load(const uint32_t* from) {
+    return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  static FASTINIT_INLINE W word_iota() { return _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7); }
+  static FASTINIT_INLINE int count(M m) { return _mm_popcnt_u32(m); }
+  static FASTINIT_INLINE void compress(uint32_t* to, M m, W w) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm512_cvtepi64_epi32(_mm512_maskz_compress_epi64(m, w)));
+  }
 };
 
 struct Lanes {
@@ -122,6 +145,7 @@ struct Lanes {
   using F64 = avx512::F64;
   using V = __m512i;
   static constexpr int kBlocks = 8, kParts = 1, kInterleave = 4;
+  static constexpr bool kUnitExact = true;
 
   static FASTINIT_INLINE V vset(uint64_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
   static FASTINIT_INLINE V vorder_plain() { return _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7); }
@@ -136,6 +160,15 @@ struct Lanes {
   static FASTINIT_INLINE V vpack(V x, V y) {
     return _mm512_mask_blend_epi32(0xAAAA, x, _mm512_slli_epi64(y, 32));
   }
+  static FASTINIT_INLINE V vkeys(uint32_t k0, uint32_t k1) { return vset(k0 | uint64_t{k1} << 32); }
+  static FASTINIT_INLINE void last_round(V p0, V p1, V x1, V x3, V keys, V& even, V& odd) {
+    // The high half of p0 is in place already.
+    const V high = _mm512_mask_blend_epi32(0xAAAA, vhigh(p1), p0);
+    even = vxor3(high, vpack(x1, x3), keys);
+    odd = vpack(p1, p0);
+  }
+  template <class... T>
+  static FASTINIT_INLINE void hold(T&...) {}  // registers enough
   static FASTINIT_INLINE V word32(V v, int) { return v; }
   static FASTINIT_INLINE V word64(V x) { return x; }
 
@@ -145,6 +178,11 @@ struct Lanes {
   }
   static FASTINIT_INLINE void store16(char* out, __m512i even, __m512i odd) {
     _mm512_storeu_si512(out, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+  }
+  static FASTINIT_INLINE void store16_high(char* out, __m512i even, __m512i odd) {
+    const V high = vset(0xffff0000ffff0000ull);  // where it is set, bits of odd
+    _mm512_storeu_si512(out,
+                        _mm512_ternarylogic_epi64(high, odd, _mm512_srli_epi32(even, 16), 0xCA));
   }
   static FASTINIT_INLINE void store8(char* out, __m512i even, __m512i odd) {
     const __m512i both = _mm512_or_si512(even, _mm512_slli_epi32(odd, 8));

@@ -76,6 +76,11 @@ Mask each_bit(Op op) {
 
 // ---- constants and casts ------------------------------------------------------------------------
 
+inline __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h, int i,
+                                 int j, int k, int l, int m, int n, int o, int p) {
+  const int all[] = {a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p};
+  return shim::cast<__m512i>(all);
+}
 FASTINIT_SHIM __m512i _mm512_set1_epi32(int x) {
   return shim::each_d([&](int) { return static_cast<uint32_t>(x); });
 }
@@ -281,6 +286,61 @@ FASTINIT_SHIM __m256i _mm512_cvtepi32_epi16(__m512i a) {  // cuts off, does not 
   for (int k = 0; k < 16; ++k) r.w[k] = static_cast<uint16_t>(a.d[k]);
   return r;
 }
+FASTINIT_SHIM __m256i _mm512_cvtepi64_epi32(__m512i a) {  // cuts off, does not saturate
+  __m256i r;
+  for (int k = 0; k < 8; ++k) std::memcpy(&r.w[2 * k], &a.d[2 * k], 4);
+  return r;
+}
+FASTINIT_SHIM __m512i _mm512_cvtepu32_epi64(__m256i a) {
+  __m512i r;
+  for (int k = 0; k < 8; ++k) {
+    uint32_t d;
+    std::memcpy(&d, &a.w[2 * k], 4);
+    r.set_q(k, d);
+  }
+  return r;
+}
+// The elements whose bit is set, side by side, then zeros.
+FASTINIT_SHIM __m512i _mm512_maskz_compress_epi32(__mmask16 m, __m512i a) {
+  __m512i r{};
+  int kept = 0;
+  for (int k = 0; k < 16; ++k)
+    if (m >> k & 1) r.d[kept++] = a.d[k];
+  return r;
+}
+FASTINIT_SHIM __m512i _mm512_maskz_compress_epi64(__mmask8 m, __m512i a) {
+  __m512i r{};
+  int kept = 0;
+  for (int k = 0; k < 8; ++k)
+    if (m >> k & 1) r.set_q(kept++, a.q(k));
+  return r;
+}
+FASTINIT_SHIM int _mm_popcnt_u32(unsigned a) {
+  int n = 0;
+  for (; a != 0; a &= a - 1) ++n;
+  return n;
+}
+FASTINIT_SHIM __m512i _mm512_loadu_si512(const void* from) {
+  __m512i r;
+  std::memcpy(&r, from, 64);
+  return r;
+}
+FASTINIT_SHIM __m512 _mm512_loadu_ps(const void* from) {
+  __m512 r;
+  std::memcpy(&r, from, 64);
+  return r;
+}
+FASTINIT_SHIM __m512d _mm512_loadu_pd(const void* from) {
+  __m512d r;
+  std::memcpy(&r, from, 64);
+  return r;
+}
+FASTINIT_SHIM __m256i _mm256_loadu_si256(const __m256i* from) {
+  __m256i r;
+  std::memcpy(&r, from, 32);
+  return r;
+}
+FASTINIT_SHIM void _mm512_storeu_ps(void* to, __m512 a) { std::memcpy(to, &a, 64); }
 FASTINIT_SHIM void _mm512_storeu_si512(void* to, __m512i a) { std::memcpy(to, &a, 64); }
 FASTINIT_SHIM void _mm512_storeu_pd(void* to, __m512d a) { std::memcpy(to, &a, 64); }
 FASTINIT_SHIM void _mm256_storeu_si256(void* to, __m256i a) { std::memcpy(to, &a, 32); }

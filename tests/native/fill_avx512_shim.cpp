@@ -1,4 +1,6 @@
 // csrc/cpu/fill_avx512.cpp over the scalar stand-ins: the same lanes, kernel and namespace.
+#include <type_traits>
+
 #include "avx512_shim.h"
 #include "core/macros.h"
 

@@ -1,0 +1,106 @@
+// Words of the stream, many blocks at a time: the first phase of every fill (fill_kernel.inl).
+
+// What Philox needs besides the low counter word, for one key, purpose and high counter word: the
+// round keys, and all that the constant three quarters of the counter contribute to rounds 0 to 2.
+struct Stream {
+  Lanes::V k0[kPhiloxRounds], k1[kPhiloxRounds];
+  Lanes::V a, b, c, e, last;
+
+  Stream(uint64_t key, Purpose purpose, uint32_t counter_high) {
+    uint32_t s0[kPhiloxRounds], s1[kPhiloxRounds];
+    s0[0] = static_cast<uint32_t>(key);
+    s1[0] = static_cast<uint32_t>(key >> 32);
+    for (int round = 1; round < kPhiloxRounds; ++round) {
+      s0[round] = s0[round - 1] + kPhiloxW0;
+      s1[round] = s1[round - 1] + kPhiloxW1;
+    }
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      k0[round] = Lanes::vset(s0[round]);
+      k1[round] = Lanes::vset(s1[round]);
+    }
+    const uint64_t p1 = static_cast<uint64_t>(kPhiloxM1) * static_cast<uint32_t>(purpose);
+    const uint32_t x0 = static_cast<uint32_t>(p1 >> 32) ^ counter_high ^ s0[0];
+    const uint64_t p0 = static_cast<uint64_t>(kPhiloxM0) * x0;
+    last = Lanes::vkeys(s0[kPhiloxRounds - 1], s1[kPhiloxRounds - 1]);
+    a = Lanes::vset(kMagic ^ s1[0]);
+    b = Lanes::vset(static_cast<uint32_t>(p1) ^ s0[1]);
+    c = Lanes::vset(static_cast<uint32_t>(p0 >> 32) ^ s1[1]);
+    e = Lanes::vset(static_cast<uint32_t>(p0) ^ s1[2]);
+  }
+};
+
+// Words of `groups` groups from the block with this low counter word on. Packed (for 32-bit lanes):
+// per group one vector of words 0 and 2 of each block and one of words 1 and 3. Otherwise four
+// vectors of one word per 64-bit lane.
+//
+// Meanwhile asks for the lines that the words will end in, `group_bytes` a group from `target` on:
+// nothing else here uses memory, and they are owned by the time they are written.
+template <bool packed>
+__attribute__((noinline)) void make_words(const Stream& stream, Lanes::V lane_order, uint32_t block,
+                                          int groups, Lanes::V* out, const char* target,
+                                          int group_bytes) {
+  using V = Lanes::V;
+  constexpr int G = Lanes::kInterleave;
+  const V m0 = Lanes::vset(kPhiloxM0), m1 = Lanes::vset(kPhiloxM1);
+  // The first product of round 0; the next block's is a sum away.
+  V product = Lanes::vmul(Lanes::vadd(Lanes::vset(block), lane_order), m0);
+  const V step = Lanes::vset(uint64_t{Lanes::kBlocks} * kPhiloxM0);
+  for (int first = 0; first < groups; first += G) {
+    const char* const end = target + G * group_bytes;
+    for (; target < end; target += 64) __builtin_prefetch(target, 1);
+    target = end;
+    V x0[G], x1[G], x2[G], x3[G];
+    FASTINIT_UNROLL
+    for (int g = 0; g < G; ++g) {
+      const V p0 = product;
+      product = Lanes::vadd(product, step);
+      const V p1 = Lanes::vmul(Lanes::vxor(Lanes::vhigh(p0), stream.a), m1);
+      x0[g] = Lanes::vxor(Lanes::vhigh(p1), stream.b);
+      x1[g] = p1;
+      x2[g] = Lanes::vxor(p0, stream.c);
+    }
+    FASTINIT_UNROLL
+    for (int g = 0; g < G; ++g) {
+      const V p0 = Lanes::vmul(x0[g], m0), p1 = Lanes::vmul(x2[g], m1);
+      x0[g] = Lanes::vxor3(Lanes::vhigh(p1), x1[g], stream.k0[2]);
+      x2[g] = Lanes::vxor(Lanes::vhigh(p0), stream.e);
+      x1[g] = p1;
+      x3[g] = p0;
+    }
+    FASTINIT_UNROLL
+    for (int round = 3; round < kPhiloxRounds - packed; ++round) {
+      V p0[G], p1[G];
+      FASTINIT_UNROLL
+      for (int g = 0; g < G; ++g) {
+        p0[g] = Lanes::vmul(x0[g], m0);
+        p1[g] = Lanes::vmul(x2[g], m1);
+        // The key meets the word that is there already, not the one that is being computed.
+        x1[g] = Lanes::vxor(x1[g], stream.k0[round]);
+        x3[g] = Lanes::vxor(x3[g], stream.k1[round]);
+        Lanes::hold(x1[g], x3[g]);
+      }
+      FASTINIT_UNROLL
+      for (int g = 0; g < G; ++g) {
+        x0[g] = Lanes::vxor(Lanes::vhigh(p1[g]), x1[g]);
+        x2[g] = Lanes::vxor(Lanes::vhigh(p0[g]), x3[g]);
+        x1[g] = p1[g];
+        x3[g] = p0[g];
+      }
+      Lanes::hold(x0, x1, x2, x3);
+    }
+    FASTINIT_UNROLL
+    for (int g = 0; g < G; ++g) {
+      if constexpr (packed) {
+        const V p0 = Lanes::vmul(x0[g], m0), p1 = Lanes::vmul(x2[g], m1);
+        Lanes::last_round(p0, p1, x1[g], x3[g], stream.last, out[0], out[1]);
+        out += 2;
+      } else {
+        out[0] = x0[g];
+        out[1] = x1[g];
+        out[2] = x2[g];
+        out[3] = x3[g];
+        out += 4;
+      }
+    }
+  }
+}
