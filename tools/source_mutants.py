@@ -96,14 +96,13 @@ MUTANTS = [
     ),
     Mutant(
         "one word for radius and angle", "csrc/cpu/fill_kernel.inl",
-        "At::word(words, k, 1), At::word(low, k, 1),",
-        "At::word(words, k, 0), At::word(low, k, 1),",
+        "const auto w = At::template several<n>(words, k, 1)",
+        "const auto w = At::template several<n>(words, k, 0)",
         RADIUS,
     ),
     Mutant(
         "a low word used twice", "csrc/cpu/fill_kernel.inl",
-        "At::word(words, k, 1), At::word(low, k, 1),",
-        "At::word(words, k, 1), At::word(low, k, 0),",
+        "w_low = At::template several<n>(low, k, 1)", "w_low = At::template several<n>(low, k, 0)",
         ("tests/test_distribution_defects.py", "-k", "normal_cells"),
     ),
     Mutant(
@@ -234,7 +233,7 @@ MUTANTS = [
     ),
     Mutant(
         "tiles left out", "csrc/cpu/executor.cpp",
-        "job.next.fetch_add(job.chunk, ", "job.next.fetch_add(job.chunk + 1, ",
+        "compare_exchange_weak(begin, end, ", "compare_exchange_weak(begin, end + 1, ",
         ("tests/test_reference.py", "-k", "long"),
     ),
     Mutant(

@@ -27,7 +27,7 @@ FASTINIT_HD FASTINIT_INLINE typename L::F horner(const typename L::Real (&c)[n],
   return p;
 }
 
-// log(2^e (1 + f)) for f in [sqrt(1/2) - 1, sqrt(2) - 1].
+// log(2^e (1 + f)) for f in [sqrt(1/2) - 1, sqrt(2) - 1]. In float e comes times 2^23, in place.
 template <class L>
 FASTINIT_HD FASTINIT_INLINE typename L::F log_reduced(typename L::F e, typename L::F f) {
   if constexpr (is_double<L>) {
@@ -45,7 +45,7 @@ FASTINIT_HD FASTINIT_INLINE typename L::F log_reduced(typename L::F e, typename 
     const auto p23 = L::fma(L::set(c[3]), f, L::set(c[2]));
     const auto p45 = L::fma(L::set(c[5]), f, L::set(c[4]));
     const auto p = L::fma(L::fma(L::fma(L::set(c[6]), f2, p45), f2, p23), f2, p01);
-    return L::fma(e, L::set(coef::kLn2), L::fma(f2, p, f));
+    return L::fma(e, L::set(coef::kLn2 * 0x1p-23f), L::fma(f2, p, f));
   }
 }
 

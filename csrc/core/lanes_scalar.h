@@ -4,7 +4,8 @@
 //   Real, F (values), I (integers as wide as Real), M (mask)
 //   set, iset            broadcast
 //   add sub mul div fma negative_fma (c - a b) sqrt negate magnitude
-//   bits, from_bits, iadd isub iand ixor, sign_of (I -> M), exponent_part, exponent_value
+//   bits, from_bits, iadd isub iand ixor, sign_of (I -> M), exponent_part,
+//   exponent_value (of an exponent_part; in float times 2^23)
 //   greater, select(M, yes, no), any
 //   at_least(x, lo) = x < lo ? lo : x and at_most(x, hi) = x > hi ? hi : x, exactly so
 //   word_* operate on the low 32 bits of an integer lane, which hold one word of the stream
@@ -89,7 +90,7 @@ struct ScalarF32 : ScalarWords {
   static FASTINIT_HD FASTINIT_INLINE M sign_of_value(F a) { return sign_of(bits(a)); }
   static FASTINIT_HD FASTINIT_INLINE I exponent_part(I a) { return a & 0xff800000u; }
   static FASTINIT_HD FASTINIT_INLINE F exponent_value(I a) {
-    return static_cast<float>(static_cast<int32_t>(a) >> 23);
+    return static_cast<float>(static_cast<int32_t>(exponent_part(a)));
   }
   static FASTINIT_HD FASTINIT_INLINE M greater(F a, F b) { return a > b; }
   static FASTINIT_HD FASTINIT_INLINE F at_least(F x, F lo) { return x < lo ? lo : x; }

@@ -19,11 +19,23 @@ struct Job {
   const FillTask* tasks;
   std::vector<TilePlan> plans;
   std::vector<int64_t> first_tile;  // of each task, and the total at the end
-  int64_t chunk;                    // tiles taken at once
+  int workers;
   GenerateRun generate;
   std::atomic<int64_t> next{0};
   std::atomic<int> threads{0};
 };
+
+// The next tiles of a worker: fewer and fewer, so that no slow thread holds the others up at the
+// end, and few enough to begin with.
+bool take(Job& job, int64_t total, int64_t& begin, int64_t& end) {
+  begin = job.next.load(std::memory_order_relaxed);
+  do {
+    if (begin >= total) return false;
+    const int64_t share = (total - begin) / (4 * job.workers);
+    end = begin + std::max<int64_t>(1, std::min<int64_t>(16, share));
+  } while (!job.next.compare_exchange_weak(begin, end, std::memory_order_relaxed));
+  return true;
+}
 
 void work(void* context) {
   Job& job = *static_cast<Job*>(context);
@@ -31,14 +43,12 @@ void work(void* context) {
   alignas(64) char scratch[kScratchBytes];
   const int64_t total = job.first_tile.back();
   bool counted = false;
-  for (;;) {
-    const int64_t begin = job.next.fetch_add(job.chunk, std::memory_order_relaxed);
-    if (begin >= total) return;
+  int64_t begin, end;
+  while (take(job, total, begin, end)) {
     if (!counted) {
       job.threads.fetch_add(1, std::memory_order_relaxed);
       counted = true;
     }
-    const int64_t end = std::min(total, begin + job.chunk);
     const auto upper = std::upper_bound(job.first_tile.begin(), job.first_tile.end(), begin);
     size_t k = static_cast<size_t>(upper - job.first_tile.begin()) - 1;
     for (int64_t tile = begin; tile < end; ++tile) {
@@ -74,8 +84,7 @@ int execute(const FillTask* tasks, size_t count, const ThreadPool& pool) {
   const int64_t useful = std::min(tiles, elements / kElementsPerWorker);
   const int workers =
       static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(pool.workers, useful)));
-  // Small enough that a slow thread does not hold the others up at the end.
-  job.chunk = std::max<int64_t>(1, std::min<int64_t>(16, tiles / (8 * workers)));
+  job.workers = workers;
   if (workers == 1)
     work(&job);
   else

@@ -14,8 +14,10 @@
 
 // A group is one state vector of blocks; a batch fits a quarter of a first-level cache.
 constexpr int kGroupElements = 4 * Lanes::kBlocks;
-constexpr int kBatchGroups = 1024 / kGroupElements / Lanes::kInterleave * Lanes::kInterleave;
+constexpr int kBatchStep = Lanes::kInterleave * Lanes::kRadiiAbreast;  // groups
+constexpr int kBatchGroups = 1024 / kGroupElements / kBatchStep * kBatchStep;
 
+#include "cpu/lanes_several.inl"
 #include "cpu/words.inl"
 
 // The lane type that computes a type, and where the words of a pair of elements are: pair k makes
@@ -27,11 +29,22 @@ struct Wide {
   using W = typename L::W;
   static constexpr int kVectors = value ? 4 : 2;  // of words, a group
   static constexpr int kPairs = value ? 2 : Lanes::kParts;
+  // Radii, and groups of normal samples, computed side by side.
+  static constexpr int kRadii = value ? 1 : Lanes::kRadiiAbreast;
+  static constexpr int kGroups = value ? 1 : Lanes::kPointsAbreast;
   static FASTINIT_INLINE W word(const Lanes::V* words, int pair, int odd) {
     if constexpr (value)
       return Lanes::word64(words[2 * pair + odd]);
     else
       return Lanes::word32(words[2 * (pair / kPairs) + odd], pair % kPairs);
+  }
+  template <int n>
+  static FASTINIT_INLINE typename Several<L, n>::W several(const Lanes::V* words, int pair,
+                                                           int odd) {
+    typename Several<L, n>::W w;
+    FASTINIT_UNROLL
+    for (int k = 0; k < n; ++k) w.v[k] = word(words, pair + k, odd);
+    return w;
   }
 };
 
@@ -51,9 +64,13 @@ FASTINIT_INLINE void early_pass(const Args& args, const Lanes::V* words, const L
   constexpr int width = L::kWidth;
   const int pairs = groups * At::kPairs;
   if constexpr (kind == Kind::Normal) {
-    for (int k = 0; k < pairs; ++k)
-      L::store(early + k * width,
-               normal_radius<L>(args, At::word(words, k, 0), At::word(low, k, 0)));
+    constexpr int n = At::kRadii;  // divides a whole batch; a few past the last are made in vain
+    using Ls = Several<L, n>;
+    for (int k = 0; k < pairs; k += n) {
+      const auto w = At::template several<n>(words, k, 0),
+                 w_low = At::template several<n>(low, k, 0);
+      Ls::store(early + k * width, normal_radius<Ls>(args, w, w_low));
+    }
   }
   if constexpr (kind == Kind::Central) {
     int found = 0;
@@ -89,25 +106,32 @@ FASTINIT_INLINE typename L::F sample(const TransformArgs<typename L::Real>& t, t
   if constexpr (kind == Kind::Far) return trunc_normal_far<L>(t, w, low);
 }
 
-// The elements of pair k: from `even` words, and from `odd` ones.
-template <Kind kind, DType dtype, bool clamped, class Args, class Real, class F>
-FASTINIT_INLINE void sample_pair(const Args& t, const Lanes::V* words, const Lanes::V* low,
-                                 const Real* early, int k, F& even, F& odd) {
+// The elements of pairs k to k + n - 1: from `even` words, and from `odd` ones.
+template <Kind kind, DType dtype, bool clamped, int n, class Args, class Real, class F>
+FASTINIT_INLINE void sample_pairs(const Args& t, const Lanes::V* words, const Lanes::V* low,
+                                  const Real* early, int k, F& even, F& odd) {
   using At = Wide<dtype>;
   using L = typename At::L;
+  using Ls = Several<L, n>;
+  constexpr int width = L::kWidth;
   if constexpr (kind == Kind::Normal) {
-    normal_point<L>(t, L::load(early + k * L::kWidth), At::word(words, k, 1), At::word(low, k, 1),
-                    even, odd);
-  } else if constexpr (kind == Kind::Central) {
-    even = central_value<L>(t, L::load(early + 2 * k * L::kWidth));
-    odd = central_value<L>(t, L::load(early + (2 * k + 1) * L::kWidth));
+    const auto w = At::template several<n>(words, k, 1), w_low = At::template several<n>(low, k, 1);
+    normal_point<Ls>(t, Ls::load(early + k * width), w, w_low, even, odd);
   } else {
-    even = sample<L, kind>(t, At::word(words, k, 0), At::word(low, k, 0));
-    odd = sample<L, kind>(t, At::word(words, k, 1), At::word(low, k, 1));
+    FASTINIT_UNROLL
+    for (int i = 0; i < n; ++i) {
+      if constexpr (kind == Kind::Central) {
+        even.v[i] = central_value<L>(t, L::load(early + 2 * (k + i) * width));
+        odd.v[i] = central_value<L>(t, L::load(early + (2 * (k + i) + 1) * width));
+      } else {
+        even.v[i] = sample<L, kind>(t, At::word(words, k + i, 0), At::word(low, k + i, 0));
+        odd.v[i] = sample<L, kind>(t, At::word(words, k + i, 1), At::word(low, k + i, 1));
+      }
+    }
   }
   if constexpr (clamped) {
-    even = L::at_most(L::at_least(even, L::set(t.lo)), L::set(t.hi));
-    odd = L::at_most(L::at_least(odd, L::set(t.lo)), L::set(t.hi));
+    even = Ls::at_most(Ls::at_least(even, Ls::set(t.lo)), Ls::set(t.hi));
+    odd = Ls::at_most(Ls::at_least(odd, Ls::set(t.lo)), Ls::set(t.hi));
   }
 }
 
@@ -132,30 +156,28 @@ constexpr int bytes_of(DType dtype) {
                                                         : 4;
 }
 
-// The elements of group g.
-template <Kind kind, DType dtype, bool clamped, class Args, class Real>
-FASTINIT_INLINE void write_group(const Args& args, const Lanes::V* words, const Lanes::V* low,
-                                 const Real* early, int g, char* out) {
+// The elements of `groups` groups from group g on.
+template <Kind kind, DType dtype, bool clamped, int groups, class Args, class Real>
+FASTINIT_INLINE void write_groups(const Args& args, const Lanes::V* words, const Lanes::V* low,
+                                  const Real* early, int g, char* out) {
   using At = Wide<dtype>;
   using L = typename At::L;
-  if constexpr (At::value) {
-    typename L::F v[4];
+  constexpr int pairs = groups * At::kPairs;
+  const int first = g * At::kPairs;
+  if constexpr (kind == Kind::Words) {
     FASTINIT_UNROLL
-    for (int p = 0; p < 2; ++p)
-      sample_pair<kind, dtype, clamped>(args, words, low, early, 2 * g + p, v[2 * p], v[2 * p + 1]);
-    Lanes::store64(out, v[0], v[1], v[2], v[3]);
+    for (int k = 0; k < pairs; ++k)
+      Lanes::store32(out + k * 2 * L::kWidth * bytes_of(dtype), At::word(words, first + k, 0),
+                     At::word(words, first + k, 1));
   } else {
-    FASTINIT_UNROLL
-    for (int p = 0; p < At::kPairs; ++p) {
-      const int k = g * At::kPairs + p;
-      char* to = out + p * 2 * L::kWidth * bytes_of(dtype);
-      if constexpr (kind == Kind::Words) {
-        Lanes::store32(to, At::word(words, k, 0), At::word(words, k, 1));
-      } else {
-        typename L::F even, odd;
-        sample_pair<kind, dtype, clamped>(args, words, low, early, k, even, odd);
-        store<dtype>(to, even, odd);
-      }
+    typename Several<L, pairs>::F even, odd;
+    sample_pairs<kind, dtype, clamped, pairs>(args, words, low, early, first, even, odd);
+    if constexpr (At::value) {
+      Lanes::store64(out, even.v[0], odd.v[0], even.v[1], odd.v[1]);
+    } else {
+      FASTINIT_UNROLL
+      for (int k = 0; k < pairs; ++k)
+        store<dtype>(out + k * 2 * L::kWidth * bytes_of(dtype), even.v[k], odd.v[k]);
     }
   }
 }
@@ -195,7 +217,7 @@ struct Writer {
         purpose(task.purpose),
         high(static_cast<uint32_t>(first / 4 >> 32)),
         stream(key, purpose, high),
-        low_stream(key, Purpose::Low, high) {}
+        low_stream(wide ? Stream(key, Purpose::Low, high) : stream) {}
 
   void use_high(uint32_t wanted) {
     if (wanted == high) return;
@@ -238,11 +260,19 @@ struct Writer {
       early_pass<kind, dtype>(constants, from, low_words, groups, early, detour);
 
     const bool cut_head = skip > 0, cut_tail = end % kGroupElements != 0;
-    for (int g = 0; g < groups; ++g) {
+    constexpr int abreast = kind == Kind::Normal ? At::kGroups : 1;
+    for (int g = 0; g < groups;) {
       char* to = out + (int64_t{g} * kGroupElements - skip) * item;
+      const bool in_head = cut_head && g == 0;
+      if (abreast > 1 && !in_head && g + abreast + cut_tail <= groups) {
+        write_groups<kind, dtype, clamped, abreast>(constants, from, low_words, before, g, to);
+        g += abreast;
+        continue;
+      }
       if (cut_tail && g == groups - 1) to = edge[1];
-      if (cut_head && g == 0) to = edge[0];
-      write_group<kind, dtype, clamped>(constants, from, low_words, before, g, to);
+      if (in_head) to = edge[0];
+      write_groups<kind, dtype, clamped, 1>(constants, from, low_words, before, g, to);
+      ++g;
     }
     // A group cut at both ends went to edge[0].
     const int64_t head = cut_head ? (end < kGroupElements ? made : kGroupElements - skip) : 0;

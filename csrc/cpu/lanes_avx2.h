@@ -73,9 +73,7 @@ struct F32 : WordsAvx2 {
   static FASTINIT_INLINE M sign_of(I a) { return _mm256_castsi256_ps(a); }
   static FASTINIT_INLINE M sign_of_value(F a) { return a; }
   static FASTINIT_INLINE I exponent_part(I a) { return iand(a, iset(0xff800000u)); }
-  static FASTINIT_INLINE F exponent_value(I a) {
-    return _mm256_cvtepi32_ps(_mm256_srai_epi32(a, 23));
-  }
+  static FASTINIT_INLINE F exponent_value(I a) { return _mm256_cvtepi32_ps(exponent_part(a)); }
   // These instructions return their second operand unless the first is strictly beyond it.
   static FASTINIT_INLINE F at_least(F x, F lo) { return _mm256_max_ps(lo, x); }
   static FASTINIT_INLINE F at_most(F x, F hi) { return _mm256_min_ps(hi, x); }
@@ -186,6 +184,7 @@ struct Lanes {
   using F64 = avx2::F64;
   using V = __m256i;
   static constexpr int kBlocks = 4, kParts = 1, kInterleave = 3;
+  static constexpr int kRadiiAbreast = 4, kPointsAbreast = 3;
   static constexpr bool kUnitExact = true;
 
   static FASTINIT_INLINE V vset(uint64_t x) {

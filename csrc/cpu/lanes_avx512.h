@@ -53,9 +53,7 @@ struct F32 : WordsAvx512 {
   static FASTINIT_INLINE M sign_of(I a) { return _mm512_movepi32_mask(a); }
   static FASTINIT_INLINE M sign_of_value(F a) { return sign_of(bits(a)); }
   static FASTINIT_INLINE I exponent_part(I a) { return iand(a, iset(0xff800000u)); }
-  static FASTINIT_INLINE F exponent_value(I a) {
-    return _mm512_cvtepi32_ps(_mm512_srai_epi32(a, 23));
-  }
+  static FASTINIT_INLINE F exponent_value(I a) { return _mm512_cvtepi32_ps(exponent_part(a)); }
   // These instructions return their second operand unless the first is strictly beyond it.
   static FASTINIT_INLINE F at_least(F x, F lo) { return _mm512_max_ps(lo, x); }
   static FASTINIT_INLINE F at_most(F x, F hi) { return _mm512_min_ps(hi, x); }
@@ -145,6 +143,7 @@ struct Lanes {
   using F64 = avx512::F64;
   using V = __m512i;
   static constexpr int kBlocks = 8, kParts = 1, kInterleave = 4;
+  static constexpr int kRadiiAbreast = 4, kPointsAbreast = 3;
   static constexpr bool kUnitExact = true;
 
   static FASTINIT_INLINE V vset(uint64_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }

@@ -5,6 +5,7 @@
 //   V             a vector of 64-bit lanes, one block each; the Philox state lives in the low
 //                 halves, the high halves hold garbage, which a 32 x 32 -> 64 multiply ignores
 //   kBlocks       lanes of V;  kInterleave  state vectors advanced together
+//   kRadiiAbreast, kPointsAbreast  vectors of a normal's two passes computed side by side
 //   kUnitExact    whether uniforms take the short form; those that cannot run scalar
 //   last_round    the last Philox round, its four words packed into two vectors of 32-bit lanes, in
 //                 an order of the capability's own that its stores undo;  vkeys  the keys it takes
@@ -39,6 +40,7 @@ struct Lanes {
   using F64 = Memory<ScalarF64>;
   using V = uint64_t;
   static constexpr int kBlocks = 1, kParts = 2, kInterleave = 1;
+  static constexpr int kRadiiAbreast = 1, kPointsAbreast = 1;
   static constexpr bool kUnitExact = false;
 
   static FASTINIT_INLINE V vset(uint64_t x) { return x; }

@@ -31,8 +31,8 @@ constexpr int64_t kRunBytes = 16 * 1024;
 // Columns of a transposed tile: four steps of the widest batch less the block a run may straddle.
 constexpr int64_t kTransposedCols = 380;
 // Elements of a tile written in place: large enough to hide the per-tile work, small enough to
-// share.
-constexpr int64_t kDirectElements = 16 * 1024;
+// share, and whole batches of every capability (960 and 1024).
+constexpr int64_t kDirectElements = 2 * 15 * 1024;
 
 TilePlan plan_tiles(const FillTask& task);
 
