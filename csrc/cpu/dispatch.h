@@ -10,14 +10,21 @@
 
 namespace fastinit::cpu {
 
+// Memory in strips of `bytes` bytes, `pitch` bytes apart; none where `bytes` is 0.
+struct Strips {
+  char* first;
+  int64_t bytes, pitch;
+};
+
 // Elements first + r step ... first + r step + count - 1 of a task, in logical order, to contiguous
-// memory at out + r pitch bytes, for each row r.
+// memory at out + r pitch bytes, for each row r. `destination` is where they go from there.
 struct Run {
   uint64_t first;
   int64_t count;
   int64_t rows;
   uint64_t step;
   int64_t pitch;
+  Strips destination{};
 };
 using GenerateRun = void (*)(const FillTask& task, const Run& run, char* out);
 

@@ -206,18 +206,20 @@ struct Writer {
   const V order = item == 4 ? Lanes::vorder_interleaved() : Lanes::vorder_plain();
   uint32_t high;
   Stream stream, low_stream;
+  Ahead destination;
   V words[kBatchGroups * vectors], low[wide ? kBatchGroups * vectors : 1];
   alignas(64) Real early[has_early ? kBatchGroups * kGroupElements : 1];
   std::conditional_t<kind == Kind::Central, Detour, char> detour;
   alignas(64) char edge[2][kGroupElements * item];
 
-  Writer(const FillTask& task, uint64_t first)
+  Writer(const FillTask& task, uint64_t first, const Strips& strips)
       : args(args_of<dtype>(task.transform)),
         key(task.key),
         purpose(task.purpose),
         high(static_cast<uint32_t>(first / 4 >> 32)),
         stream(key, purpose, high),
-        low_stream(wide ? Stream(key, Purpose::Low, high) : stream) {}
+        low_stream(wide ? Stream(key, Purpose::Low, high) : stream),
+        destination(strips) {}
 
   void use_high(uint32_t wanted) {
     if (wanted == high) return;
@@ -248,8 +250,15 @@ struct Writer {
   void write_batch(uint32_t block, int64_t skip, int64_t made, char* out) {
     const int64_t end = skip + made;
     const int groups = static_cast<int>((end + kGroupElements - 1) / kGroupElements);
-    make_words<!wide>(stream, order, block, groups, words, out, kGroupElements * item);
-    if constexpr (wide) make_words<false>(low_stream, order, block, groups, low, out, 0);
+    constexpr int64_t batch_bytes =
+        int64_t{kBatchGroups + Lanes::kInterleave} * kGroupElements * item;
+    if (destination.strips.bytes == 0) {
+      Ahead here({out, batch_bytes, 0});
+      make_words<!wide>(stream, order, block, groups, words, here, kGroupElements * item);
+    } else {
+      make_words<!wide>(stream, order, block, groups, words, destination, kGroupElements * item);
+    }
+    if constexpr (wide) make_words<false>(low_stream, order, block, groups, low, destination, 0);
     const V* const low_words = wide ? low : words;
 
     // Copies: through `to`, a char pointer, the compiler must assume that any object may change.
@@ -286,7 +295,7 @@ struct Writer {
 
 template <Kind kind, DType dtype, bool clamped>
 void write_run(const FillTask& task, const Run& run, char* out) {
-  Writer<kind, dtype, clamped> writer(task, run.first);
+  Writer<kind, dtype, clamped> writer(task, run.first, run.destination);
   uint64_t first = run.first;
   for (int64_t r = 0; r < run.rows; ++r, first += run.step, out += run.pitch)
     writer.write_row(first, run.count, out);

@@ -146,6 +146,10 @@ void write_tile(const FillTask& task, const TilePlan& plan, int64_t tile, Genera
   const int64_t cols = std::min(plan.tile_cols, plan.col.size - c0);
   const uint64_t row_step = static_cast<uint64_t>(plan.row.logical);
   const bool whole = plan.row.logical == cols && plan.col.logical == 1;  // the tile is one run
+  // What a tile that goes through scratch ends in.
+  Strips strips{};
+  if (plan.row.memory == 1) strips = {out, rows * item, plan.col.memory * item};
+  if (plan.col.memory == 1) strips = {out, cols * item, plan.row.memory * item};
   if (plan.col.logical != 1 && cols > 1) {
     // Only a shard of a complex tensor's last dimension has such columns: runs of one element.
     for (int64_t r = 0; r < rows; ++r)
@@ -156,13 +160,13 @@ void write_tile(const FillTask& task, const TilePlan& plan, int64_t tile, Genera
   } else if (plan.direct) {
     make(task, {logical, cols, rows, row_step, plan.row.memory * item}, generate, out);
   } else if (whole || rows == 1) {
-    make(task, {logical, rows * cols, 1, 0, 0}, generate, scratch);
+    make(task, {logical, rows * cols, 1, 0, 0, strips}, generate, scratch);
     scatter_items(item, scratch, cols, out, rows, cols, plan.row.memory, plan.col.memory);
   } else {
     // An odd number of cache lines a row, so that a column of the tile meets every cache set.
     const int64_t lines = (cols * item + 63) / 64 | 1;
     const int64_t pitch = lines * 64 / item;
-    make(task, {logical, cols, rows, row_step, lines * 64}, generate, scratch);
+    make(task, {logical, cols, rows, row_step, lines * 64, strips}, generate, scratch);
     scatter_items(item, scratch, pitch, out, rows, cols, plan.row.memory, plan.col.memory);
   }
 }

@@ -29,26 +29,45 @@ struct Stream {
   }
 };
 
+// The next line to ask for, and where its strip ends.
+struct Ahead {
+  Strips strips;
+  const char *next, *end;
+
+  explicit Ahead(const Strips& strips)
+      : strips(strips), next(strips.first), end(strips.first + strips.bytes) {}
+
+  FASTINIT_INLINE void ask(int bytes) {
+    for (; bytes > 0; bytes -= 64) {
+      __builtin_prefetch(next, 1);
+      next += 64;
+      if (next < end) continue;
+      strips.first += strips.pitch;
+      next = strips.first;
+      end = next + strips.bytes;
+    }
+  }
+};
+
 // Words of `groups` groups from the block with this low counter word on. Packed (for 32-bit lanes):
 // per group one vector of words 0 and 2 of each block and one of words 1 and 3. Otherwise four
 // vectors of one word per 64-bit lane.
 //
-// Meanwhile asks for the lines that the words will end in, `group_bytes` a group from `target` on:
-// nothing else here uses memory, and they are owned by the time they are written.
+// Meanwhile asks for the memory that the words will end in, `group_bytes` a group: nothing else
+// here uses memory, and it is owned by the time it is written.
 template <bool packed>
 __attribute__((noinline)) void make_words(const Stream& stream, Lanes::V lane_order, uint32_t block,
-                                          int groups, Lanes::V* out, const char* target,
+                                          int groups, Lanes::V* out, Ahead& given,
                                           int group_bytes) {
   using V = Lanes::V;
   constexpr int G = Lanes::kInterleave;
+  Ahead ahead = given;  // in registers
   const V m0 = Lanes::vset(kPhiloxM0), m1 = Lanes::vset(kPhiloxM1);
   // The first product of round 0; the next block's is a sum away.
   V product = Lanes::vmul(Lanes::vadd(Lanes::vset(block), lane_order), m0);
   const V step = Lanes::vset(uint64_t{Lanes::kBlocks} * kPhiloxM0);
   for (int first = 0; first < groups; first += G) {
-    const char* const end = target + G * group_bytes;
-    for (; target < end; target += 64) __builtin_prefetch(target, 1);
-    target = end;
+    ahead.ask(G * group_bytes);
     V x0[G], x1[G], x2[G], x3[G];
     FASTINIT_UNROLL
     for (int g = 0; g < G; ++g) {
@@ -103,4 +122,5 @@ __attribute__((noinline)) void make_words(const Stream& stream, Lanes::V lane_or
       }
     }
   }
+  given = ahead;
 }
