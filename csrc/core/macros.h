@@ -19,6 +19,13 @@
 #define FASTINIT_DEVICE_PASS 0
 #endif
 
+// A constant array that device code may read as well: it must then be a device variable.
+#if FASTINIT_DEVICE_PASS
+#define FASTINIT_TABLE __device__ constexpr
+#else
+#define FASTINIT_TABLE constexpr
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define FASTINIT_X86_64 1
 #else

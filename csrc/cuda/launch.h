@@ -1,0 +1,37 @@
+// What the .cu files share to launch. The host-run tests define FASTINIT_LAUNCH themselves
+// (tests/native/cuda_shim.h).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/plan.h"
+
+#if !defined(FASTINIT_LAUNCH)
+#define FASTINIT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+#endif
+
+namespace fastinit::cuda {
+
+using SingleKernel = void (*)(const Single);
+
+// The kernel of a kind for a single task; each is defined in the file of its kind.
+SingleKernel constant_kernel(const Transform& t);
+SingleKernel uniform_kernel(const Transform& t);
+SingleKernel normal_kernel(const Transform& t);
+SingleKernel trunc_normal_kernel(const Transform& t);
+
+// Tasks of a launch: up to kFew by value, more in device memory. `count` tasks; first_tile holds
+// their first tiles and, behind the last, the number of all.
+constexpr int kFew = 7;
+struct Tasks {
+  const uint64_t* first_tile;
+  const Record* records;  // null: those below
+  int64_t count;
+  uint64_t few_first_tile[kFew + 1];
+  Record few[kFew];
+};
+static_assert(sizeof(Tasks) <= 4096, "kernel parameters are limited");
+cudaError_t launch_many(const Tasks& tasks, unsigned grid, cudaStream_t stream);
+
+}  // namespace fastinit::cuda
