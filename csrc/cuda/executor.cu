@@ -27,7 +27,7 @@ SingleKernel kernel_of(const Transform& t) {
     case Kind::Normal:
       return normal_kernel(t);
     default:
-      return trunc_normal_kernel(t);
+      return nullptr;
   }
 }
 
@@ -36,12 +36,12 @@ unsigned grid_for(uint64_t tiles, uint64_t processors) {
   return static_cast<unsigned>(tiles < most ? tiles : most);
 }
 
-cudaError_t launch_single(const Record& record, uint64_t processors, cudaStream_t stream) {
+cudaError_t launch_single(SingleKernel kernel, const Record& record, uint64_t processors,
+                          cudaStream_t stream) {
   Single single;
   single.record = record;
   single.value = philox_keys(record.key, record.purpose);
   single.low = philox_keys(record.key, Purpose::Low);
-  const SingleKernel kernel = kernel_of(record.transform);
   FASTINIT_LAUNCH(kernel, grid_for(record.tiles, processors), kThreads, 0, stream, single);
   return cudaGetLastError();
 }
@@ -62,6 +62,10 @@ struct Launcher {
     return false;
   }
 
+  cudaError_t many(Tasks& list, uint64_t tiles) const {
+    return launch_many(list, tiles, grid_for(tiles, processors), stream);
+  }
+
   cudaError_t by_value() {
     Tasks few{};
     bool more = true;
@@ -72,11 +76,12 @@ struct Launcher {
             few.few_first_tile[few.count] + few.few[few.count].tiles;
         ++few.count;
       }
+      const SingleKernel kernel = few.count == 1 ? kernel_of(few.few[0].transform) : nullptr;
       cudaError_t error = cudaSuccess;
-      if (few.count == 1)
-        error = launch_single(few.few[0], processors, stream);
-      else if (few.count > 1)
-        error = launch_many(few, grid_for(few.few_first_tile[few.count], processors), stream);
+      if (kernel != nullptr)
+        error = launch_single(kernel, few.few[0], processors, stream);
+      else if (few.count > 0)
+        error = many(few, few.few_first_tile[few.count]);
       if (error != cudaSuccess) return error;
     }
     return cudaSuccess;
@@ -100,7 +105,7 @@ struct Launcher {
     all.first_tile = reinterpret_cast<const uint64_t*>(device);
     all.records = reinterpret_cast<const Record*>(device + behind);
     all.count = static_cast<int64_t>(size);
-    return launch_many(all, grid_for(first_tile[size], processors), stream);
+    return many(all, first_tile[size]);
   }
 };
 

@@ -7,7 +7,7 @@ namespace {
 template <int item>
 __global__ void __launch_bounds__(kThreads) fill_constant(const __grid_constant__ Single single) {
   const Record& r = single.record;
-  write_tiles(Repeat<item>(r.transform), r, blockIdx.x, r.tiles, gridDim.x);
+  write_tiles(Repeat<item>(r.transform), InParameter{r}, blockIdx.x, r.tiles, gridDim.x);
 }
 
 }  // namespace

@@ -6,20 +6,12 @@
 
 namespace fastinit::cuda {
 
-template <DType dtype>
-FASTINIT_DEVICE const auto& args_of(const Transform& t) {
-  if constexpr (dtype == DType::F64)
-    return t.f64;
-  else
-    return t.f32;
-}
-
 template <Kind kind, DType dtype, Clamp clamp>
 __global__ void __launch_bounds__(kThreads) fill_single(const __grid_constant__ Single single) {
   const Record& r = single.record;
-  const Random<kind, dtype, clamp> program{args_of<dtype>(r.transform), single.value, single.low,
-                                           r.transform.clamped};
-  write_tiles(program, r, blockIdx.x, r.tiles, gridDim.x);
+  const Random<kind, dtype, clamp> program(args_of<dtype>(r.transform), single.value, single.low,
+                                           r.transform.clamped);
+  write_tiles(program, InParameter{r}, blockIdx.x, r.tiles, gridDim.x);
 }
 
 template <Kind kind, Clamp clamp>

@@ -15,23 +15,26 @@ namespace fastinit::cuda {
 
 using SingleKernel = void (*)(const Single);
 
-// The kernel of a kind for a single task; each is defined in the file of its kind.
+// The kernel for a single task of a kind; each is defined in the file of its kind. The branches of
+// the truncated normal have none: they travel as a list of one.
 SingleKernel constant_kernel(const Transform& t);
 SingleKernel uniform_kernel(const Transform& t);
 SingleKernel normal_kernel(const Transform& t);
-SingleKernel trunc_normal_kernel(const Transform& t);
 
 // Tasks of a launch: up to kFew by value, more in device memory. `count` tasks; first_tile holds
-// their first tiles and, behind the last, the number of all.
-constexpr int kFew = 7;
+// their first tiles and, behind the last, the number of all. Every thread block takes `share`
+// tiles, the first `more` of them another one.
+constexpr int kFew = 6;
 struct Tasks {
   const uint64_t* first_tile;
   const Record* records;  // null: those below
   int64_t count;
+  uint64_t share;
+  uint32_t more;
   uint64_t few_first_tile[kFew + 1];
   Record few[kFew];
 };
 static_assert(sizeof(Tasks) <= 4096, "kernel parameters are limited");
-cudaError_t launch_many(const Tasks& tasks, unsigned grid, cudaStream_t stream);
+cudaError_t launch_many(Tasks& tasks, uint64_t tiles, unsigned grid, cudaStream_t stream);
 
 }  // namespace fastinit::cuda

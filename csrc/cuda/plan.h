@@ -24,6 +24,32 @@ constexpr int64_t kStepElements = 32;
 
 enum class Path : uint8_t { Lines, Steps };
 
+// A number that is divided by on the device, below 2^52: by way of its inverse, since the processor
+// has no 64-bit division and the compiler's takes a subroutine.
+struct Divisor {
+  uint64_t value;
+  double inverse;
+};
+inline Divisor divisor(uint64_t value) { return {value, 1.0 / static_cast<double>(value)}; }
+
+struct Divided {
+  uint64_t quotient, rest;
+};
+FASTINIT_HD FASTINIT_INLINE Divided divide(uint64_t a, const Divisor& by) {
+  Divided d;
+  d.quotient = static_cast<uint64_t>(static_cast<double>(a) * by.inverse);
+  d.rest = a - d.quotient * by.value;
+  // Three roundings, of a quotient below 2^52: off by one at most, either way.
+  if (static_cast<int64_t>(d.rest) < 0) {
+    --d.quotient;
+    d.rest += by.value;
+  } else if (d.rest >= by.value) {
+    ++d.quotient;
+    d.rest -= by.value;
+  }
+  return d;
+}
+
 // One task. Plain data: travels as a kernel parameter or in a table.
 struct Record {
   Transform transform;
@@ -38,12 +64,14 @@ struct Record {
   uint64_t lines;
   int line_dims;
   Dim dims[kMaxDims];  // slowest first, in elements
+  double inverses[kMaxDims];  // of their sizes
   // Lines: elements of a line, and tiles of a line.
   int64_t length;
-  uint64_t tiles_per_line;
-  // Steps: unit x of a line starts x * inner away; elements per unit; length and memory stride of
+  Divisor tiles_per_line;
+  // Steps: unit x of a line starts x times the inner strides away; elements per unit; length and memory stride of
   // the logical dimension; whether x (or else the last line dimension) moves along it.
-  Dim inner;
+  Divisor inner_size;
+  int64_t inner_memory, inner_logical;
   int64_t run, run_stride;
   bool inner_moves;
 };
@@ -76,8 +104,8 @@ inline void plan_lines(const FillTask& task, Record& r, uint64_t units_wanted) {
   // A line may begin inside its first unit.
   const uint64_t units = ceil_div(static_cast<uint64_t>(r.length) + unit - 1, unit);
   r.tile_units = units * r.lines < units_wanted ? kSmallTileUnits : kTileUnits;
-  r.tiles_per_line = ceil_div(units, r.tile_units);
-  r.tiles = r.lines * r.tiles_per_line;
+  r.tiles_per_line = divisor(ceil_div(units, r.tile_units));
+  r.tiles = r.lines * r.tiles_per_line.value;
 }
 
 inline void plan_steps(const FillTask& task, Record& r, uint64_t units_wanted) {
@@ -98,14 +126,17 @@ inline void plan_steps(const FillTask& task, Record& r, uint64_t units_wanted) {
   const int64_t pieces =
       static_cast<int64_t>(ceil_div(static_cast<uint64_t>(run.size), static_cast<uint64_t>(r.run)));
   const Dim piece = {pieces, run.memory * r.run, r.run};
-  r.inner = r.inner_moves ? piece : layout.dims[fastest];
+  const Dim inner = r.inner_moves ? piece : layout.dims[fastest];
+  r.inner_size = divisor(static_cast<uint64_t>(inner.size));
+  r.inner_memory = inner.memory;
+  r.inner_logical = inner.logical;
   r.line_dims = 0;
   for (int k = 0; k < layout.ndim; ++k)
     if (k != run_dim && k != fastest) r.dims[r.line_dims++] = layout.dims[k];
   if (!r.inner_moves) r.dims[r.line_dims++] = piece;
   r.lines = 1;
   for (int k = 0; k < r.line_dims; ++k) r.lines *= static_cast<uint64_t>(r.dims[k].size);
-  const uint64_t units = r.lines * static_cast<uint64_t>(r.inner.size);
+  const uint64_t units = r.lines * r.inner_size.value;
   r.tile_units = units * r.run < 4 * units_wanted || r.run > 4 ? kSmallTileUnits : kTileUnits;
   r.tiles = ceil_div(units, r.tile_units);
 }
@@ -129,6 +160,7 @@ inline Record make_record(const FillTask& task, uint64_t units_wanted) {
     plan_lines(task, r, units_wanted);
   else
     plan_steps(task, r, units_wanted);
+  for (int k = 0; k < r.line_dims; ++k) r.inverses[k] = 1.0 / static_cast<double>(r.dims[k].size);
   return r;
 }
 
