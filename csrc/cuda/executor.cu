@@ -26,6 +26,8 @@ SingleKernel kernel_of(const Transform& t) {
       return uniform_kernel(t);
     case Kind::Normal:
       return normal_kernel(t);
+    case Kind::Central:
+      return central_kernel(t);
     default:
       return nullptr;
   }
@@ -40,6 +42,7 @@ cudaError_t launch_single(SingleKernel kernel, const Record& record, uint64_t pr
                           cudaStream_t stream) {
   Single single;
   single.record = record;
+  single.record.has_units = true;
   single.value = philox_keys(record.key, record.purpose);
   single.low = philox_keys(record.key, Purpose::Low);
   FASTINIT_LAUNCH(kernel, grid_for(record.tiles, processors), kThreads, 0, stream, single);

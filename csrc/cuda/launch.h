@@ -15,11 +15,12 @@ namespace fastinit::cuda {
 
 using SingleKernel = void (*)(const Single);
 
-// The kernel for a single task of a kind; each is defined in the file of its kind. The branches of
-// the truncated normal have none: they travel as a list of one.
+// The kernel for a single task of a kind, in the file of its kind; null where there is none, and the
+// task travels as a list of one.
 SingleKernel constant_kernel(const Transform& t);
 SingleKernel uniform_kernel(const Transform& t);
 SingleKernel normal_kernel(const Transform& t);
+SingleKernel central_kernel(const Transform& t);
 
 // Tasks of a launch: up to kFew by value, more in device memory. `count` tasks; first_tile holds
 // their first tiles and, behind the last, the number of all. Every thread block takes `share`

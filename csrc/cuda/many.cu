@@ -1,78 +1,71 @@
 // One launch for any number of tasks of any kinds and types: each thread block takes an even share
 // of all tiles, finds the task of its first one by bisection, and goes through the tasks from
 // there.
-#include "cuda/fill_single.cuh"
+#include "cuda/fill.cuh"
+#include "cuda/launch.h"
+#include "cuda/various.cuh"
 
 namespace fastinit::cuda {
 namespace {
 
-// The constants that kind reads: a reference would be read again behind every store, and a copy of
-// them all would not fit registers.
-template <Kind kind, class Real>
-FASTINIT_DEVICE TransformArgs<Real> copied(const TransformArgs<Real>& from) {
-  TransformArgs<Real> args;
-  args.lo = from.lo;
-  args.hi = from.hi;
-  if constexpr (kind == Kind::Uniform) args.uniform = {from.uniform.scale, from.uniform.shift};
-  if constexpr (kind == Kind::Normal) args.normal = {from.normal.mean, from.normal.std};
-  return args;
+// The units of tiles begin ... end - 1; whether something is left to be written.
+template <class Program>
+FASTINIT_DEVICE bool write_units(const Record& r, uint64_t begin, uint64_t end) {
+  const Program program(r);
+  bool left = false;
+#pragma unroll 1
+  for (uint64_t number = begin; number < end; ++number) {
+    const Tile tile = tile_of_lines(r, number);
+    if (tile.units.first < tile.units.end) program.write_units(tile.units);
+    left |= tile.count > 0;
+  }
+  return left;
 }
 
-template <Kind kind, DType dtype>
-FASTINIT_DEVICE void run_random(const InTable& source, uint64_t begin, uint64_t end) {
-  const Record& r = source();
-  const auto args = copied<kind>(args_of<dtype>(r.transform));
-  const PhiloxKeys keys = philox_keys(r.key, r.purpose);
-  PhiloxKeys low = keys;
-  if constexpr (dtype == DType::F64) low = philox_keys(r.key, Purpose::Low);
-  const Random<kind, dtype, kind == Kind::Words ? Clamp::No : Clamp::Ask> program(
-      args, keys, low, r.transform.clamped);
-  write_tiles(program, source, begin, end, 1);
+// What is left.
+template <class Program>
+FASTINIT_DEVICE void write_rest(const Record& r, uint64_t begin, uint64_t end) {
+  const Program program(r);
+#pragma unroll 1
+  for (uint64_t number = begin; number < end; ++number) {
+    const Tile tile = tile_of(r, number);
+#pragma unroll 1
+    for (uint32_t k = threadIdx.x; k < tile.count; k += kThreads)
+      write(program, work_of(r, tile, k));
+  }
 }
 
-// Whether a kind has code of its own for this type: the common ones.
-template <Kind kind>
-FASTINIT_DEVICE bool run_common(const InTable& source, uint64_t begin, uint64_t end) {
-  switch (source().transform.dtype) {
+// The common types have inner loops of their own.
+template <Kind kind, Clamp clamp>
+FASTINIT_DEVICE bool write_common(const Record& r, uint64_t begin, uint64_t end) {
+  switch (r.transform.dtype) {
     case DType::F32:
-      run_random<kind, DType::F32>(source, begin, end);
-      return true;
+      return write_units<Random<From::Table, kind, DType::F32, clamp>>(r, begin, end);
     case DType::BF16:
-      run_random<kind, DType::BF16>(source, begin, end);
-      return true;
+      return write_units<Random<From::Table, kind, DType::BF16, clamp>>(r, begin, end);
     case DType::F16:
-      run_random<kind, DType::F16>(source, begin, end);
+      return write_units<Random<From::Table, kind, DType::F16, clamp>>(r, begin, end);
+    default:
       return true;
-    default:
-      return false;
   }
 }
 
-FASTINIT_DEVICE void run_constant(const InTable& source, uint64_t begin, uint64_t end) {
-  switch (source().transform.item_size) {
-    case 1:
-      return write_tiles(Repeat<1>(source().transform), source, begin, end, 1);
-    case 2:
-      return write_tiles(Repeat<2>(source().transform), source, begin, end, 1);
-    case 4:
-      return write_tiles(Repeat<4>(source().transform), source, begin, end, 1);
-    case 8:
-      return write_tiles(Repeat<8>(source().transform), source, begin, end, 1);
-    default:
-      return write_tiles(Repeat<16>(source().transform), source, begin, end, 1);
+FASTINIT_DEVICE void write_task(const Record& r, uint64_t begin, uint64_t end) {
+  const Kind kind = r.transform.kind;
+  bool left = true;
+  if (r.path == Path::Lines && r.has_units) {
+    if (kind == Kind::Constant) left = write_units<Repeat>(r, begin, end);
+    if (kind == Kind::Uniform) left = write_common<Kind::Uniform, Clamp::Ask>(r, begin, end);
+    if (kind == Kind::Normal) left = write_common<Kind::Normal, Clamp::Ask>(r, begin, end);
+    if (kind == Kind::Central) left = write_common<Kind::Central, Clamp::Yes>(r, begin, end);
   }
-}
-
-FASTINIT_DEVICE void run_task(const InTable& source, uint64_t begin, uint64_t end) {
-  const Kind kind = source().transform.kind;
-  if (kind == Kind::Constant) return run_constant(source, begin, end);
-  if (kind == Kind::Words) return run_random<Kind::Words, DType::Word>(source, begin, end);
-  if (kind == Kind::Uniform && run_common<Kind::Uniform>(source, begin, end)) return;
-  if (kind == Kind::Normal && run_common<Kind::Normal>(source, begin, end)) return;
-  if (source().transform.dtype == DType::F64)
-    write_tiles(Various<true>{source()}, source, begin, end, 1);
+  if (!left) return;
+  if (kind == Kind::Constant)
+    write_rest<Repeat>(r, begin, end);
+  else if (r.transform.dtype == DType::F64)
+    write_rest<Various<true>>(r, begin, end);
   else
-    write_tiles(Various<false>{source()}, source, begin, end, 1);
+    write_rest<Various<false>>(r, begin, end);
 }
 
 __global__ void __launch_bounds__(kThreads, 3) fill_many(const __grid_constant__ Tasks tasks) {
@@ -92,7 +85,7 @@ __global__ void __launch_bounds__(kThreads, 3) fill_many(const __grid_constant__
   }
   for (; tile < end; ++low) {
     const uint64_t next = first_tile[low + 1], stop = next < end ? next : end;
-    run_task(InTable{records + low}, tile - first_tile[low], stop - first_tile[low]);
+    write_task(records[low], tile - first_tile[low], stop - first_tile[low]);
     tile = stop;
   }
 }

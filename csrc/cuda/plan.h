@@ -58,6 +58,8 @@ struct Record {
   uint64_t key;
   Purpose purpose;
   Path path;
+  uint8_t unit;    // elements that a thread makes at once in the middle of a line,
+  bool has_units;  // where the kernel has an inner loop for this kind and type
   uint32_t tile_units;
   uint64_t tiles;
   // The lines; a line of `Steps` is an index of all dimensions but the inner one.
@@ -84,15 +86,14 @@ struct Single {
 
 inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
-// Elements that a thread makes at once in the middle of a line.
+// 16 bytes; 32 where a block of the stream makes as many.
 FASTINIT_HD constexpr int unit_elements(int item, bool constant) {
-  return item < 4 ? 16 / item : constant ? 16 / item : 4;
+  return item == 8 && !constant ? 4 : 16 / item;
 }
 
 inline void plan_lines(const FillTask& task, Record& r, uint64_t units_wanted) {
   const Layout& layout = task.layout;
-  const bool constant = task.transform.kind == Kind::Constant;
-  const int unit = unit_elements(task.transform.item_size, constant);
+  const uint64_t unit = r.unit;
   r.path = Path::Lines;
   r.line_dims = layout.ndim > 0 ? layout.ndim - 1 : 0;
   r.lines = 1;
@@ -141,6 +142,13 @@ inline void plan_steps(const FillTask& task, Record& r, uint64_t units_wanted) {
   r.tiles = ceil_div(units, r.tile_units);
 }
 
+// Whether the kernel for lists of tasks has an inner loop for it (many.cu).
+inline bool is_common(const Transform& t) {
+  if (t.kind == Kind::Constant) return true;
+  return (t.kind == Kind::Uniform || t.kind == Kind::Normal || t.kind == Kind::Central) &&
+         (t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16);
+}
+
 // `units_wanted`: a task of fewer units is cut into small tiles.
 inline Record make_record(const FillTask& task, uint64_t units_wanted) {
   Record r;
@@ -154,9 +162,10 @@ inline Record make_record(const FillTask& task, uint64_t units_wanted) {
   if (layout.numel() == 0) return r;  // no tiles
   const Dim last = layout.ndim > 0 ? layout.dims[layout.ndim - 1] : Dim{1, 1, 1};
   const bool contiguous = last.memory == 1 && last.logical == 1;
-  const int64_t unit =
-      unit_elements(task.transform.item_size, task.transform.kind == Kind::Constant);
-  if (contiguous && (layout.ndim <= 1 || last.size >= 2 * kSmallTileUnits * unit))
+  r.has_units = is_common(task.transform);
+  r.unit = static_cast<uint8_t>(
+      unit_elements(task.transform.item_size, task.transform.kind == Kind::Constant));
+  if (contiguous && (layout.ndim <= 1 || last.size >= 2 * kSmallTileUnits * int64_t{r.unit}))
     plan_lines(task, r, units_wanted);
   else
     plan_steps(task, r, units_wanted);

@@ -1,4 +1,8 @@
 // What a thread computes: a block of the stream -> four elements as they lie in memory.
+//
+// A program has `item` as in Record, block_of(n), the elements of a block, store(to,
+// block) for four contiguous elements that are aligned to their size or 16 bytes, store_one(to,
+// block, k), and write_units, which is a kernel's inner loop.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -146,31 +150,11 @@ FASTINIT_DEVICE void store_four(char* to, const Four<item>& v) {
   }
 }
 
-// Where all is known when compiling, a block is four elements as they lie in memory.
-template <int item_>
-struct Packed {
-  using Block = Four<item_>;
-  static FASTINIT_DEVICE constexpr int item() { return item_; }
-  static FASTINIT_DEVICE void store(char* to, const Block& block) { store_four(to, block); }
-  static FASTINIT_DEVICE void store_one(char* to, const Block& block, int k) {
-    store_element(to, block, k);
-  }
-};
-
-// Constants of the two streams of a random fill. `low` is read in double only.
-struct Streams {
-  const PhiloxKeys& value;
-  const PhiloxKeys& low;
-};
-template <bool wide>
-struct StreamsHigh {
-  PhiloxHigh value, low;
-
-  explicit FASTINIT_DEVICE StreamsHigh(const Streams& s, uint32_t counter_high)
-      : value(philox_high(s.value, counter_high)), low(value) {
-    if constexpr (wide) low = philox_high(s.low, counter_high);
-  }
-};
+// Where the constants of a task are: in the parameter of a kernel, which is constant memory and as
+// good as an immediate operand, or in a table, of which copies are made.
+enum class From { Parameter, Table };
+template <From from, class T>
+using Held = std::conditional_t<from == From::Parameter, const T&, const T>;
 
 // Whether samples are clamped: decided when compiling, or asked of the task.
 enum class Clamp { No, Yes, Ask };
@@ -183,32 +167,64 @@ FASTINIT_DEVICE const auto& args_of(const Transform& t) {
     return t.f32;
 }
 
+// The constants that a kind reads, lest a copy takes registers for all of them.
+template <Kind kind, class Real>
+FASTINIT_DEVICE TransformArgs<Real> copied(const TransformArgs<Real>& from) {
+  TransformArgs<Real> args;
+  args.lo = from.lo;
+  args.hi = from.hi;
+  if constexpr (kind == Kind::Uniform) args.uniform = {from.uniform.scale, from.uniform.shift};
+  if constexpr (kind == Kind::Normal) args.normal = {from.normal.mean, from.normal.std};
+  return args;
+}
+
+// Whole units first ... end - 1 of a line: unit 0 starts at `origin`, in block `block` of the
+// stream. All blocks have the same high counter word.
+struct Units {
+  char* origin;
+  uint64_t block;
+  uint32_t first, end;
+};
+
 // Random fills of one kind and type.
-template <Kind kind, DType dtype, Clamp clamp_>
-struct Random : Packed<bytes_of(dtype)> {
+template <From from, Kind kind, DType dtype, Clamp clamp_>
+struct Random {
   static constexpr bool wide = dtype == DType::F64, constant = false;
-  static constexpr int unit = unit_elements(bytes_of(dtype), false);
+  static constexpr uint32_t item = bytes_of(dtype), unit = unit_elements(item, false);
   using L = std::conditional_t<wide, ScalarF64, ScalarF32>;
   using Args = TransformArgs<typename L::Real>;
-  using Block = Four<bytes_of(dtype)>;
-  using High = StreamsHigh<wide>;
+  using Block = Four<item>;
 
-  const Args& args;
-  const Streams streams;
+  Held<from, Args> args;
+  Held<from, PhiloxKeys> value_keys, low_keys;  // the second is read in double only
   const bool clamped;
 
-  FASTINIT_DEVICE Random(const Args& a, const PhiloxKeys& value, const PhiloxKeys& low, bool asked)
-      : args(a), streams{value, low}, clamped(asked) {}
+  explicit FASTINIT_DEVICE Random(const Single& s)
+      : args(args_of<dtype>(s.record.transform)),
+        value_keys(s.value),
+        low_keys(s.low),
+        clamped(s.record.transform.clamped) {}
+  explicit FASTINIT_DEVICE Random(const Record& r)
+      : args(copied<kind>(args_of<dtype>(r.transform))),
+        value_keys(philox_keys(r.key, r.purpose)),
+        low_keys(wide ? philox_keys(r.key, Purpose::Low) : value_keys),
+        clamped(r.transform.clamped) {}
 
-  FASTINIT_DEVICE High high(uint32_t counter_high) const { return High(streams, counter_high); }
+  struct High {
+    PhiloxHigh value, low;
+  };
+  FASTINIT_DEVICE High high(uint32_t counter_high) const {
+    const PhiloxHigh value = philox_high(value_keys, counter_high);
+    return {value, wide ? philox_high(low_keys, counter_high) : value};
+  }
 
   FASTINIT_DEVICE Block make(const High& h, uint32_t counter) const {
-    const Words4 words = philox_block(streams.value, h.value, counter);
+    const Words4 words = philox_block(value_keys, h.value, counter);
     if constexpr (kind == Kind::Words) {
       return {{words.w[0], words.w[1], words.w[2], words.w[3]}};
     } else {
       Words4 low = words;
-      if constexpr (wide) low = philox_block(streams.low, h.low, counter);
+      if constexpr (wide) low = philox_block(low_keys, h.low, counter);
       typename L::F v[4];
 #pragma unroll
       for (int k = 0; k < 4; k += 2)
@@ -221,147 +237,78 @@ struct Random : Packed<bytes_of(dtype)> {
       return pack<dtype>(v);
     }
   }
-};
 
-template <class L, Kind kind, class Real>
-FASTINIT_DEVICE void sample_all(const TransformArgs<Real>& args, const Words4& words,
-                                const Words4& low, Real (&v)[4]) {
-  if constexpr (!is_double<L> || kind <= Kind::Narrow) {
-#pragma unroll
-    for (int k = 0; k < 4; k += 2)
-      sample_pair<L, kind>(args, words.w[k], words.w[k + 1], low.w[k], low.w[k + 1], v[k],
-                           v[k + 1]);
-  } else {
-    // Long in double: one sample at a time, the registers moving on.
-    uint32_t w[4] = {words.w[0], words.w[1], words.w[2], words.w[3]};
-    uint32_t l[4] = {low.w[0], low.w[1], low.w[2], low.w[3]};
-#pragma unroll 1
-    for (int k = 0; k < 4; ++k) {
-      const Real x = sample<L, kind>(args, w[0], l[0]);
-#pragma unroll
-      for (int j = 0; j < 3; ++j) {
-        w[j] = w[j + 1];
-        l[j] = l[j + 1];
-        v[j] = v[j + 1];
-      }
-      v[3] = x;
-    }
+  FASTINIT_DEVICE Block block_of(uint64_t n) const {
+    return make(high(static_cast<uint32_t>(n >> 32)), static_cast<uint32_t>(n));
   }
-}
-
-// Four samples of a task of any kind, before rounding. A function of its own, and one that reads all
-// it needs itself: inlined, it would have the compiler hold the constants of all kinds in registers.
-template <bool wide>
-__device__ __noinline__ Four<wide ? 8 : 4> various_samples(const Record& r, uint64_t block) {
-  using L = std::conditional_t<wide, ScalarF64, ScalarF32>;
-  const Words4 words = fastinit::block(r.key, block, r.purpose);
-  Words4 low = words;
-  if constexpr (wide) low = fastinit::block(r.key, block, Purpose::Low);
-  const auto& args = args_of<wide ? DType::F64 : DType::F32>(r.transform);
-  typename L::Real v[4] = {};
-  switch (r.transform.kind) {
-    case Kind::Uniform:
-      sample_all<L, Kind::Uniform>(args, words, low, v);
-      break;
-    case Kind::Normal:
-      sample_all<L, Kind::Normal>(args, words, low, v);
-      break;
-    case Kind::Narrow:
-      sample_all<L, Kind::Narrow>(args, words, low, v);
-      break;
-    case Kind::Central:
-      sample_all<L, Kind::Central>(args, words, low, v);
-      break;
-    case Kind::Tail:
-      sample_all<L, Kind::Tail>(args, words, low, v);
-      break;
-    default:
-      sample_all<L, Kind::Far>(args, words, low, v);
-      break;
-  }
-  if (r.transform.clamped) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) v[k] = clamp<L>(args, v[k]);
-  }
-  return pack<wide ? DType::F64 : DType::F32>(v);
-}
-
-// Random fills whose kind and type are asked at every block: one piece of code for the slow ones,
-// the branches of the truncated normal, and the rare ones. A block is four samples before rounding.
-template <bool wide>
-struct Various {
-  static constexpr bool constant = false;
-  static constexpr int unit = 4;
-  using Block = Four<wide ? 8 : 4>;
-  struct High {
-    uint32_t word;
-  };
-
-  const Record& record;
-
-  FASTINIT_DEVICE int item() const {
-    if constexpr (wide) return 8;
-    return record.transform.item_size;
-  }
-  FASTINIT_DEVICE High high(uint32_t counter_high) const { return {counter_high}; }
-  FASTINIT_DEVICE Block make(const High& h, uint32_t counter) const {
-    return various_samples<wide>(record, static_cast<uint64_t>(h.word) << 32 | counter);
-  }
-
-  // Calls f with the elements as they lie in memory.
-  template <class F>
-  FASTINIT_DEVICE void with_elements(const Block& block, const F& f) const {
-    if constexpr (wide) {
-      f(block);
-    } else {
-      float v[4];
-#pragma unroll
-      for (int k = 0; k < 4; ++k) v[k] = ScalarF32::from_bits(block.w[k]);
-      switch (record.transform.dtype) {
-        case DType::F16:
-          return f(pack<DType::F16>(v));
-        case DType::BF16:
-          return f(pack<DType::BF16>(v));
-        case DType::E4M3:
-          return f(pack<DType::E4M3>(v));
-        case DType::E5M2:
-          return f(pack<DType::E5M2>(v));
-        default:
-          return f(block);
-      }
-    }
-  }
-  FASTINIT_DEVICE void store(char* to, const Block& block) const {
-    with_elements(block, [=](const auto& four) { store_four(to, four); });
-  }
+  FASTINIT_DEVICE void store(char* to, const Block& block) const { store_four(to, block); }
   FASTINIT_DEVICE void store_one(char* to, const Block& block, int k) const {
-    with_elements(block, [=](const auto& four) { store_element(to, four, k); });
+    store_element(to, block, k);
+  }
+
+  FASTINIT_DEVICE void write_units(const Units& units) const {
+    constexpr int blocks = unit / 4;
+    const High h = high(static_cast<uint32_t>((units.block + uint64_t{units.first} * blocks) >> 32));
+    const uint32_t counter = static_cast<uint32_t>(units.block);
+#pragma unroll 2
+    for (uint32_t u = units.first + threadIdx.x; u < units.end; u += kThreads) {
+      char* const to = units.origin + static_cast<uint64_t>(u) * (unit * item);
+      if constexpr (blocks == 1) {
+        store_four(to, make(h, counter + u));
+      } else {
+        uint32_t w[4];
+#pragma unroll
+        for (int k = 0; k < blocks; ++k) {
+          const Block four = make(h, counter + u * blocks + k);
+#pragma unroll
+          for (uint32_t j = 0; j < item; ++j) w[k * item + j] = four.w[j];
+        }
+        *reinterpret_cast<uint4*>(to) = make_uint4(w[0], w[1], w[2], w[3]);
+      }
+    }
   }
 };
 
-// Fills with one value: `pattern` repeats its bytes to 16.
-template <int item_>
-struct Repeat : Packed<item_> {
+// Fills with one value of any size; its bytes repeat to 16.
+struct Repeat {
   static constexpr bool constant = true;
-  static constexpr int unit = unit_elements(item_, true);
-  using Block = Four<item_>;
-  struct High {};
-  uint4 pattern;
+  struct Block {};
+  const uint8_t* pattern;
+  const uint32_t item;
 
-  explicit FASTINIT_DEVICE Repeat(const Transform& t) {
-    uint8_t bytes[16];
+  explicit FASTINIT_DEVICE Repeat(const Record& r)
+      : pattern(r.transform.pattern), item(r.transform.item_size) {}
+  explicit FASTINIT_DEVICE Repeat(const Single& s) : Repeat(s.record) {}
+
+  FASTINIT_DEVICE uint32_t word(uint32_t at) const {
+    uint32_t w = 0;
 #pragma unroll
-    for (int k = 0; k < 16; ++k) bytes[k] = t.pattern[k % item_];
-    memcpy(&pattern, bytes, 16);
+    for (uint32_t b = 0; b < 4; ++b)
+      w |= static_cast<uint32_t>(pattern[(at + b) & (item - 1)]) << (8 * b);
+    return w;
   }
-
-  FASTINIT_DEVICE High high(uint32_t) const { return {}; }
-  FASTINIT_DEVICE Block make(const High&, uint32_t) const {
-    const uint32_t w[4] = {pattern.x, pattern.y, pattern.z, pattern.w};
-    Block out;
-#pragma unroll
-    for (int k = 0; k < item_; ++k) out.w[k] = w[k % 4];
-    return out;
+  FASTINIT_DEVICE Block block_of(uint64_t) const { return {}; }
+  FASTINIT_DEVICE void store(char* to, const Block& block) const {
+    for (int k = 0; k < 4; ++k) store_one(to + k * item, block, k);
+  }
+  FASTINIT_DEVICE void store_one(char* to, const Block&, int) const {
+    for (uint32_t at = 0; at < item; at += 4) {
+      const uint32_t w = word(at), left = item - at;
+      const uint32_t alignment = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to + at));
+      if (left >= 4 && alignment % 4 == 0) {
+        *reinterpret_cast<uint32_t*>(to + at) = w;
+      } else if (left == 2 && alignment % 2 == 0) {
+        *reinterpret_cast<uint16_t*>(to + at) = static_cast<uint16_t>(w);
+      } else {
+        for (uint32_t b = 0; b < left && b < 4; ++b) to[at + b] = static_cast<char>(w >> (8 * b));
+      }
+    }
+  }
+  FASTINIT_DEVICE void write_units(const Units& units) const {
+    const uint4 all = make_uint4(word(0), word(4), word(8), word(12));
+#pragma unroll 4
+    for (uint32_t u = units.first + threadIdx.x; u < units.end; u += kThreads)
+      *reinterpret_cast<uint4*>(units.origin + static_cast<uint64_t>(u) * 16) = all;
   }
 };
 
