@@ -175,6 +175,13 @@ FASTINIT_DEVICE TransformArgs<Real> copied(const TransformArgs<Real>& from) {
   args.hi = from.hi;
   if constexpr (kind == Kind::Uniform) args.uniform = {from.uniform.scale, from.uniform.shift};
   if constexpr (kind == Kind::Normal) args.normal = {from.normal.mean, from.normal.std};
+  if constexpr (kind == Kind::Central) {
+    const auto& c = from.central;
+    args.central = {c.p_a, c.q_b, c.d, c.h_a, c.h_b, c.mean, c.std};
+  }
+  static_assert(kind == Kind::Words || kind == Kind::Uniform || kind == Kind::Normal ||
+                    kind == Kind::Central,
+                "copy its constants");
   return args;
 }
 

@@ -1,0 +1,255 @@
+// The kernels of csrc/cuda compiled as C++ (cuda_shim.h), for tests/test_cuda_host.py:
+// cuda_host lengths|layouts|many|far. All memory of a fill is compared, byte for byte, with elements
+// that the CPU's scalar lanes made.
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "cuda/executor.h"
+#include "cuda_shim.h"
+#include "tensors.h"
+
+namespace native {
+namespace {
+
+// Fills the tasks, by table or by value; the table is exactly as large as it was said to be.
+int run(const std::vector<FillTask>& tasks, bool by_table) {
+  const size_t bytes = by_table ? cuda::table_bytes(tasks.data(), tasks.size()) : 0;
+  std::vector<char> host(bytes), device(bytes);
+  const int error = cuda::execute(tasks.data(), tasks.size(), nullptr,
+                                  {host.data(), device.data(), bytes});
+  if (error != 0) std::printf("execute: %s\n", cuda::error_text(error));
+  return error != 0;
+}
+
+std::vector<FillTask> tasks_of(const std::vector<Tensor>& tensors) {
+  std::vector<FillTask> tasks;
+  for (const Tensor& t : tensors) tasks.push_back(t.task);
+  return tasks;
+}
+
+// One contiguous tensor between guards.
+Tensor contiguous(const Case& c, int64_t length, size_t shift, uint64_t first) {
+  Tensor t;
+  t.task = c.task;
+  t.name = c.name + ", length " + std::to_string(length) + ", shift " + std::to_string(shift);
+  const size_t item = c.task.transform.item_size;
+  // The start is aligned to 64, so that the shift is the misalignment.
+  t.memory.assign(64 + shift + static_cast<size_t>(length) * item, '\x5a');
+  const size_t start = (64 - reinterpret_cast<uintptr_t>(t.memory.data()) % 64) % 64 + shift;
+  t.task.layout.first = first;
+  t.task.layout.ndim = length == 1 ? 0 : 1;
+  t.task.layout.dims[0] = {length, 1, 1};
+  t.task.data = t.memory.data() + start;
+  t.want = t.memory;
+  if (length > 0) place(t.task, {{length, 1, 1}}, 0, t.want.data() + start, first);
+  return t;
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases = random_cases();
+  for (int item = 1; item <= 16; item *= 2)
+    cases.push_back({"constant of " + std::to_string(item),
+                     bare_task(constant_of(item), Purpose::Value)});
+  return cases;
+}
+
+// One case of each kind and type, for tests that cross many other things.
+std::vector<Case> few_cases() {
+  std::vector<Case> few;
+  for (const Case& c : all_cases()) {
+    const Transform& t = c.task.transform;
+    const bool seen = std::any_of(few.begin(), few.end(), [&](const Case& other) {
+      const Transform& o = other.task.transform;
+      return o.kind == t.kind && o.dtype == t.dtype && o.item_size == t.item_size &&
+             o.clamped == t.clamped;
+    });
+    if (!seen) few.push_back(c);
+  }
+  return few;
+}
+
+int wrong = 0, fills = 0;
+
+void fill(std::vector<Tensor> tensors, bool by_table) {
+  wrong += run(tasks_of(tensors), by_table);
+  wrong += check(tensors, by_table ? "table" : "value");
+  fills += static_cast<int>(tensors.size());
+}
+
+void fill_one(Tensor tensor, bool by_table) {
+  std::vector<Tensor> one;
+  one.push_back(std::move(tensor));  // moved: a task points into its tensor's memory
+  fill(std::move(one), by_table);
+}
+
+// Every length up to a few units and around tiles, every misalignment, every phase of the stream.
+void check_lengths() {
+  Draws draws{7};
+  const std::vector<Case> cases = few_cases();
+  const uint64_t firsts[] = {0, 1, 2, 3, 4096 + 2, (uint64_t{4} << 32) - 37, (uint64_t{1} << 61) + 5};
+  for (const Case& c : cases) {
+    const size_t item = c.task.transform.item_size;
+    for (int64_t length = 0; length < 70; ++length) {
+      const uint64_t first = firsts[draws.below(7)];
+      const size_t shift = length % 3 == 0 ? static_cast<size_t>(draws.below(32))
+                                           : static_cast<size_t>(draws.below(16)) * item % 64;
+      fill_one(contiguous(c, length, shift, first), false);
+    }
+    for (size_t shift = 0; shift < 16; ++shift)
+      fill_one(contiguous(c, 53, shift, firsts[shift % 7]), false);
+    // Tiles of 1,024 units, and one processor to make them so.
+    const int64_t tile = 1024 * std::max<int64_t>(16 / static_cast<int64_t>(item), 1);
+    for (const int64_t length : {tile - 1, tile + 5, 3 * tile + 3})
+      for (const uint64_t first : {uint64_t{0}, (uint64_t{4} << 32) - 4096}) {
+        shim::processors = length < 2 * tile ? 100 : 1;
+        const size_t shift = draws.one_in(2) ? 0 : item * static_cast<size_t>(draws.below(4));
+        fill_one(contiguous(c, length, shift, first), false);
+      }
+    shim::processors = 3;
+  }
+}
+
+void check_layouts() {
+  Draws draws{99};
+  const std::vector<Case> cases = all_cases();
+  for (int call = 0; call < 1800; ++call) {
+    const bool large = call % 30 == 0;
+    shim::processors = large ? 1 : 1 + static_cast<int>(draws.below(4));
+    std::vector<Tensor> tensors;
+    const int64_t count = large ? 1 : 1 + draws.below(9);
+    for (int64_t k = 0; k < count; ++k) {
+      std::string name;
+      const FillTask task = draw_task(draws, cases, name);
+      const Order how = static_cast<Order>(draws.below(3));
+      tensors.push_back(make_tensor(draws, task, draw_shape(draws, large ? 30000 : 300), how));
+      tensors.back().name = name + tensors.back().name;
+    }
+    fill(std::move(tensors), draws.one_in(2));
+  }
+  // Rows long enough to be lines: contiguous ones with gaps and in shards, and transposed ones.
+  for (const Case& c : few_cases())
+    for (const Order how : {Order::Logical, Order::Reversed})
+      for (int repeat = 0; repeat < 2; ++repeat) {
+        const int64_t length = 2 * 256 * 16 / c.task.transform.item_size + 1 + draws.below(3000);
+        Tensor t = make_tensor(draws, c.task, {3, 1 + draws.below(3), length}, how);
+        t.name = c.name + ", rows" + t.name;
+        fill_one(std::move(t), draws.one_in(2));
+      }
+}
+
+// Tens of thousands of tasks of all kinds and types, empty ones among them, in one launch.
+void check_many() {
+  Draws draws{3};
+  const std::vector<Case> cases = all_cases();
+  std::vector<Tensor> tensors;
+  for (int k = 0; k < 20000; ++k) {
+    std::string name;
+    FillTask task = draw_task(draws, cases, name);
+    const int64_t most = draws.one_in(500) ? 9000 : 40;
+    tensors.push_back(make_tensor(draws, task, draw_shape(draws, most),
+                                  static_cast<Order>(draws.below(3))));
+    if (draws.one_in(9)) tensors.back() = contiguous({name, task}, 0, 0, 0);
+    tensors.back().name = name + tensors.back().name;
+  }
+  shim::processors = 132;
+  shim::launches = 0;
+  fill(std::move(tensors), true);
+  std::printf("launches: %d\n", shim::launches);
+}
+
+// Positions beyond 2^31 and 2^32 elements of memory that is never touched elsewhere: only the blocks
+// around them run, one tile each.
+void check_far() {
+  const auto case_of = [](Kind kind, DType dtype, double a, double b) {
+    const double args[4] = {a, b, 0, 0};
+    return bare_task(cpu::prepare_transform(kind, dtype, args), Purpose::Value);
+  };
+  const int64_t bytes = int64_t{9} << 30;
+  void* const memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    std::printf("no address space\n");
+    ++wrong;
+    return;
+  }
+  struct Shape {
+    FillTask task;
+    int64_t size, stride;
+  };
+  const FillTask byte = case_of(Kind::Normal, DType::E5M2, 0, 1);
+  const FillTask word = case_of(Kind::Uniform, DType::F32, -1, 1);
+  const Shape shapes[] = {{byte, (int64_t{1} << 33) + 4321, 1},
+                          {word, (int64_t{1} << 31) + 12345, 1},
+                          {byte, (int64_t{1} << 32) + 99, 2},
+                          {bare_task(constant_of(1), Purpose::Value), (int64_t{1} << 33) + 77, 1}};
+  for (const bool list : {false, true}) {
+    for (const Shape& s : shapes) {
+      FillTask task = s.task;
+      const int64_t item = task.transform.item_size;
+      task.data = static_cast<char*>(memory);
+      task.layout.ndim = 1;
+      task.layout.dims[0] = {s.size, s.stride, 1};
+      task.layout.first = (uint64_t{4} << 32) - (uint64_t{1} << 31) + 1;  // crosses 2^34
+      FillTask second = word;  // makes a list of it
+      std::vector<char> small(64);
+      second.data = small.data();
+      second.layout.ndim = 0;
+      // So many blocks that each has one tile: of 1,024 units, unless those are few.
+      const int64_t unit = s.stride > 1 ? 4 : 16 / item;
+      const int64_t tile = 1024 * unit;
+      shim::processors = 1 << 16;
+      const int64_t positions[] = {0, int64_t{1} << 31, (int64_t{1} << 31) + (int64_t{1} << 30),
+                                   int64_t{1} << 32, s.size - 1};
+      shim::only_block = [&](unsigned block) {
+        for (const int64_t p : positions)
+          if (p < s.size && std::abs(static_cast<int64_t>(block) - p / tile) <= 1) return true;
+        return false;
+      };
+      std::vector<FillTask> tasks{task};
+      if (list) tasks.push_back(second);
+      wrong += run(tasks, list);
+      shim::only_block = nullptr;
+      for (const int64_t p : positions) {
+        if (p >= s.size) continue;
+        const int64_t from = std::max<int64_t>(0, p - 50), to = std::min(s.size, p + 50);
+        for (int64_t i = from; i < to; ++i) {
+          char want[16];
+          FillTask one = task;
+          place(one, {}, 0, want, task.layout.first + static_cast<uint64_t>(i));
+          if (std::memcmp(task.data + i * s.stride * item, want, static_cast<size_t>(item)) != 0) {
+            std::printf("element %lld of %lld, items of %lld, stride %lld, %s\n",
+                        static_cast<long long>(i), static_cast<long long>(s.size),
+                        static_cast<long long>(item), static_cast<long long>(s.stride),
+                        list ? "list" : "single");
+            ++wrong;
+            break;
+          }
+        }
+        ++fills;
+      }
+      madvise(memory, static_cast<size_t>(bytes), MADV_DONTNEED);
+    }
+  }
+  munmap(memory, static_cast<size_t>(bytes));
+}
+
+}  // namespace
+}  // namespace native
+
+int main(int argc, char** argv) {
+  using namespace native;
+  const std::string what = argc == 2 ? argv[1] : "";
+  if (what == "lengths")
+    check_lengths();
+  else if (what == "layouts")
+    check_layouts();
+  else if (what == "many")
+    check_many();
+  else if (what == "far")
+    check_far();
+  else
+    return 2;
+  std::printf("fills: %d\nwrong: %d\n", fills, wrong);
+  return wrong == 0 ? 0 : 1;
+}
