@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "tests" / "native"
 CPU = ROOT / "csrc" / "cpu"
+CUDA = ROOT / "csrc" / "cuda"
 OUTPUT = ROOT / "build" / "native-tests"
 # The rounding rules of setup.py. psABI: the shim's wide structs are passed within one program.
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-Wno-psabi")
@@ -65,7 +66,7 @@ def _state(words: Sequence[str]) -> str:
     digest = hashlib.sha256("\0".join(words).encode())
     version = subprocess.run([*compiler(), "--version"], capture_output=True, check=True)
     digest.update(version.stdout)
-    for path in sorted([*ROOT.glob("csrc/c[op]*/*"), *NATIVE.iterdir()]):
+    for path in sorted([*ROOT.glob("csrc/c[opu]*/*"), *NATIVE.rglob("*.*")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -80,10 +81,10 @@ def build(name: str, sources: Sequence[Path], flags: Sequence[str], link: Sequen
     for old in OUTPUT.glob(f"{name}-*"):
         old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=OUTPUT) as folder:
-        objects = [Path(folder, f"{source.stem}.o") for source in sources]
+        objects = [Path(folder, f"{source.name}.o") for source in sources]
 
         def compile_one(pair: tuple[Path, Path]) -> None:
-            run([*command, *INCLUDES, "-c", pair[0], "-o", pair[1]])
+            run([*command, *INCLUDES, "-x", "c++", "-c", pair[0], "-o", pair[1]])
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_one, zip(sources, objects, strict=True)))
@@ -103,6 +104,22 @@ def build_driver() -> Path:
     ]
     sanitizers = SANITIZERS if has_sanitizers() else ()
     return build("driver", sources, ["-O1", "-g1", *sanitizers], ["-pthread"])
+
+
+def build_cuda_host() -> Path:
+    """The kernels of csrc/cuda compiled as C++ under their driver, sanitized likewise."""
+    sources = [
+        *sorted(CUDA.glob("*.cu")),
+        *(CPU / f"{name}.cpp" for name in ("fill_avx2", "fill_scalar", "executor", "tiles")),
+        NATIVE / "cuda_host.cpp",
+        NATIVE / "cuda_exact.cpp",
+        NATIVE / "forced_dispatch.cpp",
+        NATIVE / "fill_avx512_shim.cpp",
+    ]
+    sanitizers = SANITIZERS if has_sanitizers() else ()
+    # In place of the toolkit's headers; `#pragma unroll` is nvcc's.
+    shim = [f"-I{NATIVE / 'cuda'}", "-Wno-unknown-pragmas"]
+    return build("cuda-host", sources, ["-O1", "-g1", *shim, *sanitizers], ["-pthread"])
 
 
 def build_library(name: str) -> Path:

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/from_estimate.h"
 #include "core/macros.h"
 
 namespace fastinit {
@@ -57,9 +58,21 @@ struct ScalarF32 : ScalarWords {
   static FASTINIT_HD FASTINIT_INLINE F add(F a, F b) { return __fadd_rn(a, b); }
   static FASTINIT_HD FASTINIT_INLINE F sub(F a, F b) { return __fsub_rn(a, b); }
   static FASTINIT_HD FASTINIT_INLINE F mul(F a, F b) { return __fmul_rn(a, b); }
-  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return __fdiv_rn(a, b); }
   static FASTINIT_HD FASTINIT_INLINE F fma(F a, F b, F c) { return __fmaf_rn(a, b, c); }
-  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return __fsqrt_rn(a); }
+  // Not __fdiv_rn and __fsqrt_rn, whose unused slow paths cost every caller registers.
+  // One instruction for two. The smaller of -0 and +0 is -0 here and would be x above: they differ
+  // for x = +0 and hi = -0, and no upper bound is -0 (params.h).
+  static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return fminf(x, hi); }
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) {
+    F y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
+    return quotient_from_estimate<ScalarF32>(a, b, y);
+  }
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) {
+    F y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(fmaxf(a, 0x1p-126f)));  // finite for 0
+    return sqrt_from_estimate<ScalarF32>(a, y);
+  }
 #else
   static FASTINIT_HD FASTINIT_INLINE F add(F a, F b) { return a + b; }
   static FASTINIT_HD FASTINIT_INLINE F sub(F a, F b) { return a - b; }
@@ -67,6 +80,7 @@ struct ScalarF32 : ScalarWords {
   static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return a / b; }
   static FASTINIT_HD FASTINIT_INLINE F fma(F a, F b, F c) { return ::fmaf(a, b, c); }
   static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return ::sqrtf(a); }
+  static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return x > hi ? hi : x; }
 #endif
   static FASTINIT_HD FASTINIT_INLINE I bits(F a) { return bit_cast<uint32_t>(a); }
   static FASTINIT_HD FASTINIT_INLINE F from_bits(I a) { return bit_cast<float>(a); }
@@ -94,7 +108,6 @@ struct ScalarF32 : ScalarWords {
   }
   static FASTINIT_HD FASTINIT_INLINE M greater(F a, F b) { return a > b; }
   static FASTINIT_HD FASTINIT_INLINE F at_least(F x, F lo) { return x < lo ? lo : x; }
-  static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return x > hi ? hi : x; }
   static FASTINIT_HD FASTINIT_INLINE F select(M m, F yes, F no) { return m ? yes : no; }
   static FASTINIT_HD FASTINIT_INLINE I iselect(M m, I yes, I no) { return m ? yes : no; }
   static FASTINIT_HD FASTINIT_INLINE bool any(M m) { return m; }

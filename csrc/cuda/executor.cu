@@ -107,7 +107,7 @@ struct Launcher {
     Tasks all{};
     all.first_tile = reinterpret_cast<const uint64_t*>(device);
     all.records = reinterpret_cast<const Record*>(device + behind);
-    all.count = static_cast<int64_t>(size);
+    all.count = static_cast<uint32_t>(size);
     return many(all, first_tile[size]);
   }
 };

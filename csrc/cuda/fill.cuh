@@ -20,8 +20,7 @@ template <class Program>
 FASTINIT_DEVICE void write(const Program& program, const Work& work) {
   const uint32_t item = program.item, aligned = item < 4 ? 4 * item : 16;
   char* to = work.to;
-  const bool vector =
-      work.stride == item && (reinterpret_cast<uintptr_t>(to) & (aligned - 1)) == 0;
+  const bool vector = work.stride == item && (reinterpret_cast<uintptr_t>(to) & (aligned - 1)) == 0;
   const uint32_t phase = Program::constant ? 0 : static_cast<uint32_t>(work.logical) & 3;
   const int ahead = phase != 0;
   const int blocks = (static_cast<int>(phase) + work.count + 3) / 4;
@@ -83,14 +82,14 @@ struct Tile {
   uint64_t first_step;
 };
 
-// Where the group of four that holds element `at` begins. Items are powers of two.
-FASTINIT_DEVICE int64_t group_start(const char* data, uint32_t item, int64_t at) {
-  const auto first = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(data) / item);
-  return at - ((first + static_cast<uint32_t>(at)) & (item == 8 ? 1 : 3));
+// Where the group of four that holds element `at` begins.
+FASTINIT_DEVICE int64_t group_start(const char* data, uint32_t item_shift, int64_t at) {
+  const auto first = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(data) >> item_shift);
+  return at - ((first + static_cast<uint32_t>(at)) & (item_shift == 3 ? 1 : 3));
 }
 
 FASTINIT_DEVICE Tile tile_of_lines(const Record& r, uint64_t number) {
-  const uint32_t item = r.transform.item_size, unit = r.unit;
+  const uint32_t item = 1u << r.item_shift, unit = 1u << r.unit_shift;
   const bool constant = r.transform.kind == Kind::Constant;
   Tile tile{};
   Place place{0, 0, 0};
@@ -105,7 +104,7 @@ FASTINIT_DEVICE Tile tile_of_lines(const Record& r, uint64_t number) {
 
   // Elements of the first unit that lie before the line, so that units are aligned and start
   // blocks.
-  uint32_t before = static_cast<uint32_t>(address / item) & (unit - 1);
+  uint32_t before = static_cast<uint32_t>(address >> r.item_shift) & (unit - 1);
   bool whole = (address & (item - 1)) == 0;
   if (!constant) {
     if (item == 8) before = static_cast<uint32_t>(tile.logical) & 3;
@@ -113,12 +112,13 @@ FASTINIT_DEVICE Tile tile_of_lines(const Record& r, uint64_t number) {
             ((address - before * item) & 15) == 0;
   }
   // The tile starts here, counted in elements of the line, perhaps before it.
-  const int64_t start = static_cast<int64_t>(number * r.tile_units * unit) - before;
-  const int64_t tile_end = start + static_cast<int64_t>(r.tile_units) * unit;
+  const int64_t start = static_cast<int64_t>(number * r.tile_units << r.unit_shift) - before;
+  const int64_t tile_end = start + (static_cast<int64_t>(r.tile_units) << r.unit_shift);
   tile.begin = start < 0 ? 0 : start;
   tile.end = tile_end < r.length ? tile_end : r.length;
   if (tile.begin >= tile.end) return tile;
-  const uint32_t first = start < 0 ? 1 : 0, end = static_cast<uint32_t>(tile.end - start) / unit;
+  const uint32_t first = start < 0 ? 1 : 0,
+                 end = static_cast<uint32_t>(tile.end - start) >> r.unit_shift;
   whole = whole && r.has_units && first < end;
   // The block of the tile's first unit; modulo 2^62 where that lies before the stream.
   const uint64_t block = (tile.logical + static_cast<uint64_t>(start) + unit) / 4 - unit / 4;
@@ -134,11 +134,12 @@ FASTINIT_DEVICE Tile tile_of_lines(const Record& r, uint64_t number) {
   }
   if (tile.middle > tile.begin)
     tile.front =
-        static_cast<uint32_t>(tile.middle - group_start(tile.data, item, tile.begin) + 3) / 4;
+        static_cast<uint32_t>(tile.middle - group_start(tile.data, r.item_shift, tile.begin) + 3) /
+        4;
   tile.count = tile.front;
   if (tile.end > tile.behind)
     tile.count +=
-        static_cast<uint32_t>(tile.end - group_start(tile.data, item, tile.behind) + 3) / 4;
+        static_cast<uint32_t>(tile.end - group_start(tile.data, r.item_shift, tile.behind) + 3) / 4;
   return tile;
 }
 
@@ -152,11 +153,11 @@ FASTINIT_DEVICE Tile tile_of(const Record& r, uint64_t number) {
 }
 
 FASTINIT_DEVICE Work work_of(const Record& r, const Tile& tile, uint32_t k) {
-  const int64_t item = r.transform.item_size;
+  const int64_t item = int64_t{1} << r.item_shift;
   if (r.path == Path::Lines) {
     const bool front = k < tile.front;
     const int64_t from = front ? tile.begin : tile.behind, to = front ? tile.middle : tile.end;
-    const int64_t group = group_start(tile.data, static_cast<uint32_t>(item), from) +
+    const int64_t group = group_start(tile.data, r.item_shift, from) +
                           4 * static_cast<int64_t>(front ? k : k - tile.front);
     const int64_t a = group < from ? from : group, b = group + 4 < to ? group + 4 : to;
     return {tile.data + a * item, tile.logical + static_cast<uint64_t>(a), static_cast<int>(b - a),

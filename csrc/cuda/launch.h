@@ -15,8 +15,8 @@ namespace fastinit::cuda {
 
 using SingleKernel = void (*)(const Single);
 
-// The kernel for a single task of a kind, in the file of its kind; null where there is none, and the
-// task travels as a list of one.
+// The kernel for a single task of a kind, in the file of its kind; null where there is none, and
+// the task travels as a list of one.
 SingleKernel constant_kernel(const Transform& t);
 SingleKernel uniform_kernel(const Transform& t);
 SingleKernel normal_kernel(const Transform& t);
@@ -29,9 +29,9 @@ constexpr int kFew = 6;
 struct Tasks {
   const uint64_t* first_tile;
   const Record* records;  // null: those below
-  int64_t count;
-  uint64_t share;
+  uint32_t count;
   uint32_t more;
+  uint64_t share;
   uint64_t few_first_tile[kFew + 1];
   Record few[kFew];
 };

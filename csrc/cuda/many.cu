@@ -8,16 +8,25 @@
 namespace fastinit::cuda {
 namespace {
 
+// The same record, but the compiler must not know that nothing has changed.
+FASTINIT_DEVICE const Record& read_again(const Record& r) {
+  const Record* again = &r;
+#if FASTINIT_DEVICE_PASS
+  asm volatile("" : "+l"(again));
+#endif
+  return *again;
+}
+
 // The units of tiles begin ... end - 1; whether something is left to be written.
 template <class Program>
 FASTINIT_DEVICE bool write_units(const Record& r, uint64_t begin, uint64_t end) {
-  const Program program(r);
   bool left = false;
 #pragma unroll 1
   for (uint64_t number = begin; number < end; ++number) {
     const Tile tile = tile_of_lines(r, number);
-    if (tile.units.first < tile.units.end) program.write_units(tile.units);
     left |= tile.count > 0;
+    // Read only now: what a program holds would lie in registers while a tile is worked out.
+    if (tile.units.first < tile.units.end) Program(read_again(r)).write_units(tile.units);
   }
   return left;
 }
@@ -25,13 +34,15 @@ FASTINIT_DEVICE bool write_units(const Record& r, uint64_t begin, uint64_t end) 
 // What is left.
 template <class Program>
 FASTINIT_DEVICE void write_rest(const Record& r, uint64_t begin, uint64_t end) {
-  const Program program(r);
 #pragma unroll 1
   for (uint64_t number = begin; number < end; ++number) {
-    const Tile tile = tile_of(r, number);
+    const uint32_t count = tile_of(r, number).count;
 #pragma unroll 1
-    for (uint32_t k = threadIdx.x; k < tile.count; k += kThreads)
-      write(program, work_of(r, tile, k));
+    for (uint32_t k = threadIdx.x; k < count; k += kThreads) {
+      // Worked out again: a tile would stay in registers while blocks are made.
+      const Record& again = read_again(r);
+      write(Program(again), work_of(again, tile_of(again, number), k));
+    }
   }
 }
 
@@ -68,16 +79,16 @@ FASTINIT_DEVICE void write_task(const Record& r, uint64_t begin, uint64_t end) {
     write_rest<Various<false>>(r, begin, end);
 }
 
-__global__ void __launch_bounds__(kThreads, 3) fill_many(const __grid_constant__ Tasks tasks) {
+__global__ void __launch_bounds__(kThreads, 2) fill_many(const __grid_constant__ Tasks tasks) {
   const bool few = tasks.records == nullptr;
   const uint64_t* const first_tile = few ? tasks.few_first_tile : tasks.first_tile;
   const Record* const records = few ? tasks.few : tasks.records;
   const bool one_more = blockIdx.x < tasks.more;
   uint64_t tile = blockIdx.x * tasks.share + (one_more ? blockIdx.x : tasks.more);
   const uint64_t end = tile + tasks.share + (one_more ? 1 : 0);
-  int64_t low = 0, high = tasks.count;  // first_tile[low] <= tile < first_tile[high]
+  uint32_t low = 0, high = tasks.count;  // first_tile[low] <= tile < first_tile[high]
   while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
+    const uint32_t middle = (low + high) / 2;
     if (first_tile[middle] <= tile)
       low = middle;
     else

@@ -18,7 +18,7 @@ namespace fastinit::cuda {
 
 constexpr int kThreads = 256;
 // Units of a tile: several per thread, or one where there are too few tiles to go round.
-constexpr uint32_t kTileUnits = 1024, kSmallTileUnits = kThreads;
+constexpr uint32_t kTileUnits = 2048, kSmallTileUnits = kThreads;
 // Elements of a unit of `Steps` along the logical direction, at most.
 constexpr int64_t kStepElements = 32;
 
@@ -58,20 +58,22 @@ struct Record {
   uint64_t key;
   Purpose purpose;
   Path path;
-  uint8_t unit;    // elements that a thread makes at once in the middle of a line,
-  bool has_units;  // where the kernel has an inner loop for this kind and type
+  uint8_t item_shift;  // log2 of the bytes of an element
+  uint8_t unit_shift;  // log2 of the elements that a thread makes at once in the middle of a line,
+  bool has_units;      // where the kernel has an inner loop for this kind and type
   uint32_t tile_units;
   uint64_t tiles;
   // The lines; a line of `Steps` is an index of all dimensions but the inner one.
   uint64_t lines;
   int line_dims;
-  Dim dims[kMaxDims];  // slowest first, in elements
+  Dim dims[kMaxDims];         // slowest first, in elements
   double inverses[kMaxDims];  // of their sizes
   // Lines: elements of a line, and tiles of a line.
   int64_t length;
   Divisor tiles_per_line;
-  // Steps: unit x of a line starts x times the inner strides away; elements per unit; length and memory stride of
-  // the logical dimension; whether x (or else the last line dimension) moves along it.
+  // Steps: unit x of a line starts x times the inner strides away; elements per unit; length and
+  // memory stride of the logical dimension; whether x (or else the last line dimension) moves along
+  // it.
   Divisor inner_size;
   int64_t inner_memory, inner_logical;
   int64_t run, run_stride;
@@ -93,7 +95,7 @@ FASTINIT_HD constexpr int unit_elements(int item, bool constant) {
 
 inline void plan_lines(const FillTask& task, Record& r, uint64_t units_wanted) {
   const Layout& layout = task.layout;
-  const uint64_t unit = r.unit;
+  const uint64_t unit = uint64_t{1} << r.unit_shift;
   r.path = Path::Lines;
   r.line_dims = layout.ndim > 0 ? layout.ndim - 1 : 0;
   r.lines = 1;
@@ -163,9 +165,11 @@ inline Record make_record(const FillTask& task, uint64_t units_wanted) {
   const Dim last = layout.ndim > 0 ? layout.dims[layout.ndim - 1] : Dim{1, 1, 1};
   const bool contiguous = last.memory == 1 && last.logical == 1;
   r.has_units = is_common(task.transform);
-  r.unit = static_cast<uint8_t>(
-      unit_elements(task.transform.item_size, task.transform.kind == Kind::Constant));
-  if (contiguous && (layout.ndim <= 1 || last.size >= 2 * kSmallTileUnits * int64_t{r.unit}))
+  const int item = task.transform.item_size;
+  const int unit = unit_elements(item, task.transform.kind == Kind::Constant);
+  while (1 << r.item_shift < item) ++r.item_shift;
+  while (1 << r.unit_shift < unit) ++r.unit_shift;
+  if (contiguous && (layout.ndim <= 1 || last.size >= 2 * kSmallTileUnits * int64_t{unit}))
     plan_lines(task, r, units_wanted);
   else
     plan_steps(task, r, units_wanted);

@@ -18,6 +18,16 @@
 
 namespace fastinit::cuda {
 
+// Stores to global memory, said so: the compiler does not always see it.
+FASTINIT_DEVICE void store16(char* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+#if FASTINIT_DEVICE_PASS
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+               "r"(a), "r"(b), "r"(c), "r"(d));
+#else
+  *reinterpret_cast<uint4*>(to) = make_uint4(a, b, c, d);
+#endif
+}
+
 // Four elements of `item` bytes, the first in the low bits of w[0].
 template <int item>
 struct Four {
@@ -145,8 +155,7 @@ FASTINIT_DEVICE void store_four(char* to, const Four<item>& v) {
   if constexpr (item >= 4) {
 #pragma unroll
     for (int k = 0; k < item; k += 4)
-      *reinterpret_cast<uint4*>(to + 4 * k) =
-          make_uint4(v.w[k], v.w[k + 1], v.w[k + 2], v.w[k + 3]);
+      store16(to + 4 * k, v.w[k], v.w[k + 1], v.w[k + 2], v.w[k + 3]);
   }
 }
 
@@ -179,9 +188,9 @@ FASTINIT_DEVICE TransformArgs<Real> copied(const TransformArgs<Real>& from) {
     const auto& c = from.central;
     args.central = {c.p_a, c.q_b, c.d, c.h_a, c.h_b, c.mean, c.std};
   }
-  static_assert(kind == Kind::Words || kind == Kind::Uniform || kind == Kind::Normal ||
-                    kind == Kind::Central,
-                "copy its constants");
+  static_assert(
+      kind == Kind::Words || kind == Kind::Uniform || kind == Kind::Normal || kind == Kind::Central,
+      "copy its constants");
   return args;
 }
 
@@ -254,10 +263,12 @@ struct Random {
   }
 
   FASTINIT_DEVICE void write_units(const Units& units) const {
-    constexpr int blocks = unit / 4;
-    const High h = high(static_cast<uint32_t>((units.block + uint64_t{units.first} * blocks) >> 32));
+    // Four blocks in a row: what is read or set up for each round of the loop is shared by them.
+    constexpr int blocks = unit / 4, kUnroll = from == From::Table || wide || blocks > 1 ? 2 : 4;
+    const High h =
+        high(static_cast<uint32_t>((units.block + uint64_t{units.first} * blocks) >> 32));
     const uint32_t counter = static_cast<uint32_t>(units.block);
-#pragma unroll 2
+#pragma unroll kUnroll
     for (uint32_t u = units.first + threadIdx.x; u < units.end; u += kThreads) {
       char* const to = units.origin + static_cast<uint64_t>(u) * (unit * item);
       if constexpr (blocks == 1) {
@@ -270,7 +281,7 @@ struct Random {
 #pragma unroll
           for (uint32_t j = 0; j < item; ++j) w[k * item + j] = four.w[j];
         }
-        *reinterpret_cast<uint4*>(to) = make_uint4(w[0], w[1], w[2], w[3]);
+        store16(to, w[0], w[1], w[2], w[3]);
       }
     }
   }
@@ -312,10 +323,10 @@ struct Repeat {
     }
   }
   FASTINIT_DEVICE void write_units(const Units& units) const {
-    const uint4 all = make_uint4(word(0), word(4), word(8), word(12));
+    const uint32_t w[4] = {word(0), word(4), word(8), word(12)};
 #pragma unroll 4
     for (uint32_t u = units.first + threadIdx.x; u < units.end; u += kThreads)
-      *reinterpret_cast<uint4*>(units.origin + static_cast<uint64_t>(u) * 16) = all;
+      store16(units.origin + static_cast<uint64_t>(u) * 16, w[0], w[1], w[2], w[3]);
   }
 };
 

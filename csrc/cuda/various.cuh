@@ -9,25 +9,30 @@ namespace fastinit::cuda {
 template <class L, Kind kind, class Real>
 FASTINIT_DEVICE void sample_all(const TransformArgs<Real>& args, const Words4& words,
                                 const Words4& low, Real (&v)[4]) {
-  if constexpr (!is_double<L> || kind <= Kind::Narrow) {
+  if constexpr (!is_double<L>) {
 #pragma unroll
     for (int k = 0; k < 4; k += 2)
       sample_pair<L, kind>(args, words.w[k], words.w[k + 1], low.w[k], low.w[k + 1], v[k],
                            v[k + 1]);
   } else {
-    // Long in double: one sample at a time, the registers moving on.
+    // Long and full of constants in double: one or two samples at a time, the registers moving on.
+    constexpr int step = kind == Kind::Normal ? 2 : 1;
     uint32_t w[4] = {words.w[0], words.w[1], words.w[2], words.w[3]};
     uint32_t l[4] = {low.w[0], low.w[1], low.w[2], low.w[3]};
 #pragma unroll 1
-    for (int k = 0; k < 4; ++k) {
-      const Real x = sample<L, kind>(args, w[0], l[0]);
+    for (int k = 0; k < 4; k += step) {
+      Real x[2] = {};
+      if constexpr (kind == Kind::Normal)
+        normal_pair<L>(args, w[0], w[1], l[0], l[1], x[0], x[1]);
+      else
+        x[0] = sample<L, kind>(args, w[0], l[0]);
 #pragma unroll
-      for (int j = 0; j < 3; ++j) {
-        w[j] = w[j + 1];
-        l[j] = l[j + 1];
-        v[j] = v[j + 1];
+      for (int j = 0; j < 4; ++j) {
+        const bool moves = j + step < 4;
+        w[j] = moves ? w[(j + step) % 4] : w[j];
+        l[j] = moves ? l[(j + step) % 4] : l[j];
+        v[j] = moves ? v[(j + step) % 4] : x[(j + step) % 4];
       }
-      v[3] = x;
     }
   }
 }

@@ -1,6 +1,6 @@
 // The kernels of csrc/cuda compiled as C++ (cuda_shim.h), for tests/test_cuda_host.py:
-// cuda_host lengths|layouts|many|far. All memory of a fill is compared, byte for byte, with elements
-// that the CPU's scalar lanes made.
+// cuda_host lengths|layouts|many|far|exact. All memory of a fill is compared, byte for byte, with
+// elements that the CPU's scalar lanes made.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -16,8 +16,8 @@ namespace {
 int run(const std::vector<FillTask>& tasks, bool by_table) {
   const size_t bytes = by_table ? cuda::table_bytes(tasks.data(), tasks.size()) : 0;
   std::vector<char> host(bytes), device(bytes);
-  const int error = cuda::execute(tasks.data(), tasks.size(), nullptr,
-                                  {host.data(), device.data(), bytes});
+  const int error =
+      cuda::execute(tasks.data(), tasks.size(), nullptr, {host.data(), device.data(), bytes});
   if (error != 0) std::printf("execute: %s\n", cuda::error_text(error));
   return error != 0;
 }
@@ -49,8 +49,8 @@ Tensor contiguous(const Case& c, int64_t length, size_t shift, uint64_t first) {
 std::vector<Case> all_cases() {
   std::vector<Case> cases = random_cases();
   for (int item = 1; item <= 16; item *= 2)
-    cases.push_back({"constant of " + std::to_string(item),
-                     bare_task(constant_of(item), Purpose::Value)});
+    cases.push_back(
+        {"constant of " + std::to_string(item), bare_task(constant_of(item), Purpose::Value)});
   return cases;
 }
 
@@ -87,7 +87,8 @@ void fill_one(Tensor tensor, bool by_table) {
 void check_lengths() {
   Draws draws{7};
   const std::vector<Case> cases = few_cases();
-  const uint64_t firsts[] = {0, 1, 2, 3, 4096 + 2, (uint64_t{4} << 32) - 37, (uint64_t{1} << 61) + 5};
+  const uint64_t firsts[] = {
+      0, 1, 2, 3, 4096 + 2, (uint64_t{4} << 32) - 37, (uint64_t{1} << 61) + 5};
   for (const Case& c : cases) {
     const size_t item = c.task.transform.item_size;
     for (int64_t length = 0; length < 70; ++length) {
@@ -147,8 +148,8 @@ void check_many() {
     std::string name;
     FillTask task = draw_task(draws, cases, name);
     const int64_t most = draws.one_in(500) ? 9000 : 40;
-    tensors.push_back(make_tensor(draws, task, draw_shape(draws, most),
-                                  static_cast<Order>(draws.below(3))));
+    tensors.push_back(
+        make_tensor(draws, task, draw_shape(draws, most), static_cast<Order>(draws.below(3))));
     if (draws.one_in(9)) tensors.back() = contiguous({name, task}, 0, 0, 0);
     tensors.back().name = name + tensors.back().name;
   }
@@ -158,8 +159,8 @@ void check_many() {
   std::printf("launches: %d\n", shim::launches);
 }
 
-// Positions beyond 2^31 and 2^32 elements of memory that is never touched elsewhere: only the blocks
-// around them run, one tile each.
+// Positions beyond 2^31 and 2^32 elements of memory that is never touched elsewhere: only the
+// blocks around them run, one tile each.
 void check_far() {
   const auto case_of = [](Kind kind, DType dtype, double a, double b) {
     const double args[4] = {a, b, 0, 0};
@@ -191,7 +192,7 @@ void check_far() {
       task.layout.ndim = 1;
       task.layout.dims[0] = {s.size, s.stride, 1};
       task.layout.first = (uint64_t{4} << 32) - (uint64_t{1} << 31) + 1;  // crosses 2^34
-      FillTask second = word;  // makes a list of it
+      FillTask second = word;                                             // makes a list of it
       std::vector<char> small(64);
       second.data = small.data();
       second.layout.ndim = 0;
@@ -235,6 +236,9 @@ void check_far() {
 }
 
 }  // namespace
+
+int check_exact();  // cuda_exact.cpp
+
 }  // namespace native
 
 int main(int argc, char** argv) {
@@ -248,6 +252,8 @@ int main(int argc, char** argv) {
     check_many();
   else if (what == "far")
     check_far();
+  else if (what == "exact")
+    return check_exact();
   else
     return 2;
   std::printf("fills: %d\nwrong: %d\n", fills, wrong);

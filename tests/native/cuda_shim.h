@@ -1,7 +1,7 @@
 // Just enough of CUDA to run kernels on the host: the same .cu files compiled as C++, thread blocks
-// one after the other, their threads one after the other. A thread that meets __syncthreads waits on
-// a stack of its own (a fibre) while the others catch up; kernels without it need only one. It proves
-// indexing and arithmetic, under the sanitizers if wanted, but no races.
+// one after the other, their threads one after the other. A thread that meets __syncthreads waits
+// on a stack of its own (a fibre) while the others catch up; kernels without it need only one. It
+// proves indexing and arithmetic, under the sanitizers if wanted, but no races.
 #pragma once
 
 #include <ucontext.h>

@@ -37,7 +37,7 @@ inline Transform constant_of(int item) {
 // Places every element of the (uncoalesced) dimensions into `want`: the scalar lanes make the words
 // of one last-dimension row, and its elements are copied one by one.
 inline void place(const FillTask& task, const std::vector<Dim>& dims, size_t depth, char* at,
-           uint64_t logical) {
+                  uint64_t logical) {
   const size_t item = task.transform.item_size;
   const Dim d = depth < dims.size() ? dims[depth] : Dim{1, 1, 1};
   if (depth + 1 < dims.size()) {
@@ -79,7 +79,7 @@ enum class Order { Logical, Reversed, Shuffled };
 
 // Memory for a tensor of this shape, and what it must hold afterwards.
 inline Tensor make_tensor(Draws& draws, const FillTask& task, const std::vector<int64_t>& shape,
-                   Order how) {
+                          Order how) {
   Tensor t;
   t.task = task;
   t.task.key = draws.next();

@@ -1,0 +1,51 @@
+// Correctly rounded square roots and quotients in float from an estimate that hardware gives, so
+// that device code needs no subroutine for arguments that never come. docs/performance.md, CUDA.
+//
+// Exact where nothing on the way leaves the normal range: arguments of magnitude in [2^-60, 2^60],
+// and
+// +-0 as the radicand or numerator. tests/test_cuda_host.py checks what the proofs rest on for
+// every estimate that the instruction set permits.
+#pragma once
+
+#include <cstdint>
+
+#include "core/macros.h"
+
+namespace fastinit {
+
+// sqrt(x) from y = (1 + d) / sqrt(x), |d| <= 2^-22.4: Goldschmidt's iteration with a last residual.
+// Scaling x by 4 scales every step, so the proof is the exhaustive check of x in [1, 4). For x =
+// +-0 any finite y will do.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F sqrt_from_estimate(typename L::F x, typename L::F y) {
+  const auto g = L::mul(x, y), h = L::mul(L::set(0.5f), y);
+  const auto e = L::negative_fma(h, g, L::set(0.5f));
+  const auto g1 = L::fma(g, e, g), h1 = L::fma(h, e, h);
+  return L::fma(L::negative_fma(g1, g1, x), h1, g1);
+}
+
+// 1 / b correctly rounded from y = (1 + d) / b, |d| <= 2^-23: checked exhaustively; one unit in the
+// last place off where all bits of b's significand are ones.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F reciprocal_from_estimate(typename L::F b,
+                                                                   typename L::F y) {
+  const auto once = L::fma(L::negative_fma(b, y, L::set(1)), y, y);
+  return L::fma(L::negative_fma(b, once, L::set(1)), once, once);
+}
+
+// a / b: a faithful quotient and one exact residual, which with a correctly rounded reciprocal is
+// enough (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
+// 1990, theorem 8.3); for the significand of all ones every numerator is checked.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F quotient_from_estimate(typename L::F a, typename L::F b,
+                                                                 typename L::F y) {
+  const auto r = reciprocal_from_estimate<L>(b, y);
+  const auto q = L::mul(a, r);
+  const auto q1 = L::fma(L::negative_fma(b, q, a), r, q);
+  const auto q2 = L::fma(L::negative_fma(b, q1, a), r, q1);
+  // The residual of -0 is +0.
+  const auto sign = L::iand(L::ixor(L::bits(a), L::bits(b)), L::iset(0x80000000u));
+  return L::from_bits(L::ior(L::bits(L::magnitude(q2)), sign));
+}
+
+}  // namespace fastinit
