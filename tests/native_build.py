@@ -112,14 +112,18 @@ def build_cuda_host() -> Path:
         *sorted(CUDA.glob("*.cu")),
         *(CPU / f"{name}.cpp" for name in ("fill_avx2", "fill_scalar", "executor", "tiles")),
         NATIVE / "cuda_host.cpp",
-        NATIVE / "cuda_exact.cpp",
         NATIVE / "forced_dispatch.cpp",
         NATIVE / "fill_avx512_shim.cpp",
     ]
     sanitizers = SANITIZERS if has_sanitizers() else ()
     # In place of the toolkit's headers; `#pragma unroll` is nvcc's.
     shim = [f"-I{NATIVE / 'cuda'}", "-Wno-unknown-pragmas"]
-    return build("cuda-host", sources, ["-O1", "-g1", *shim, *sanitizers], ["-pthread"])
+    return build("cuda-host", sources, ["-O0", "-g1", *shim, *sanitizers], ["-pthread"])
+
+
+def build_cuda_exact() -> Path:
+    """The exhaustive checks of the device's square root and quotient."""
+    return build("cuda-exact", [NATIVE / "cuda_exact.cpp"], ["-O2"], [])
 
 
 def build_library(name: str) -> Path:

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from native_build import build_cuda_host
+from native_build import build_cuda_exact, build_cuda_host
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,10 @@ def program() -> Path:
     return build_cuda_host()
 
 
-def output_of(program: Path, what: str) -> dict[str, int]:
+def output_of(program: Path, *what: str) -> dict[str, int]:
     # As in test_native.py: leaks are not what is looked for.
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run([program, what], capture_output=True, text=True, env=environment)
+    done = subprocess.run([program, *what], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return {name: int(value) for name, value in (x.split(": ") for x in done.stdout.splitlines())}
 
@@ -56,8 +56,8 @@ def test_indices_beyond_32_bits(program: Path) -> None:
     assert output["fills"] > 30
 
 
-def test_square_root_and_division(program: Path) -> None:
+def test_square_root_and_division() -> None:
     """The device's square root and quotient are correctly rounded for every estimate it may get."""
-    output = output_of(program, "exact")
+    output = output_of(build_cuda_exact())
     assert output["wrong"] == 0
     assert output["square roots"] > 3 * 2**24

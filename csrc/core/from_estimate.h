@@ -24,18 +24,22 @@ FASTINIT_HD FASTINIT_INLINE typename L::F sqrt_from_estimate(typename L::F x, ty
   return L::fma(L::negative_fma(g1, g1, x), h1, g1);
 }
 
-// 1 / b correctly rounded from y = (1 + d) / b, |d| <= 2^-23: checked exhaustively; one unit in the
-// last place off where all bits of b's significand are ones.
+// 1 / b correctly rounded from y = (1 + d) / b, |d| <= 2^-23: checked for every significand. The
+// iteration comes to rest one unit in the last place low, on a power of two, where all bits of b's
+// significand are ones.
 template <class L>
 FASTINIT_HD FASTINIT_INLINE typename L::F reciprocal_from_estimate(typename L::F b,
                                                                    typename L::F y) {
   const auto once = L::fma(L::negative_fma(b, y, L::set(1)), y, y);
-  return L::fma(L::negative_fma(b, once, L::set(1)), once, once);
+  const auto twice = L::fma(L::negative_fma(b, once, L::set(1)), once, once);
+  const auto rest = L::iand(L::iadd(L::bits(b), L::iset(1)), L::iset(0x7fffffu));
+  const auto all_ones = L::sign_of(L::isub(rest, L::iset(1)));
+  return L::from_bits(L::ior(L::bits(twice), L::iselect(all_ones, L::iset(1), L::iset(0))));
 }
 
 // a / b: a faithful quotient and one exact residual, which with a correctly rounded reciprocal is
 // enough (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
-// 1990, theorem 8.3); for the significand of all ones every numerator is checked.
+// 1990); its one doubtful divisor, of all ones, is checked with every numerator.
 template <class L>
 FASTINIT_HD FASTINIT_INLINE typename L::F quotient_from_estimate(typename L::F a, typename L::F b,
                                                                  typename L::F y) {

@@ -1,5 +1,5 @@
 // The kernels of csrc/cuda compiled as C++ (cuda_shim.h), for tests/test_cuda_host.py:
-// cuda_host lengths|layouts|many|far|exact. All memory of a fill is compared, byte for byte, with
+// cuda_host lengths|layouts|many|far. All memory of a fill is compared, byte for byte, with
 // elements that the CPU's scalar lanes made.
 #include <sys/mman.h>
 
@@ -236,9 +236,6 @@ void check_far() {
 }
 
 }  // namespace
-
-int check_exact();  // cuda_exact.cpp
-
 }  // namespace native
 
 int main(int argc, char** argv) {
@@ -252,8 +249,6 @@ int main(int argc, char** argv) {
     check_many();
   else if (what == "far")
     check_far();
-  else if (what == "exact")
-    return check_exact();
   else
     return 2;
   std::printf("fills: %d\nwrong: %d\n", fills, wrong);
