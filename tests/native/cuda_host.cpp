@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cuda/executor.h"
+#include "cuda/plan.h"
 #include "cuda_shim.h"
 #include "tensors.h"
 
@@ -99,8 +100,8 @@ void check_lengths() {
     }
     for (size_t shift = 0; shift < 16; ++shift)
       fill_one(contiguous(c, 53, shift, firsts[shift % 7]), false);
-    // Tiles of 1,024 units, and one processor to make them so.
-    const int64_t tile = 1024 * std::max<int64_t>(16 / static_cast<int64_t>(item), 1);
+    // Tiles of kTileUnits, and one processor to make them so.
+    const int64_t tile = cuda::kTileUnits * std::max<int64_t>(16 / static_cast<int64_t>(item), 1);
     for (const int64_t length : {tile - 1, tile + 5, 3 * tile + 3})
       for (const uint64_t first : {uint64_t{0}, (uint64_t{4} << 32) - 4096}) {
         shim::processors = length < 2 * tile ? 100 : 1;
@@ -114,7 +115,7 @@ void check_lengths() {
 void check_layouts() {
   Draws draws{99};
   const std::vector<Case> cases = all_cases();
-  for (int call = 0; call < 1800; ++call) {
+  for (int call = 0; call < 900; ++call) {
     const bool large = call % 30 == 0;
     shim::processors = large ? 1 : 1 + static_cast<int>(draws.below(4));
     std::vector<Tensor> tensors;
@@ -196,9 +197,9 @@ void check_far() {
       std::vector<char> small(64);
       second.data = small.data();
       second.layout.ndim = 0;
-      // So many blocks that each has one tile: of 1,024 units, unless those are few.
+      // So many blocks that each has one tile: of kTileUnits, unless those are few.
       const int64_t unit = s.stride > 1 ? 4 : 16 / item;
-      const int64_t tile = 1024 * unit;
+      const int64_t tile = cuda::kTileUnits * unit;
       shim::processors = 1 << 16;
       const int64_t positions[] = {0, int64_t{1} << 31, (int64_t{1} << 31) + (int64_t{1} << 30),
                                    int64_t{1} << 32, s.size - 1};
