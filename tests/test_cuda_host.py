@@ -1,8 +1,8 @@
 """The CUDA kernels without a GPU: compiled as C++ (tests/native/cuda_shim.h), run on the host.
 
-All of memory is compared with what the CPU's scalar lanes make, byte for byte, under the address and
-undefined-behaviour sanitizers where the compiler has them. That proves indexing and arithmetic; what
-only hardware shows (races, the processor's own conversions) is for the tests marked ``cuda``.
+All of memory is compared with what the CPU's scalar lanes make, byte for byte, under the address
+and undefined-behaviour sanitizers where the compiler has them. That proves indexing and arithmetic;
+what only hardware shows (races, the processor's own conversions) is for the tests marked ``cuda``.
 """
 
 from __future__ import annotations
