@@ -4,8 +4,10 @@ Development build: ``python setup.py build_ext --inplace`` (or ``make build``).
 """
 
 import os
+import re
 import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -54,15 +56,27 @@ def import_torch():
     return torch
 
 
-def find_nvcc_home():
+def find_nvcc_home(torch):
     """The CUDA toolkit that holds both nvcc and the headers, or None."""
     nvcc = shutil.which("nvcc")
     places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     places += [Path(nvcc).resolve().parent.parent] if nvcc else []
+    places += sorted(Path(torch.__path__[0]).parent.glob("nvidia/cu[0-9]*"))  # nvcc from a wheel
     for home in filter(None, places):
         if Path(home, "bin", "nvcc").exists() and Path(home, "include/cuda_runtime.h").exists():
             return str(home)
     return None
+
+
+def cuda_release(home):
+    """The release of a toolkit's nvcc as text, 13.0 for instance; "" if it does not run."""
+    try:
+        command = [str(Path(home, "bin", "nvcc")), "--version"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    found = re.search(r"release (\d+\.\d+)", said)
+    return found.group(1) if found else ""
 
 
 def use_cuda(torch):
@@ -70,13 +84,17 @@ def use_cuda(torch):
     wish = os.environ.get("FASTINIT_CUDA", "auto")
     if wish not in ("auto", "0", "1"):
         fail(f"FASTINIT_CUDA is {wish!r}, it may be auto, 0 or 1.")
-    home = find_nvcc_home()
+    home = find_nvcc_home(torch)
+    release, wanted = home and cuda_release(home), torch.version.cuda
     missing = [
         what
         for what, there in {
             "CUDA sources in this version": any(ROOT.glob("csrc/cuda/*.cu")),
-            "CUDA in this torch (torch.version.cuda is None)": torch.version.cuda is not None,
+            "CUDA in this torch (torch.version.cuda is None)": wanted is not None,
             "nvcc with its headers (set CUDA_HOME)": home is not None,
+            f"nvcc of CUDA {wanted}, as this torch has it (that of {home} is {release})": not (
+                release and wanted and release.split(".")[0] != wanted.split(".")[0]
+            ),
         }.items()
         if not there
     ]
@@ -86,11 +104,12 @@ def use_cuda(torch):
         return False
     # Both before cpp_extension is imported: it guesses, and without a GPU or a list it dies.
     os.environ["CUDA_HOME"] = home
-    if torch.cuda.device_count() == 0:
-        newest = tuple(map(int, torch.version.cuda.split(".")[:2])) >= (12, 8)
-        os.environ.setdefault(
-            "TORCH_CUDA_ARCH_LIST", "8.0;9.0;10.0+PTX" if newest else "8.0;9.0+PTX"
-        )
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip():
+        os.environ.pop("TORCH_CUDA_ARCH_LIST", None)  # empty is not given
+        if torch.cuda.device_count() == 0:
+            newest = tuple(map(int, wanted.split(".")[:2])) >= (12, 8)
+            usual = "8.0;9.0;10.0+PTX" if newest else "8.0;9.0+PTX"
+            os.environ["TORCH_CUDA_ARCH_LIST"] = usual
     return True
 
 
@@ -105,7 +124,8 @@ def make_extension(torch):
     cxx = ["-O3", "-g0", "-Wall", "-Wextra", *shlex.split(os.environ.get("CXXFLAGS", ""))]
     # Products and sums fuse only where the source says fma: the same bits from every compiler.
     cxx += ["-fno-fast-math", "-ffp-contract=off", "-fopenmp", "-fvisibility=hidden"]
-    for path in cpp_extension.include_paths():  # as system headers: their warnings are not ours
+    kind = "cuda" if cuda else "cpu"
+    for path in cpp_extension.include_paths(kind):  # as system headers: their warnings are not ours
         cxx += ["-isystem", path]
     flags = {"cxx": cxx}
 
@@ -117,14 +137,18 @@ def make_extension(torch):
     else:
         sources = [source for source in sources if source != "csrc/torch/ops_cuda.cpp"]
 
-    kind = cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension
-    return kind(
+    macros = [("FASTINIT_CUDA", "1" if cuda else "0")]
+    if cuda:
+        targets = os.environ.get("TORCH_CUDA_ARCH_LIST", "the devices of the build")
+        macros += [("FASTINIT_CUDA_TARGETS", f'"{targets}"')]
+    make = cpp_extension.CUDAExtension if cuda else cpp_extension.CppExtension
+    return make(
         "fastinit._C",
         sources,
         include_dirs=[str(ROOT / "csrc")],  # ninja runs elsewhere
         # BuildExtension always asks ninja what is out of date; this list is for source packages.
         depends=relative("csrc/**/*.h", "csrc/**/*.inl", "csrc/**/*.cuh"),
-        define_macros=[("FASTINIT_CUDA", "1" if cuda else "0")],
+        define_macros=macros,
         extra_compile_args=flags,
         extra_link_args=["-fopenmp"],
     )

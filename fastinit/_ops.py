@@ -34,7 +34,8 @@ ORIGINALS: dict[str, Callable[..., Any]] = {
 # The functions that offer a call to `__torch_function__` before they run, in torch as here.
 OVERRIDABLE = frozenset({"uniform_", "normal_", "constant_", "kaiming_uniform_"})
 
-DEVICES = ("cpu", "meta")
+HAS_CUDA = _C.build_info()["cuda"] != "no"
+DEVICES = ("cpu", "meta", "cuda") if HAS_CUDA else ("cpu", "meta")
 REAL_DTYPES = frozenset(
     {
         torch.float32,
@@ -68,6 +69,9 @@ def fold(key: int, data: int, purpose: Literal["int", "str", "split"]) -> int:
 
 def _reserve_key(device: torch.device, generator: torch.Generator | None) -> int:
     """Hash one draw of the generator (default: the device's) to a key, a signed 64-bit int."""
+    if HAS_CUDA and device.type == "cuda":
+        # Seeds that were set before CUDA started wait in Python until it does.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     word: int = _reserve_key_op(device, generator)
     return word
 
@@ -156,7 +160,17 @@ def is_plain(kind: type) -> bool:
 
 def on_handled_device(tensor: Tensor) -> bool:
     """Whether the tensor's device is one of `DEVICES` (asking for its name takes far longer)."""
-    return tensor.is_cpu or tensor.is_meta
+    return tensor.is_cpu or tensor.is_meta or (HAS_CUDA and tensor.is_cuda)
+
+
+def is_captured(tensor: Any) -> bool:
+    """Whether filling this tensor would go into a CUDA graph under capture."""
+    return (
+        HAS_CUDA
+        and getattr(tensor, "is_cuda", False) is True
+        and not is_fake(tensor)
+        and torch.cuda.is_current_stream_capturing()
+    )
 
 
 def _transformed(tensor: Tensor) -> bool:
@@ -230,7 +244,8 @@ def otherwise(
         # torch refuses integers, too, but not always as what they are.
         if (
             is_plain(kind)
-            and tensor.is_cpu
+            and on_handled_device(tensor)
+            and not tensor.is_meta
             and not (tensor.is_floating_point() or tensor.is_complex())
         ):
             raise NotImplementedError(_wrong_dtype(name, tensor, dtypes))

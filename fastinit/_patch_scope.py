@@ -96,7 +96,10 @@ def draw(
     try:
         if key is None or generator is not None:
             with torch._C.DisableTorchFunction():
-                return fill(tensor, *arguments, generator=generator)
+                # There torch's own draw is new in every replay, which no key could be.
+                if not _ops.is_captured(tensor):
+                    return fill(tensor, *arguments, generator=generator)
+            return original()
         try:
             with torch._C.DisableTorchFunction():
                 result = fill(tensor, *arguments, key=key.fold_in(scope.drawn))

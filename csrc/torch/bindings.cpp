@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
+#if FASTINIT_CUDA
+#include <cuda_runtime_api.h>
+#endif
 
 #include <array>
 #include <string>
@@ -37,7 +40,8 @@ py::dict build_info() {
 #endif
   info["torch"] = TORCH_VERSION;
 #if FASTINIT_CUDA
-  info["cuda"] = "yes";
+  info["cuda"] = std::to_string(CUDART_VERSION / 1000) + "." +
+                 std::to_string(CUDART_VERSION % 1000 / 10) + " for " FASTINIT_CUDA_TARGETS;
 #else
   info["cuda"] = "no";
 #endif

@@ -1,17 +1,19 @@
-// The operators: schemas, and their CPU and meta kernels. A kernel checks its arguments, reserves
-// its key, runs the tasks and bumps the version counter, in that order, so that a rejected, empty,
-// fake or meta call consumes no randomness.
+// The operators: schemas, the kernels of every device, and the backend of the CPU. A kernel checks
+// its arguments, reserves its key, runs the tasks and bumps the version counter, in that order, so
+// that a rejected, empty, fake or meta call consumes no randomness.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/enum_tag.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <numeric>
 
 #include "cpu/executor.h"
 #include "cpu/fp_env.h"
+#include "torch/backend.h"
 #include "torch/introspection.h"
 #include "torch/tasks.h"
 
@@ -20,22 +22,14 @@ namespace {
 
 std::atomic<int> last_threads{0};
 
-// ---- keys ---------------------------------------------------------------------------------------
+// ---- the CPU ------------------------------------------------------------------------------------
 
-uint64_t reserve_cpu_key(const std::optional<at::Generator>& generator) {
+uint64_t reserve_cpu_key(const char*, at::Device, const std::optional<at::Generator>& generator) {
   auto* impl = at::get_generator_or_default<at::CPUGeneratorImpl>(
       generator, at::detail::getDefaultCPUGenerator());
   const std::lock_guard<std::mutex> lock(impl->mutex_);
   return derive(0, impl->random64(), Purpose::GeneratorCpu);
 }
-
-int64_t reserve_key(at::Device device, std::optional<at::Generator> generator) {
-  TORCH_CHECK_NOT_IMPLEMENTED(device.is_cpu(), "reserve_key: no generator of fastinit for device ",
-                              device);
-  return static_cast<int64_t>(reserve_cpu_key(generator));
-}
-
-// ---- running ------------------------------------------------------------------------------------
 
 void run_on_pool(int workers, void (*body)(void*), void* context) {
   at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
@@ -43,11 +37,36 @@ void run_on_pool(int workers, void (*body)(void*), void* context) {
   });
 }
 
-void execute_tasks(const FillTask* tasks, size_t count) {
+void execute_on_cpu(const char*, at::Device, const FillTask* tasks, size_t count) {
   if (count == 0) return;
   const cpu::ThreadPool pool{at::in_parallel_region() ? 1 : at::get_num_threads(), run_on_pool};
   last_threads = cpu::execute(tasks, count, pool);
 }
+
+// ---- backends -----------------------------------------------------------------------------------
+
+// By device type; those not built in are empty. A function, as other files register from their
+// initialisers.
+std::array<Backend, at::COMPILE_TIME_MAX_DEVICE_TYPES>& backends() {
+  static std::array<Backend, at::COMPILE_TIME_MAX_DEVICE_TYPES> table{};
+  return table;
+}
+
+const Backend* backend_of(at::Device device) {
+  const Backend& backend = backends()[static_cast<size_t>(device.type())];
+  return backend.execute != nullptr ? &backend : nullptr;
+}
+
+const RegisterBackend the_cpu(at::kCPU, {reserve_cpu_key, execute_on_cpu});
+
+int64_t reserve_key(at::Device device, std::optional<at::Generator> generator) {
+  const Backend* backend = backend_of(device);
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      backend != nullptr, "reserve_key: no generator of fastinit for device ", device);
+  return static_cast<int64_t>(backend->reserve_key("reserve_key", device, generator));
+}
+
+// ---- running ------------------------------------------------------------------------------------
 
 void bump_version(const at::Tensor& self) {
   if (!self.is_inference()) self.unsafeGetTensorImpl()->bump_version();
@@ -63,9 +82,11 @@ void fill_one(const at::Tensor& self, const Fill& fill, const std::optional<int6
   std::vector<FillTask> tasks;
   append_tasks(tasks, self, fill, 0);
   if (!tasks.empty()) {
-    const uint64_t k = key.has_value() ? static_cast<uint64_t>(*key) : reserve_cpu_key(generator);
+    const Backend& backend = *backend_of(self.device());
+    const uint64_t k = key.has_value() ? static_cast<uint64_t>(*key)
+                                       : backend.reserve_key(fill.name, self.device(), generator);
     for (FillTask& task : tasks) task.key = k;
-    execute_tasks(tasks.data(), tasks.size());
+    backend.execute(fill.name, self.device(), tasks.data(), tasks.size());
   }
   bump_version(self);
 }
@@ -139,42 +160,72 @@ void for_each_fill(const at::TensorList tensors, at::IntArrayRef plan, at::Array
   TORCH_CHECK(at == plan.size(), "fill_many_: 'plan' has ", plan.size() - at, " numbers too many");
 }
 
-// Whether two of the tensors may share memory; then their order matters.
-bool any_overlap(const at::TensorList tensors) {
-  struct Span {
-    const char *begin, *end;
-  };
+void check_device(const at::Tensor& t) {
+  TORCH_CHECK_NOT_IMPLEMENTED(backend_of(t.device()) != nullptr,
+                              "fill_many_: not implemented for device ", t.device());
+}
+
+// Bytes that a tensor lies in.
+struct Span {
+  const char *begin, *end;
+};
+
+Span span_of(const at::Tensor& t) {
+  int64_t last = 0;
+  for (int64_t k = 0; k < t.dim(); ++k) last += (t.size(k) - 1) * t.stride(k);
+  const char* begin = static_cast<const char*>(t.const_data_ptr());
+  return {begin, begin + (last + 1) * t.element_size()};
+}
+
+// What one device has to do of a list.
+struct DeviceTasks {
+  at::Device device;
+  std::vector<FillTask> tasks;
   std::vector<Span> spans;
-  for (const at::Tensor& t : tensors) {
-    if (t.numel() == 0) continue;
-    int64_t last = 0;
-    for (int64_t k = 0; k < t.dim(); ++k) last += (t.size(k) - 1) * t.stride(k);
-    const char* begin = static_cast<const char*>(t.const_data_ptr());
-    spans.push_back({begin, begin + (last + 1) * t.element_size()});
+
+  // Whether two of the tensors may share memory; then their order matters.
+  bool any_overlap() {
+    std::sort(spans.begin(), spans.end(),
+              [](const Span& x, const Span& y) { return x.begin < y.begin; });
+    for (size_t k = 1; k < spans.size(); ++k)
+      if (spans[k].begin < spans[k - 1].end) return true;
+    return false;
   }
-  std::sort(spans.begin(), spans.end(),
-            [](const Span& x, const Span& y) { return x.begin < y.begin; });
-  for (size_t k = 1; k < spans.size(); ++k)
-    if (spans[k].begin < spans[k - 1].end) return true;
-  return false;
+
+  void run() {
+    const Backend& backend = *backend_of(device);
+    const size_t at_once = any_overlap() ? 1 : tasks.size();
+    for (size_t k = 0; k < tasks.size(); k += at_once)
+      backend.execute("fill_many_", device, tasks.data() + k, at_once);
+  }
+};
+
+// A handful of devices: searched from the last one found.
+DeviceTasks& tasks_of(std::vector<DeviceTasks>& groups, at::Device device, size_t expected) {
+  for (auto group = groups.rbegin(); group != groups.rend(); ++group)
+    if (group->device == device) return *group;
+  groups.push_back({device, {}, {}});
+  groups.back().tasks.reserve(expected);
+  groups.back().spans.reserve(expected);
+  return groups.back();
 }
 
 void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                 at::IntArrayRef keys) {
   const cpu::FpEnv env;
-  std::vector<FillTask> tasks;
-  tasks.reserve(tensors.size());
+  std::vector<DeviceTasks> groups;
   for_each_fill(tensors, plan, args, keys,
                 [&](const at::Tensor& t, const Fill& fill, uint64_t key, Shard shard) {
-                  TORCH_CHECK(t.is_cpu(), "fill_many_: expects tensors of one device, but got ",
-                              t.device(), " beside cpu");
+                  check_device(t);
                   check_fill(t, fill);
-                  append_tasks(tasks, t, fill, key, shard);
+                  DeviceTasks& group = tasks_of(groups, t.device(), tensors.size());
+                  append_tasks(group.tasks, t, fill, key, shard);
+                  if (t.numel() > 0) group.spans.push_back(span_of(t));
                 });
-  if (any_overlap(tensors))
-    for (const FillTask& task : tasks) execute_tasks(&task, 1);
-  else
-    execute_tasks(tasks.data(), tasks.size());
+  // The CPU last: it computes while the devices that only take orders do.
+  std::stable_partition(groups.begin(), groups.end(),
+                        [](const DeviceTasks& group) { return !group.device.is_cpu(); });
+  for (DeviceTasks& group : groups) group.run();
   for (const at::Tensor& t : tensors) bump_version(t);
 }
 
@@ -193,12 +244,23 @@ void fill_many_meta_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<
 // For lists the dispatcher finds no device in.
 void fill_many_nowhere_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                         at::IntArrayRef keys) {
-  TORCH_CHECK_NOT_IMPLEMENTED(tensors.empty(), "fill_many_: not implemented for device ",
-                              tensors.front().device());
+  for (const at::Tensor& t : tensors) check_device(t);
   for_each_fill(tensors, plan, args, keys, [](const at::Tensor&, const Fill&, uint64_t, Shard) {});
 }
 
 }  // namespace
+
+RegisterBackend::RegisterBackend(at::DeviceType type, Backend backend) {
+  backends()[static_cast<size_t>(type)] = backend;
+}
+
+void implement(torch::Library& m) {
+  m.impl("uniform_", uniform_<fill_one>);
+  m.impl("normal_", normal_<fill_one>);
+  m.impl("trunc_normal_", trunc_normal_<fill_one>);
+  m.impl("random_words_", random_words_<fill_one>);
+  m.impl("fill_many_", fill_many_);
+}
 
 int last_fill_threads() { return last_threads.load(); }
 
@@ -225,14 +287,7 @@ TORCH_LIBRARY(fastinit, m) {
   m.def("reserve_key(Device device, Generator? generator=None) -> int", reserve_key);
 }
 
-TORCH_LIBRARY_IMPL(fastinit, CPU, m) {
-  using namespace fastinit::ops;
-  m.impl("uniform_", uniform_<fill_one>);
-  m.impl("normal_", normal_<fill_one>);
-  m.impl("trunc_normal_", trunc_normal_<fill_one>);
-  m.impl("random_words_", random_words_<fill_one>);
-  m.impl("fill_many_", fill_many_);
-}
+TORCH_LIBRARY_IMPL(fastinit, CPU, m) { fastinit::ops::implement(m); }
 
 TORCH_LIBRARY_IMPL(fastinit, Meta, m) {
   using namespace fastinit::ops;

@@ -1,0 +1,32 @@
+// What a device brings to the operators: a source of keys and an executor. Everything else (checks,
+// the order of events, lists of tensors) is one for all devices and stands in ops.cpp.
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <c10/core/Device.h>
+#include <torch/library.h>
+
+#include <optional>
+
+#include "core/task.h"
+
+namespace fastinit::ops {
+
+struct Backend {
+  // Takes a key from the generator, or else from the device's own. `name` is of the operator, for
+  // messages.
+  uint64_t (*reserve_key)(const char* name, c10::Device device,
+                          const std::optional<at::Generator>& generator);
+  // Runs tasks whose memory is on `device` and does not overlap.
+  void (*execute)(const char* name, c10::Device device, const FillTask* tasks, size_t count);
+};
+
+// At namespace scope: makes a backend known when the module is loaded.
+struct RegisterBackend {
+  RegisterBackend(c10::DeviceType type, Backend backend);
+};
+
+// The kernels of a device that has a backend, for its TORCH_LIBRARY_IMPL.
+void implement(torch::Library& library);
+
+}  // namespace fastinit::ops
