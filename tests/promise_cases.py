@@ -46,8 +46,8 @@ class Case:
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
-    def empty(self, *shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=self.torch_dtype)
+    def empty(self, *shape: int, device: str = "cpu") -> torch.Tensor:
+        return torch.empty(shape, dtype=self.torch_dtype, device=device)
 
     def fill(self, tensor: torch.Tensor, key: int) -> torch.Tensor:
         """Fills a tensor through the op of one tensor."""
@@ -121,10 +121,16 @@ class Canvas:
         shape: of the tensor.
         strides: of the tensor, in elements.
         start: its first element in the memory.
+        device: where the memory is.
     """
 
     def __init__(
-        self, case: Case, shape: Sequence[int], strides: Sequence[int], start: int = 5
+        self,
+        case: Case,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        start: int = 5,
+        device: str = "cpu",
     ) -> None:
         self.shape, self.strides, self.start = tuple(shape), tuple(strides), start
         element = case.empty(1)
@@ -132,8 +138,8 @@ class Canvas:
         span = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if n > 0)
         draws = np.random.default_rng(len(shape) + span)
         count = (start + span + 7) * element.element_size()
-        self.memory = torch.from_numpy(draws.integers(0, 256, count, dtype=np.uint8))
-        self.before = self.memory.clone()
+        self.before = torch.from_numpy(draws.integers(0, 256, count, dtype=np.uint8))
+        self.memory = self.before.to(device, copy=True)
         self.item = element.element_size() // self.parts
         self.tensor = self.memory.view(case.torch_dtype).as_strided(shape, strides, start)
 
@@ -146,9 +152,10 @@ class Canvas:
         inside = want.view(_INTEGERS[self.item]).as_strided(shape, strides, self.start * self.parts)
         kind = f"{'u' if self.item == 1 else ''}int{8 * self.item}"
         inside.copy_(torch.from_numpy(patterns.view(kind)).reshape(shape))
-        if not torch.equal(self.memory, want):
-            wrong = torch.nonzero(self.memory != want).ravel()
-            outside = torch.nonzero((self.memory != want) & (want == self.before)).ravel()
+        got = self.memory.cpu()
+        if not torch.equal(got, want):
+            wrong = torch.nonzero(got != want).ravel()
+            outside = torch.nonzero((got != want) & (want == self.before)).ravel()
             raise AssertionError(
                 f"{len(wrong)} of {len(want)} bytes differ, first {wrong[:4].tolist()}; of those "
                 f"outside of the tensor or unexpectedly new {outside[:4].tolist()}"

@@ -76,7 +76,7 @@ def bits(tensor: torch.Tensor) -> Array:
     """Bit patterns as unsigned integers; complex elements get a last axis of two."""
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     width = real.element_size()
-    return real.view(_INTEGERS[width]).numpy().view(f"uint{8 * width}")
+    return real.view(_INTEGERS[width]).cpu().numpy().view(f"uint{8 * width}")
 
 
 def filled(dist: str, n: int, key: int, dtype: str, *args: float) -> Array:

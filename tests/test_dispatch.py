@@ -61,23 +61,6 @@ def _nothing_offered() -> None:
     Recording.offered = []
 
 
-@pytest.fixture
-def original_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of torch's functions that fastinit calls."""
-    calls: list[str] = []
-
-    def recorded(name: str, function: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            calls.append(name)
-            return function(*args, **kwargs)
-
-        return call
-
-    for name, function in list(_ops.ORIGINALS.items()):
-        monkeypatch.setitem(_ops.ORIGINALS, name, recorded(name, function))
-    return calls
-
-
 def test_originals_are_torchs():
     for name in nn.init.__all__:
         assert _ops.ORIGINALS[name] is getattr(nn.init, name)
