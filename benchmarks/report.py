@@ -17,7 +17,14 @@ import torch
 GIB = 2**30
 
 
-SHORT_DTYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
+SHORT_DTYPES = {
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float8_e4m3fn: "fp8 e4m3",
+    torch.float8_e5m2: "fp8 e5m2",
+}
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +65,9 @@ class Arena:
     whole benchmark needs the memory of its largest tensor.
     """
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, device: str = "cpu") -> None:
         start = time.perf_counter()
-        self._bytes = torch.empty(nbytes, dtype=torch.uint8).fill_(0)
+        self._bytes = torch.empty(nbytes, dtype=torch.uint8, device=device).fill_(0)
         self.first_touch_bytes_per_s = nbytes / (time.perf_counter() - start)
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -262,8 +263,13 @@ LAYOUT_HEADER = [
 ]
 
 
-def layout_rows(sizes: Sizes, arena: Arena) -> list[LayoutRow]:
-    """channels_last and transposed tensors, none of them timed yet."""
+def layout_rows(
+    sizes: Sizes, arena: Arena, make: Callable[..., Contender] = call
+) -> list[LayoutRow]:
+    """channels_last and transposed tensors, none of them timed yet.
+
+    ``make`` is given a module, the name of a function in it, and a tensor.
+    """
     order = ["native", "contiguous", "fastinit", "contiguous", "fastinit"]
     rows = []
     matrix = report.shape_name(sizes.matrix[::-1])
@@ -278,9 +284,9 @@ def layout_rows(sizes: Sizes, arena: Arena) -> list[LayoutRow]:
             contiguous = arena.tensor(tuple(tensor.shape), dtype)
             for function in functions:
                 contenders = {
-                    "native": call(torch.nn.init, function, tensor),
-                    "fastinit": call(fastinit, function, tensor),
-                    "contiguous": call(fastinit, function, contiguous),
+                    "native": make(torch.nn.init, function, tensor),
+                    "fastinit": make(fastinit, function, tensor),
+                    "contiguous": make(fastinit, function, contiguous),
                 }
                 # torch's strided normal_ takes seconds, and is here for scale only
                 race = Race(contenders, order, once=("native",))
@@ -317,9 +323,9 @@ class SmallRow:
 SMALL_HEADER = ["function", "tensor", "native us", "fastinit us", "fastinit/native"]
 
 
-def small_rows(sizes: Sizes) -> list[SmallRow]:
+def small_rows(sizes: Sizes, device: str = "cpu") -> list[SmallRow]:
     """Calls on a 4 x 4 fp32 tensor, none of them timed yet."""
-    tensor = torch.zeros(4, 4)
+    tensor = torch.zeros(4, 4, device=device)
     rows = []
     for function in SMALL_CALLS:
         contenders = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch.utils import benchmark
 
 
@@ -45,6 +47,40 @@ class Contender:
             "samples_s": self.samples,
             "calls_per_sample": self.number,
         }
+
+
+class QueuedContender(Contender):
+    """A job queued on a device, timed by events on it: `run(n)` does the job n times.
+
+    Without a device it is timed by the clock, which is for trying the benchmarks out.
+    """
+
+    def __init__(self, run: Callable[[int], None], device: torch.device) -> None:
+        self.run = run
+        self.device = device
+        self.number = 1
+        self.samples = []
+
+    def calibrate(self, seconds: float, most: int) -> None:
+        """Warm up, then choose how many jobs make a sample of about that many seconds."""
+        for _ in range(3):
+            self.sample()
+        self.number = max(1, min(most, math.ceil(seconds / max(self.samples[-1], 1e-9))))
+        self.samples = []
+
+    def sample(self) -> None:
+        if self.device.type == "cpu":
+            began = time.perf_counter()
+            self.run(self.number)
+            self.samples.append((time.perf_counter() - began) / self.number)
+            return
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(self.device)
+        start.record()
+        self.run(self.number)
+        end.record()
+        end.synchronize()
+        self.samples.append(start.elapsed_time(end) / 1e3 / self.number)
 
 
 class Race:

@@ -1,0 +1,219 @@
+"""Measure fastinit on a CUDA device against ``torch.nn.init``, ``fill_`` and memset.
+
+``python benchmarks/run_cuda.py`` prints its tables, and saves after each of them what it has so far
+with ``--json``, ``--markdown`` and ``--plot``. ``--quick --device cpu`` tries it out without a GPU;
+such figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+START = time.perf_counter()
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import device as on_device  # noqa: E402
+import report  # noqa: E402
+import tensors  # noqa: E402
+import torch  # noqa: E402
+from run import fastinit_facts  # noqa: E402
+from timing import Race  # noqa: E402
+
+# What is asked of an H200: what, how to find it, how much, and whether more is better.
+Found = Callable[[dict[str, Any]], float | None]
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Benchmark fastinit on a CUDA device.")
+    parser.add_argument("--quick", action="store_true", help="small tensors, few rounds")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to try it out")
+    parser.add_argument(
+        "--budget", type=float, default=300.0, metavar="S", help="seconds to aim at"
+    )
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write every sample there")
+    parser.add_argument("--markdown", type=Path, metavar="PATH", help="write the tables there")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="write a picture there (PNG)")
+    return parser.parse_args(argv)
+
+
+def commit() -> str:
+    """The commit of this tree: $FASTINIT_COMMIT, the file COMMIT, or what git says."""
+    if given := os.environ.get("FASTINIT_COMMIT"):
+        return given
+    if (ROOT / "COMMIT").exists():
+        return (ROOT / "COMMIT").read_text().strip()
+    git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+    try:
+        run = {"capture_output": True, "text": True, "check": True}
+        head = subprocess.run([*git, "rev-parse", "HEAD"], **run).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], **run).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head} with changes" if changed else head
+
+
+def driver() -> str:
+    """The release of the NVIDIA driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.stdout.split("\n")[0].strip()
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    facts = {"commit": commit(), "fastinit CUDA": fastinit_cuda()}
+    if device.type != "cuda":
+        return facts | {"device": f"{device}: a trial, its figures mean nothing"}
+    properties = torch.cuda.get_device_properties(device)
+    return facts | {
+        "device": properties.name,
+        "compute capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "device memory": f"{properties.total_memory / report.GIB:.1f} GiB",
+        "L2 cache": f"{properties.L2_cache_size / 2**20:.0f} MiB",
+        "driver": driver(),
+        "CUDA of torch": torch.version.cuda,
+    }
+
+
+def fastinit_cuda() -> str:
+    return str(tensors.fastinit.show_config().built_with.get("cuda"))
+
+
+class Run:
+    """The tables measured so far, and where they are saved."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.device = torch.device(options.device)
+        self.scale = on_device.QUICK if options.quick else on_device.Scale()
+        self.facts = report.environment(fastinit_facts()) | device_facts(self.device)
+        self.tables: list[report.Table] = []
+        self.numbers: dict[str, Any] = {"complete": False}
+
+    def late(self) -> bool:
+        return time.perf_counter() - START > self.options.budget
+
+    def measure(self, races: list[Race]) -> None:
+        on_device.measure(races, self.scale.rounds, self.late)
+
+    def add(self, name: str, table: report.Table, rows: list[Any]) -> None:
+        report.progress("")
+        print(f"\n{table.text()}", flush=True)
+        self.tables.append(table)
+        self.numbers[name] = [row.as_dict() for row in rows]
+        self.save()
+
+    def save(self) -> None:
+        if self.options.json:
+            document = {"environment": self.facts, **self.numbers}
+            self.options.json.write_text(json.dumps(document, indent=1) + "\n")
+        if self.options.markdown:
+            self.options.markdown.write_text(report.markdown(self.facts, self.tables))
+
+    # ---- the tables -----------------------------------------------------------------------------
+
+    def small_calls(self) -> None:
+        sizes = tensors.QUICK if self.options.quick else tensors.Sizes()
+        rows = tensors.small_rows(sizes, str(self.device))
+        for row in rows:
+            for contender in row.race.contenders.values():
+                contender.timer.timeit(100)
+        for row in rows:
+            while row.race.rounds < sizes.small_rounds:
+                row.race.round()
+        title = "cost of a call, on 16 elements"
+        table = report.Table(title, tensors.SMALL_HEADER, [row.cells() for row in rows])
+        self.add("small_calls", table, rows)
+
+    def models(self) -> None:
+        rows = []
+        for name in self.scale.models:
+            parameters = on_device.MODELS[name][1]()
+            itemsize = on_device.MODELS[name][2].itemsize
+            if 2.1 * itemsize * sum(p.numel for p in parameters) > on_device.free_bytes(
+                self.device
+            ):
+                print(f"{name} left out: too little memory")
+                continue
+            row = on_device.model_row(name, self.device)
+            for _ in range(self.scale.rounds):
+                row.race.round()
+            for contender in row.race.contenders.values():
+                contender.timer = None  # with the tensors it refers to
+            rows.append(row)
+        title = "all parameters of a model"
+        cells = [row.cells() for row in rows]
+        self.add(
+            "models",
+            report.Table(title, on_device.MODEL_HEADER, cells, on_device.MODEL_NOTES),
+            rows,
+        )
+
+    def fills(self) -> None:
+        """The tables of single tensors; the largest tensor takes what memory there is."""
+        largest = 4 * max(self.scale.sizes)
+        free = on_device.free_bytes(self.device)
+        memory = on_device.Memory(int(min(largest, 0.9 * free)), self.device)
+        for name, title, make in (
+            ("sizes", "fills of every size", on_device.size_rows),
+            ("dtypes", "fills of every type, and of large shapes", on_device.dtype_rows),
+        ):
+            rows = make(self.scale, memory)
+            self.measure([row.race for row in rows])
+            table = report.Table(
+                title, on_device.DEVICE_HEADER, [r.cells() for r in rows], on_device.DEVICE_NOTES
+            )
+            self.add(name, table, rows)
+
+    def layouts(self) -> None:
+        sizes = tensors.Sizes(conv=self.scale.conv, matrix=self.scale.matrix)
+        largest = 4 * max(
+            torch.Size(self.scale.conv).numel(), torch.Size(self.scale.matrix).numel()
+        )
+        arena = tensors.Arena(largest, str(self.device))
+        rows = tensors.layout_rows(sizes, arena, on_device.make_queued)
+        self.measure([row.race for row in rows])
+        title = "layouts: non-contiguous memory, against fastinit on contiguous memory"
+        self.add(
+            "layouts",
+            report.Table(title, tensors.LAYOUT_HEADER, [row.cells() for row in rows]),
+            rows,
+        )
+
+
+def main() -> int:
+    options = parse()
+    if options.device != "cpu" and not torch.cuda.is_available():
+        sys.exit("there is no CUDA device; `--quick --device cpu` tries the benchmark out")
+    run = Run(options)
+    print(report.header(run.facts), flush=True)
+    for part in (run.small_calls, run.models, run.fills, run.layouts):
+        part()
+    import goals
+
+    table = goals.table(run.numbers)
+    print(f"\n{table.text()}")
+    run.tables.append(table)
+    run.numbers |= {"goals": goals.as_dicts(run.numbers), "complete": True}
+    run.save()
+    if options.plot:
+        import plot
+
+        plot.draw(run.numbers, run.facts, options.plot)
+    print(f"\n{time.perf_counter() - START:.0f} s in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
