@@ -8,6 +8,7 @@
 #   CXX=...          C++ compiler (g++)
 #   ARGS=...         handed to pytest, the benchmark or the tool, for instance ARGS='-k uniform -x'
 #   FASTINIT_CUDA=auto|0|1
+#   STAGES=...       of gpu-check (build,tests,bench-gpu,sanitizer,cpu-tests,bench-cpu)
 
 PYTHON ?= python3
 ARGS ?=
@@ -19,12 +20,12 @@ CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.i
 	-o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help build test bench example lint format exhaustive mutants clean distclean python compiler
+.PHONY: help build test bench gpu-check example lint format exhaustive mutants clean distclean python compiler
 .NOTPARALLEL:
 
 help: ## this list
 	@echo 'make build|test|bench|... [PYTHON=...] [ARGS=...]   (variables: see the top of the Makefile)'
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 build: python compiler ## compile the extension in place, if sources or torch have changed
 	@$(DEV) build
@@ -34,6 +35,9 @@ test: python compiler ## run the tests
 
 bench: python compiler ## measure against torch, then initialise a real model
 	@$(DEV) bench python benchmarks/run.py $(ARGS)
+
+gpu-check: python compiler ## on a machine with a GPU: build, test, sanitize, measure, write the results
+	@STAGES='$(STAGES)' $(PYTHON) tools/gpu_check.py $(ARGS)
 
 example: python compiler ## run the lines of the README
 	@PYTHONPATH=. $(DEV) build python examples/drop_in.py

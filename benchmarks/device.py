@@ -22,6 +22,7 @@ from timing import Contender, QueuedContender, Race
 import fastinit
 from fastinit import Key
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn)
 FILLS = ("uniform_", "normal_", "trunc_normal_")
 SAMPLE_S = 3e-3
 ROUND = ("native", "memset", "fastinit", "fill", "fastinit")
@@ -32,7 +33,6 @@ class Scale:
     """How large a run is."""
 
     sizes: tuple[int, ...] = tuple(2**k for k in (10, 14, 18, 22, 26, 30, 32))
-    large: int = 2**30
     embedding: tuple[int, ...] = (262144, 8192)
     conv: tuple[int, ...] = (4096, 4096, 3, 3)
     matrix: tuple[int, ...] = (16384, 16384)
@@ -42,7 +42,6 @@ class Scale:
 
 QUICK = Scale(
     sizes=(2**10, 2**16),
-    large=2**18,
     embedding=(512, 256),
     conv=(32, 32, 3, 3),
     matrix=(256, 256),
@@ -214,19 +213,19 @@ DEVICE_HEADER = [
     "of memset",
 ]
 DEVICE_NOTES = [
-    "Medians of samples between two events, each of as many calls as take a few milliseconds; small "
-    "tensors are taken in",
-    "turn from more memory than the L2 cache holds. Where a fill is shorter than its launch (below "
-    "some 2^20 elements), the",
-    "launch is what is measured. none: torch.nn.init does not fill this type. of memset: share of "
-    "the speed of cudaMemsetAsync.",
+    "Medians of samples between two events, each of as many calls as take a few milliseconds; "
+    "small tensors are taken",
+    "in turn from more memory than the L2 cache holds. Where a fill is shorter than its launch "
+    "(below some 2^20 elements),",
+    "the launch is what is measured. none: torch.nn.init does not fill this type. of memset: share "
+    "of cudaMemsetAsync's speed.",
 ]
 
 
 def native_fills(function: str, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether torch.nn.init fills this type at all."""
     try:
-        getattr(torch.nn.init, function)(torch.empty(16, dtype=dtype, device=device))
+        getattr(torch.nn.init, function)(torch.empty(4, 4, dtype=dtype, device=device))
     except (NotImplementedError, RuntimeError):
         return False
     return True
@@ -238,7 +237,7 @@ def device_row(
     tensors, device = memory.tensors(shape, dtype), memory.device
     contenders: dict[str, Contender] = {
         "fastinit": queued(getattr(fastinit, function), tensors, device=device),
-        "fill": queued(lambda t: t.view(torch.uint8).fill_(1), tensors, device=device),
+        "fill": queued(lambda t: t.fill_(0.5), tensors, device=device),
         "memset": QueuedContender(repeated([memset(t) for t in tensors]), device),
     }
     if native_fills(function, dtype, device):
@@ -248,33 +247,25 @@ def device_row(
 
 
 def size_rows(scale: Scale, memory: Memory) -> list[DeviceRow]:
-    """Sizes from small to as large as the memory is, in fp32 and bf16."""
+    """Sizes from small to as large as the memory is, in each type."""
     return [
         device_row(function, f"2^{math.log2(n):g}", (n,), dtype, memory)
-        for dtype in (torch.float32, torch.bfloat16)
+        for dtype in DTYPES
         for function in FILLS
         for n in scale.sizes
         if n * dtype.itemsize <= memory.nbytes
     ]
 
 
-def dtype_rows(scale: Scale, memory: Memory) -> list[DeviceRow]:
-    """Every type at one size, and the shapes of an embedding and a convolution."""
-    dtypes = [torch.float16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]
-    where = f"2^{math.log2(scale.large):g}"
-    rows = [
-        device_row(function, where, (scale.large,), dtype, memory)
-        for dtype in dtypes
-        for function in FILLS
-        if scale.large * dtype.itemsize <= memory.nbytes
+def shape_rows(scale: Scale, memory: Memory) -> list[DeviceRow]:
+    """A large embedding and a large convolution."""
+    return [
+        device_row(function, f"{label} {report.shape_name(shape)}", shape, dtype, memory)
+        for label, shape in (("embedding", scale.embedding), ("conv", scale.conv))
+        for dtype in (torch.float32, torch.bfloat16)
+        for function in (*FILLS, "kaiming_uniform_", "xavier_normal_")
+        if math.prod(shape) * dtype.itemsize <= memory.nbytes
     ]
-    functions = (*FILLS, "kaiming_uniform_", "xavier_normal_")
-    for label, shape in (("embedding", scale.embedding), ("conv", scale.conv)):
-        for dtype in (torch.float32, torch.bfloat16):
-            if math.prod(shape) * dtype.itemsize <= memory.nbytes:
-                name = f"{label} {report.shape_name(shape)}"
-                rows += [device_row(f, name, shape, dtype, memory) for f in functions]
-    return rows
 
 
 # ---- many tensors -------------------------------------------------------------------------------
@@ -322,6 +313,12 @@ class Model:
 
     def together_with_lists(self) -> None:
         torch.ops.fastinit.fill_many_(self.tensors, *self.make_lists())
+
+
+def model_bytes(name: str) -> int:
+    """What a model's row needs: its parameters, and as much for the memset."""
+    _, make, dtype = MODELS[name]
+    return 2 * dtype.itemsize * sum(p.numel for p in make())
 
 
 @dataclass
@@ -372,9 +369,9 @@ MODEL_HEADER = [
 ]
 MODEL_NOTES = [
     "Wall time until the device is done, Python included: weights drawn as the model draws them, "
-    "biases and norms constant. one",
-    "launch: one call of fill_many_ with its lists made before; lists: made in Python each time, keys "
-    "by name included.",
+    "biases and norms constant.",
+    "one launch: a call of fill_many_ with its lists made before; lists: made in Python each time, "
+    "keys by name included.",
     "memset: one cudaMemsetAsync over as many bytes as the parameters have.",
 ]
 

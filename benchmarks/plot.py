@@ -19,7 +19,7 @@ def _sizes(axes: Any, rows: list[dict[str, Any]], function: str, dtype: str) -> 
         ]
         if points:
             axes.plot(*zip(*points, strict=True), "o-", label=label, color=COLOURS[side], ms=3)
-    axes.set(xscale="log", yscale="log", title=f"{function} {dtype}", xlabel="elements")
+    axes.set(yscale="log", title=f"{function} {dtype}", xlabel="elements")
     axes.set_xscale("log", base=2)
     axes.grid(alpha=0.3)
 

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +18,12 @@ START = time.perf_counter()
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import device as on_device  # noqa: E402
+import provenance  # noqa: E402
 import report  # noqa: E402
 import tensors  # noqa: E402
 import torch  # noqa: E402
 from run import fastinit_facts  # noqa: E402
 from timing import Race  # noqa: E402
-
-# What is asked of an H200: what, how to find it, how much, and whether more is better.
-Found = Callable[[dict[str, Any]], float | None]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,34 +39,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def commit() -> str:
-    """The commit of this tree: $FASTINIT_COMMIT, the file COMMIT, or what git says."""
-    if given := os.environ.get("FASTINIT_COMMIT"):
-        return given
-    if (ROOT / "COMMIT").exists():
-        return (ROOT / "COMMIT").read_text().strip()
-    git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
-    try:
-        run = {"capture_output": True, "text": True, "check": True}
-        head = subprocess.run([*git, "rev-parse", "HEAD"], **run).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], **run).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{head} with changes" if changed else head
-
-
-def driver() -> str:
-    """The release of the NVIDIA driver."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return said.stdout.split("\n")[0].strip()
-
-
 def device_facts(device: torch.device) -> dict[str, Any]:
-    facts = {"commit": commit(), "fastinit CUDA": fastinit_cuda()}
+    facts = {"commit": provenance.commit(), "fastinit CUDA": fastinit_cuda()}
     if device.type != "cuda":
         return facts | {"device": f"{device}: a trial, its figures mean nothing"}
     properties = torch.cuda.get_device_properties(device)
@@ -81,7 +50,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "device memory": f"{properties.total_memory / report.GIB:.1f} GiB",
         "L2 cache": f"{properties.L2_cache_size / 2**20:.0f} MiB",
-        "driver": driver(),
+        "driver": provenance.driver(),
         "CUDA of torch": torch.version.cuda,
     }
 
@@ -139,35 +108,28 @@ class Run:
     def models(self) -> None:
         rows = []
         for name in self.scale.models:
-            parameters = on_device.MODELS[name][1]()
-            itemsize = on_device.MODELS[name][2].itemsize
-            if 2.1 * itemsize * sum(p.numel for p in parameters) > on_device.free_bytes(
-                self.device
-            ):
-                print(f"{name} left out: too little memory")
+            needed = on_device.model_bytes(name)
+            if needed > on_device.free_bytes(self.device):
+                print(f"{name} left out: it needs {needed / report.GIB:.0f} GiB of memory")
                 continue
             row = on_device.model_row(name, self.device)
             for _ in range(self.scale.rounds):
                 row.race.round()
             for contender in row.race.contenders.values():
-                contender.timer = None  # with the tensors it refers to
+                del contender.timer  # and with it the tensors
             rows.append(row)
-        title = "all parameters of a model"
         cells = [row.cells() for row in rows]
-        self.add(
-            "models",
-            report.Table(title, on_device.MODEL_HEADER, cells, on_device.MODEL_NOTES),
-            rows,
-        )
+        title, notes = "all parameters of a model", on_device.MODEL_NOTES
+        self.add("models", report.Table(title, on_device.MODEL_HEADER, cells, notes), rows)
 
     def fills(self) -> None:
         """The tables of single tensors; the largest tensor takes what memory there is."""
-        largest = 4 * max(self.scale.sizes)
+        largest = max(dtype.itemsize for dtype in on_device.DTYPES) * max(self.scale.sizes)
         free = on_device.free_bytes(self.device)
         memory = on_device.Memory(int(min(largest, 0.9 * free)), self.device)
         for name, title, make in (
-            ("sizes", "fills of every size", on_device.size_rows),
-            ("dtypes", "fills of every type, and of large shapes", on_device.dtype_rows),
+            ("shapes", "fills of large shapes", on_device.shape_rows),
+            ("sizes", "fills of every type and size", on_device.size_rows),
         ):
             rows = make(self.scale, memory)
             self.measure([row.race for row in rows])
