@@ -20,7 +20,8 @@ raise, before anything is written or drawn:
 
 - RuntimeError: a scalar that is NaN, or infinite where that means nothing; a lower bound above the
   upper one; a negative standard deviation; a range the dtype cannot hold; a tensor several of whose
-  elements share memory.
+  elements share memory; a draw from a generator while a CUDA graph is captured (with `key=` a fill
+  can be captured, and every replay writes the same).
 - TypeError: a scalar, key or generator of the wrong type.
 """
 

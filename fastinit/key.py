@@ -166,8 +166,8 @@ def reserve_key(device: torch.device | str | int, generator: Generator | None = 
         generator: the generator to draw from; it must be of that device.
 
     Raises:
-        RuntimeError: if the generator belongs to another device, or fastinit has no generator for
-            the device.
+        RuntimeError: if the generator belongs to another device, fastinit has no generator for the
+            device, or a CUDA graph is being captured there.
     """
     key_argument(None, generator, "reserve_key")
     return Key(_ops.reserve_key(torch.device(device), generator))

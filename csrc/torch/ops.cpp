@@ -61,8 +61,8 @@ const RegisterBackend the_cpu(at::kCPU, {reserve_cpu_key, execute_on_cpu});
 
 int64_t reserve_key(at::Device device, std::optional<at::Generator> generator) {
   const Backend* backend = backend_of(device);
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      backend != nullptr, "reserve_key: no generator of fastinit for device ", device);
+  TORCH_CHECK_NOT_IMPLEMENTED(backend != nullptr,
+                              "reserve_key: no generator of fastinit for device ", device);
   return static_cast<int64_t>(backend->reserve_key("reserve_key", device, generator));
 }
 

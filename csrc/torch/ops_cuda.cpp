@@ -22,7 +22,8 @@ bool is_capturing(c10::cuda::CUDAStream stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-// Asked for before the generator is touched, so that a capture that ends here leaves no trace in it.
+// Asked for before the generator is touched, so that a capture that ends here leaves no trace in
+// it.
 void check_not_capturing(const char* name, c10::Device device) {
   TORCH_CHECK(!is_capturing(c10::cuda::getCurrentCUDAStream(device.index())), name,
               ": a draw from a generator cannot be captured in a CUDA graph, every replay of which "
@@ -57,8 +58,8 @@ class Table {
 
   void queued() const {
     if (bytes_ > 0)
-      at::getHostAllocator(at::kCUDA)
-          ->record_event(host_.get(), host_.get_context(), stream_.unwrap());
+      at::getHostAllocator(at::kCUDA)->record_event(host_.get(), host_.get_context(),
+                                                    stream_.unwrap());
   }
 
  private:
@@ -76,8 +77,8 @@ void execute(const char* name, c10::Device device, const FillTask* tasks, size_t
   const Table table(bytes, stream);
   const int error = cuda::execute(tasks, count, stream.stream(), table.memory());
   table.queued();  // also after an error: part of the work may be on its way
-  TORCH_CHECK(error == cudaSuccess, name, ": the launch on ", device, " failed: ",
-              cuda::error_text(error), " (CUDA error ", error, ")",
+  TORCH_CHECK(error == cudaSuccess, name, ": the launch on ", device,
+              " failed: ", cuda::error_text(error), " (CUDA error ", error, ")",
               error == cudaErrorNoKernelImageForDevice
                   ? "; build fastinit with TORCH_CUDA_ARCH_LIST naming this device's capability"
                   : "");
