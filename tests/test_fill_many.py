@@ -119,3 +119,11 @@ def test_fill_many_checks_everything_first(plan, args, keys, message):
     first, second = torch.zeros(3), torch.zeros(4, 3)
     with untouched(first), untouched(second), pytest.raises(RuntimeError, match=message):
         OPS.fill_many_([first, second], [CONSTANT, 0, *plan], [1.0, 0, 0, 0, *args], [0, *keys])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_fill_many_of_a_device_it_cannot_fill(order):
+    tensor = torch.zeros(3)
+    mixed = [tensor, torch.zeros(3, device="meta")][::order]
+    with untouched(tensor), pytest.raises(RuntimeError, match=r"cpu beside meta"):
+        OPS.fill_many_(mixed, [CONSTANT, 0] * 2, [1.0, 0.0, 0.0, 0.0] * 2, [0, 0])
