@@ -34,7 +34,7 @@ def test_the_current_stream_is_used() -> None:
     tensor = F32.empty(100_003, device="cuda").fill_(7.0)
     F32.fill(F32.empty(10, device="cuda"), KEY)  # the kernel is loaded
     side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    torch.cuda.synchronize()
     with torch.cuda.stream(side):
         keep_busy()
         seen_before = tensor.clone()
