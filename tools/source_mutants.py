@@ -49,8 +49,8 @@ MUTANTS = [
     # ---- words
     Mutant("a multiplier of Philox", "csrc/core/philox.h", "0xCD9E8D57u", "0xCD9E8D59u", KNOWN),
     Mutant(
-        "the key schedule of the fills", "csrc/cpu/words.inl",
-        "s1[round] = s1[round - 1] + kPhiloxW1;", "s1[round] = s1[round - 1] + kPhiloxW0;", KNOWN,
+        "the key schedule of the fills", "csrc/core/philox.h",
+        "keys.k1[round - 1] + kPhiloxW1;", "keys.k1[round - 1] + kPhiloxW0;", KNOWN,
     ),
     Mutant(
         "nine rounds", "csrc/cpu/words.inl",

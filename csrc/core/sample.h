@@ -6,10 +6,10 @@
 namespace fastinit {
 
 // One sample of each transform that maps a word to an element.
-template <class L, Kind kind>
+template <class L, Kind kind, bool unit_exact = false>
 FASTINIT_HD FASTINIT_INLINE typename L::F sample(const TransformArgs<typename L::Real>& t,
                                                  typename L::W w, typename L::W low) {
-  if constexpr (kind == Kind::Uniform) return uniform<L>(t, w, low);
+  if constexpr (kind == Kind::Uniform) return uniform<L, unit_exact>(t, w, low);
   if constexpr (kind == Kind::Narrow) return trunc_normal_narrow<L>(t, w, low);
   if constexpr (kind == Kind::Central) return trunc_normal_central<L>(t, w, low);
   if constexpr (kind == Kind::Tail) return trunc_normal_tail<L>(t, w, low);

@@ -96,16 +96,6 @@ FASTINIT_INLINE void early_pass(const Args& args, const Lanes::V* words, const L
   }
 }
 
-// One sample of each transform that maps a word to an element.
-template <class L, Kind kind>
-FASTINIT_INLINE typename L::F sample(const TransformArgs<typename L::Real>& t, typename L::W w,
-                                     typename L::W low) {
-  if constexpr (kind == Kind::Uniform) return uniform<L, Lanes::kUnitExact>(t, w, low);
-  if constexpr (kind == Kind::Narrow) return trunc_normal_narrow<L>(t, w, low);
-  if constexpr (kind == Kind::Tail) return trunc_normal_tail<L>(t, w, low);
-  if constexpr (kind == Kind::Far) return trunc_normal_far<L>(t, w, low);
-}
-
 // The elements of pairs k to k + n - 1: from `even` words, and from `odd` ones.
 template <Kind kind, DType dtype, bool clamped, int n, class Args, class Real, class F>
 FASTINIT_INLINE void sample_pairs(const Args& t, const Lanes::V* words, const Lanes::V* low,
@@ -124,8 +114,10 @@ FASTINIT_INLINE void sample_pairs(const Args& t, const Lanes::V* words, const La
         even.v[i] = central_value<L>(t, L::load(early + 2 * (k + i) * width));
         odd.v[i] = central_value<L>(t, L::load(early + (2 * (k + i) + 1) * width));
       } else {
-        even.v[i] = sample<L, kind>(t, At::word(words, k + i, 0), At::word(low, k + i, 0));
-        odd.v[i] = sample<L, kind>(t, At::word(words, k + i, 1), At::word(low, k + i, 1));
+        even.v[i] = sample<L, kind, Lanes::kUnitExact>(t, At::word(words, k + i, 0),
+                                                       At::word(low, k + i, 0));
+        odd.v[i] = sample<L, kind, Lanes::kUnitExact>(t, At::word(words, k + i, 1),
+                                                      At::word(low, k + i, 1));
       }
     }
   }

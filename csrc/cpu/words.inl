@@ -7,25 +7,17 @@ struct Stream {
   Lanes::V a, b, c, e, last;
 
   Stream(uint64_t key, Purpose purpose, uint32_t counter_high) {
-    uint32_t s0[kPhiloxRounds], s1[kPhiloxRounds];
-    s0[0] = static_cast<uint32_t>(key);
-    s1[0] = static_cast<uint32_t>(key >> 32);
-    for (int round = 1; round < kPhiloxRounds; ++round) {
-      s0[round] = s0[round - 1] + kPhiloxW0;
-      s1[round] = s1[round - 1] + kPhiloxW1;
-    }
+    const PhiloxKeys keys = philox_keys(key, purpose);
+    const PhiloxHigh folded = philox_high(keys, counter_high);
     for (int round = 0; round < kPhiloxRounds; ++round) {
-      k0[round] = Lanes::vset(s0[round]);
-      k1[round] = Lanes::vset(s1[round]);
+      k0[round] = Lanes::vset(keys.k0[round]);
+      k1[round] = Lanes::vset(keys.k1[round]);
     }
-    const uint64_t p1 = static_cast<uint64_t>(kPhiloxM1) * static_cast<uint32_t>(purpose);
-    const uint32_t x0 = static_cast<uint32_t>(p1 >> 32) ^ counter_high ^ s0[0];
-    const uint64_t p0 = static_cast<uint64_t>(kPhiloxM0) * x0;
-    last = Lanes::vkeys(s0[kPhiloxRounds - 1], s1[kPhiloxRounds - 1]);
-    a = Lanes::vset(kMagic ^ s1[0]);
-    b = Lanes::vset(static_cast<uint32_t>(p1) ^ s0[1]);
-    c = Lanes::vset(static_cast<uint32_t>(p0 >> 32) ^ s1[1]);
-    e = Lanes::vset(static_cast<uint32_t>(p0) ^ s1[2]);
+    last = Lanes::vkeys(keys.k0[kPhiloxRounds - 1], keys.k1[kPhiloxRounds - 1]);
+    a = Lanes::vset(keys.a);
+    b = Lanes::vset(keys.b);
+    c = Lanes::vset(folded.c);
+    e = Lanes::vset(folded.e);
   }
 };
 
