@@ -39,11 +39,12 @@ _CHECKS = """  check_fill(self, fill);
   append_tasks(tasks, self, fill, 0);
 """
 _IF = "  if (!tasks.empty()) {\n"
-_KEY = (
-    "const uint64_t k = key.has_value() ? static_cast<uint64_t>(*key) : reserve_cpu_key(generator);"
-)
-CHECKED_FIRST = f"{_CHECKS}{_IF}    {_KEY}\n"
-RESERVED_FIRST = f"  {_KEY}\n{_CHECKS}{_IF}"
+_KEY = """    const Backend& backend = *backend_of(self.device());
+    const uint64_t k = key.has_value() ? static_cast<uint64_t>(*key)
+                                       : backend.reserve_key(fill.name, self.device(), generator);
+"""
+CHECKED_FIRST = f"{_CHECKS}{_IF}{_KEY}"
+RESERVED_FIRST = f"{_KEY}{_CHECKS}{_IF}"
 
 MUTANTS = [
     # ---- words
@@ -271,7 +272,7 @@ MUTANTS = [
     ),
     Mutant(
         "empty tensors draw", "csrc/torch/ops.cpp",
-        "  if (!tasks.empty()) {\n    const uint64_t k", "  {\n    const uint64_t k",
+        "  if (!tasks.empty()) {\n    const Backend&", "  {\n    const Backend&",
         ("tests/test_semantics.py", "-k", "empty"),
     ),
     Mutant(
