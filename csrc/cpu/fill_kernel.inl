@@ -242,10 +242,8 @@ struct Writer {
   void write_batch(uint32_t block, int64_t skip, int64_t made, char* out) {
     const int64_t end = skip + made;
     const int groups = static_cast<int>((end + kGroupElements - 1) / kGroupElements);
-    constexpr int64_t batch_bytes =
-        int64_t{kBatchGroups + Lanes::kInterleave} * kGroupElements * item;
     if (destination.strips.bytes == 0) {
-      Ahead here({out, batch_bytes, 0});
+      Onward here{out};
       make_words<!wide>(stream, order, block, groups, words, here, kGroupElements * item);
     } else {
       make_words<!wide>(stream, order, block, groups, words, destination, kGroupElements * item);

@@ -211,11 +211,43 @@ struct Lanes {
     even = vxor(halves<0xDD>(p1, p0), vxor(halves<0x88>(x1, x3), keys));
     odd = halves<0x88>(p1, p0);
   }
-  static FASTINIT_INLINE void hold(V& a, V& b) { asm("" : "+x"(a), "+x"(b)); }
-  static FASTINIT_INLINE void hold(V (&a)[3], V (&b)[3], V (&c)[3], V (&d)[3]) {
-    asm(""
-        : "+x"(a[0]), "+x"(b[0]), "+x"(c[0]), "+x"(d[0]), "+x"(a[1]), "+x"(b[1]), "+x"(c[1]),
-          "+x"(d[1]), "+x"(a[2]), "+x"(b[2]), "+x"(c[2]), "+x"(d[2]));
+  // One round of three vectors. In assembly because compilers reorder the keys and spill a third of
+  // the state, where the sixteen registers are just enough.
+  static FASTINIT_INLINE void round(V (&x0)[3], V (&x1)[3], V (&x2)[3], V (&x3)[3], V m0, V m1,
+                                    const V& k0, const V& k1) {
+    V t, u;
+#define FASTINIT_MULTIPLY(g)             \
+  "vpmuludq %[m0], %[p0" #g "], %[p0" #g \
+  "]\n"                                  \
+  "vpmuludq %[m1], %[p1" #g "], %[p1" #g \
+  "]\n"                                  \
+  "vpxor %[k0], %[x1" #g "], %[x1" #g    \
+  "]\n"                                  \
+  "vpxor %[k1], %[x3" #g "], %[x3" #g "]\n"
+#define FASTINIT_MIX(g)              \
+  "vpsrlq $32, %[p1" #g              \
+  "], %[t]\n"                        \
+  "vpsrlq $32, %[p0" #g              \
+  "], %[u]\n"                        \
+  "vpxor %[t], %[x1" #g "], %[x1" #g \
+  "]\n"                              \
+  "vpxor %[u], %[x3" #g "], %[x3" #g "]\n"
+    asm(FASTINIT_MULTIPLY(0) FASTINIT_MULTIPLY(1) FASTINIT_MULTIPLY(2) FASTINIT_MIX(0)
+            FASTINIT_MIX(1) FASTINIT_MIX(2)
+        : [p00] "+x"(x0[0]), [x10] "+x"(x1[0]), [p10] "+x"(x2[0]), [x30] "+x"(x3[0]),
+          [p01] "+x"(x0[1]), [x11] "+x"(x1[1]), [p11] "+x"(x2[1]), [x31] "+x"(x3[1]),
+          [p02] "+x"(x0[2]), [x12] "+x"(x1[2]), [p12] "+x"(x2[2]), [x32] "+x"(x3[2]), [t] "=&x"(t),
+          [u] "=&x"(u)
+        : [m0] "x"(m0), [m1] "x"(m1), [k0] "m"(k0), [k1] "m"(k1));
+#undef FASTINIT_MULTIPLY
+#undef FASTINIT_MIX
+    for (int g = 0; g < 3; ++g) {
+      const V p0 = x0[g], p1 = x2[g];
+      x0[g] = x1[g];
+      x1[g] = p1;
+      x2[g] = x3[g];
+      x3[g] = p0;
+    }
   }
   static FASTINIT_INLINE V word32(V v, int) { return v; }
   static FASTINIT_INLINE V word64(V x) { return x; }

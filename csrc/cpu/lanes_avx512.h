@@ -166,8 +166,6 @@ struct Lanes {
     even = vxor3(high, vpack(x1, x3), keys);
     odd = vpack(p1, p0);
   }
-  template <class... T>
-  static FASTINIT_INLINE void hold(T&...) {}  // registers enough
   static FASTINIT_INLINE V word32(V v, int) { return v; }
   static FASTINIT_INLINE V word64(V x) { return x; }
 

@@ -13,7 +13,7 @@
 //   word64        the words of a state vector
 //   vorder_*      which block each lane makes, so that the stores need the fewest shuffles:
 //                 _interleaved for store32, _plain for the others
-//   hold          values the compiler is to compute here and keep in registers
+//   round         a Philox round of kInterleave vectors, where the plain one (words.inl) is slow
 //   store_*       lane results -> memory in element order
 #pragma once
 
@@ -57,8 +57,6 @@ struct Lanes {
     even = vpack(vhigh(p1), vhigh(p0)) ^ vpack(x1, x3) ^ keys;
     odd = vpack(p1, p0);
   }
-  template <class... T>
-  static FASTINIT_INLINE void hold(T&...) {}
   static FASTINIT_INLINE uint32_t word32(V v, int part) {
     return static_cast<uint32_t>(v >> (32 * part));
   }

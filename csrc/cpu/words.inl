@@ -21,7 +21,17 @@ struct Stream {
   }
 };
 
-// The next line to ask for, and where its strip ends.
+// Lines to ask for: on and on from an address,
+struct Onward {
+  const char* next;
+
+  FASTINIT_INLINE void ask(int bytes) {
+    for (int k = 0; k < bytes; k += 64) __builtin_prefetch(next + k, 1);
+    next += bytes;
+  }
+};
+
+// or along strips, from one to the next.
 struct Ahead {
   Strips strips;
   const char *next, *end;
@@ -41,19 +51,39 @@ struct Ahead {
   }
 };
 
+// One round of G vectors: the capability's own, or this one.
+template <class L, class V, int G>
+FASTINIT_INLINE void philox_round(long, V (&x0)[G], V (&x1)[G], V (&x2)[G], V (&x3)[G], V m0, V m1,
+                                  const V& k0, const V& k1) {
+  FASTINIT_UNROLL
+  for (int g = 0; g < G; ++g) {
+    const V p0 = L::vmul(x0[g], m0), p1 = L::vmul(x2[g], m1);
+    x0[g] = L::vxor3(L::vhigh(p1), x1[g], k0);
+    x2[g] = L::vxor3(L::vhigh(p0), x3[g], k1);
+    x1[g] = p1;
+    x3[g] = p0;
+  }
+}
+template <class L, class V, int G>
+FASTINIT_INLINE auto philox_round(int, V (&x0)[G], V (&x1)[G], V (&x2)[G], V (&x3)[G], V m0, V m1,
+                                  const V& k0, const V& k1)
+    -> decltype(L::round(x0, x1, x2, x3, m0, m1, k0, k1)) {
+  L::round(x0, x1, x2, x3, m0, m1, k0, k1);
+}
+
 // Words of `groups` groups from the block with this low counter word on. Packed (for 32-bit lanes):
 // per group one vector of words 0 and 2 of each block and one of words 1 and 3. Otherwise four
 // vectors of one word per 64-bit lane.
 //
 // Meanwhile asks for the memory that the words will end in, `group_bytes` a group: nothing else
 // here uses memory, and it is owned by the time it is written.
-template <bool packed>
+template <bool packed, class Lines>
 __attribute__((noinline)) void make_words(const Stream& stream, Lanes::V lane_order, uint32_t block,
-                                          int groups, Lanes::V* out, Ahead& given,
+                                          int groups, Lanes::V* out, Lines& given,
                                           int group_bytes) {
   using V = Lanes::V;
   constexpr int G = Lanes::kInterleave;
-  Ahead ahead = given;  // in registers
+  Lines ahead = given;  // in registers
   const V m0 = Lanes::vset(kPhiloxM0), m1 = Lanes::vset(kPhiloxM1);
   // The first product of round 0; the next block's is a sum away.
   V product = Lanes::vmul(Lanes::vadd(Lanes::vset(block), lane_order), m0);
@@ -80,24 +110,7 @@ __attribute__((noinline)) void make_words(const Stream& stream, Lanes::V lane_or
     }
     FASTINIT_UNROLL
     for (int round = 3; round < kPhiloxRounds - packed; ++round) {
-      V p0[G], p1[G];
-      FASTINIT_UNROLL
-      for (int g = 0; g < G; ++g) {
-        p0[g] = Lanes::vmul(x0[g], m0);
-        p1[g] = Lanes::vmul(x2[g], m1);
-        // The key meets the word that is there already, not the one that is being computed.
-        x1[g] = Lanes::vxor(x1[g], stream.k0[round]);
-        x3[g] = Lanes::vxor(x3[g], stream.k1[round]);
-        Lanes::hold(x1[g], x3[g]);
-      }
-      FASTINIT_UNROLL
-      for (int g = 0; g < G; ++g) {
-        x0[g] = Lanes::vxor(Lanes::vhigh(p1[g]), x1[g]);
-        x2[g] = Lanes::vxor(Lanes::vhigh(p0[g]), x3[g]);
-        x1[g] = p1[g];
-        x3[g] = p0[g];
-      }
-      Lanes::hold(x0, x1, x2, x3);
+      philox_round<Lanes>(0, x0, x1, x2, x3, m0, m1, stream.k0[round], stream.k1[round]);
     }
     FASTINIT_UNROLL
     for (int g = 0; g < G; ++g) {
