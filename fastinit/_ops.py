@@ -25,6 +25,9 @@ normal_op = torch.ops.fastinit.normal_.default
 trunc_normal_op = torch.ops.fastinit.trunc_normal_.default
 random_words_op = torch.ops.fastinit.random_words_.default
 fill_many_op = torch.ops.fastinit.fill_many_.default
+orthogonal_op = torch.ops.fastinit.orthogonal_.default
+orthogonal_many_op = torch.ops.fastinit.orthogonal_many_.default
+sparse_op = torch.ops.fastinit.sparse_.default
 _reserve_key_op = torch.ops.fastinit.reserve_key.default
 
 # torch's own functions, for what the ops do not take. Looked up at each call.
@@ -224,6 +227,7 @@ def otherwise(
     arguments: dict[str, Any],
     given: dict[str, Any],
     dtypes: frozenset[torch.dtype],
+    beyond: dict[str, Any] | None = None,
 ) -> Tensor:
     """Run `function` on a tensor that is not `handled`: without a key, by torch.
 
@@ -233,13 +237,21 @@ def otherwise(
         arguments: everything between the tensor and the generator.
         given: the key or the generator, as keyword argument of an op, or nothing.
         dtypes: those that `function` supports.
+        beyond: further arguments, which torch's function does not have.
 
     Raises:
-        NotImplementedError: if a key is given and cannot be honoured.
+        NotImplementedError: if a key or one of `beyond` is given and cannot be honoured.
         TypeError: if a key is given and `tensor` is not a tensor.
     """
     name = function.__name__
     kind = type(tensor)
+    if beyond:
+        if "key" not in given:
+            raise NotImplementedError(
+                f"fastinit.{name}: torch's function has no argument '{next(iter(beyond))}', and "
+                "this tensor would go to it; pass a plain strided tensor, or key="
+            )
+        arguments = {**arguments, **beyond}
     if "key" not in given:
         # torch refuses integers, too, but not always as what they are.
         if (

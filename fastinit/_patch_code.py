@@ -77,7 +77,11 @@ _TIMM_HOOKS: dict[str, _Hook] = {
 _TORCH_FUNCTIONS: list[tuple[Any, tuple[str, ...], _Hook, bool]] = [
     (
         getattr(torch.nn.init, name, None),
-        tuple(p for p in inspect.signature(fill).parameters if p != "key"),
+        tuple(
+            name
+            for name, parameter in inspect.signature(fill).parameters.items()
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY  # ours alone
+        ),
         _filling(fill),
         name in _ops.OVERRIDABLE,
     )

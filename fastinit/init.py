@@ -46,7 +46,8 @@ from fastinit._ops import (
     uniform_op,
 )
 from fastinit.key import NOTHING, Key, source
-from fastinit.structural import dirac_, eye_, orthogonal_, sparse_
+from fastinit.orthogonal import orthogonal_
+from fastinit.structural import dirac_, eye_, sparse_
 from fastinit.variance import (
     _calculate_correct_fan,  # noqa: F401 (code imports it from torch.nn.init, too)
     _calculate_fan_in_and_fan_out,  # noqa: F401

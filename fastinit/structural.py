@@ -1,118 +1,12 @@
-"""The initialisers that look at the whole tensor at once: orthogonal, sparse, identity, Dirac."""
+"""The initialisers that decide where the zeros are: sparse, identity, Dirac."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Generator, Tensor
 
-from fastinit._ops import (
-    DTYPES,
-    ORIGINALS,
-    as_double,
-    fill_many_op,
-    handled,
-    is_fake,
-    is_plain,
-    normal_op,
-    otherwise,
-    reserve_key,
-)
+from fastinit._ops import DTYPES, ORIGINALS, as_double, handled, is_plain, otherwise, sparse_op
 from fastinit.key import NOTHING, Key, source
-
-# Those that LAPACK factorises; the shorter ones are computed in float32.
-_FACTORISED = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
-# How many elements of a sparse tensor are ranked at a time (at about 30 bytes each).
-_RANKED_AT_ONCE = 1 << 20
-_WORDS_KIND = 4  # in the plan of fill_many_
-
-
-def orthogonal_(
-    tensor: Tensor,
-    gain: float = 1,
-    generator: Generator | None = None,
-    *,
-    key: Key | int | None = None,
-) -> Tensor:
-    """Fill with a random matrix whose rows or columns, the fewer, are orthogonal, of length `gain`.
-
-    Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
-    linear neural networks" (2013). The matrix is Haar distributed: Q of the QR factorisation of a
-    Gaussian one, its columns' signs (phases) fixed by R's diagonal (Mezzadri, 2007). The Gaussian
-    at row r, column c is what `normal_` writes there. It goes through LAPACK, so two machines, or
-    two numbers of threads, agree to rounding only.
-
-    Args:
-        tensor: at least 2 dimensions, those after the first taken as one; dtypes as for `normal_`,
-            those of 16 and 8 bits computed in float32. Autocast makes no difference.
-        gain: the factor.
-        generator: where to draw the key from (default: the device's generator).
-        key: the key itself, instead of a generator.
-
-    Returns:
-        `tensor`.
-
-    Raises:
-        ValueError: if `tensor` has fewer than 2 dimensions. The rest is said at the top of
-            `fastinit.init`.
-    """
-    given = NOTHING
-    if key is not None or generator is not None:
-        given = source(key, generator, "orthogonal_")
-    if not handled(tensor, DTYPES):
-        return otherwise(orthogonal_, tensor, {"gain": gain}, given, DTYPES)
-    if tensor.dim() < 2:
-        raise ValueError(
-            "fastinit.orthogonal_: argument 'tensor' must have at least 2 dimensions, got shape "
-            f"{tuple(tensor.shape)}"
-        )
-    factor = as_double(gain, "gain")
-    if tensor.numel() == 0 or tensor.is_meta:
-        return tensor
-    rows = tensor.shape[0]
-    columns = tensor.numel() // rows
-    dtype = tensor.dtype if tensor.dtype in _FACTORISED else torch.float32
-    with torch.no_grad():
-        gaussian = tensor.new_empty((rows, columns), dtype=dtype)
-        normal_op(gaussian, 0.0, 1.0, **given)
-        wide = rows < columns
-        q, r = torch.linalg.qr(gaussian.t() if wide else gaussian)
-        phases = r.diagonal().sgn()
-        phases.masked_fill_(phases == 0, 1)
-        q.mul_(phases.mul_(factor))
-        if dtype is not tensor.dtype:
-            limit = torch.finfo(tensor.dtype).max
-            if abs(factor) > limit:  # saturate as every other fill does
-                q.clamp_(-limit, limit)
-        if wide:
-            q = q.t()
-        tensor.copy_(q if tensor.dim() == 2 else q.reshape(tensor.shape))
-    return tensor
-
-
-def _zero_smallest(tensor: Tensor, count: int, word: int) -> None:
-    """Zero, in each column, the `count` elements with the smallest MASK words under a key."""
-    rows, columns = tensor.shape
-    if count == 0:
-        return
-    if count == rows:
-        tensor.zero_()
-        return
-    if tensor.dtype.itemsize == 1:
-        tensor = tensor.view(torch.uint8)  # torch masks no float8
-    row = tensor.new_ones(rows, dtype=torch.int64).cumsum(0)
-    at_once = max(1, _RANKED_AT_ONCE // rows)
-    for start in range(0, columns, at_once):
-        width = min(at_once, columns - start)
-        # Stored column by column, which is how they are ranked.
-        words = tensor.new_empty((width, rows), dtype=torch.int32)
-        plan = [_WORDS_KIND, 2, rows, columns, 0, start]
-        fill_many_op([words.t()], plan, [0.0, 0.0, 0.0, 0.0], [word])
-        # With the sign bit flipped, signed comparison is unsigned; the row settles ties.
-        ranks = words.bitwise_xor_(-(1 << 31)).to(torch.int64).mul_(1 << 32).add_(row)
-        last = ranks.kthvalue(count, dim=1, keepdim=True).values
-        tensor.narrow(1, start, width).masked_fill_((ranks <= last).t(), 0)
 
 
 def sparse_(
@@ -150,26 +44,7 @@ def sparse_(
     if not handled(tensor, DTYPES):
         arguments = {"sparsity": sparsity, "std": std}
         return otherwise(sparse_, tensor, arguments, given, DTYPES)
-    if tensor.dim() != 2:
-        raise ValueError(
-            f"fastinit.sparse_: argument 'tensor' must have 2 dimensions, got shape "
-            f"{tuple(tensor.shape)}"
-        )
-    fraction = as_double(sparsity, "sparsity")
-    if not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"fastinit.sparse_: argument 'sparsity' must be in [0, 1], got {fraction}")
-    deviation = as_double(std, "std")
-    with torch.no_grad():
-        word = given.get("key")
-        if tensor.numel() == 0 or tensor.is_meta or (word is None and is_fake(tensor)):
-            normal_op(tensor, 0.0, deviation, **given)
-            return tensor
-        if word is None:
-            # An empty fill checks `std` without drawing.
-            normal_op(tensor.narrow(0, 0, 0), 0.0, deviation)
-            word = reserve_key(tensor.device, generator)
-        normal_op(tensor, 0.0, deviation, key=word)
-        _zero_smallest(tensor, math.ceil(fraction * tensor.shape[0]), word)
+    sparse_op(tensor, as_double(sparsity, "sparsity"), as_double(std, "std"), **given)
     return tensor
 
 

@@ -26,6 +26,13 @@
 #define FASTINIT_TABLE constexpr
 #endif
 
+// Before a loop whose arrays have to become registers.
+#if defined(__GNUC__) && !defined(__clang__)
+#define FASTINIT_UNROLL _Pragma("GCC unroll 16")
+#else
+#define FASTINIT_UNROLL _Pragma("unroll")
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define FASTINIT_X86_64 1
 #else

@@ -28,19 +28,30 @@ struct Run {
 };
 using GenerateRun = void (*)(const FillTask& task, const Run& run, char* out);
 
+// Small matrices (orthogonal.h), in float and in double.
+struct Reflection;
+using Reflect = void (*)(const Reflection& task);
+
 namespace scalar {
 void generate_run(const FillTask& task, const Run& run, char* out);
-}
+void reflect32(const Reflection& task);
+void reflect64(const Reflection& task);
+}  // namespace scalar
 namespace avx2 {
 void generate_run(const FillTask& task, const Run& run, char* out);
-}
+void reflect32(const Reflection& task);
+void reflect64(const Reflection& task);
+}  // namespace avx2
 namespace avx512 {
 void generate_run(const FillTask& task, const Run& run, char* out);
-}
+void reflect32(const Reflection& task);
+void reflect64(const Reflection& task);
+}  // namespace avx512
 
 struct Capability {
   const char* name;
   GenerateRun generate;
+  Reflect reflect32 = nullptr, reflect64 = nullptr;
 };
 
 // What this processor has, plainest first.

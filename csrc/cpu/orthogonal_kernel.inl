@@ -1,0 +1,154 @@
+// Gaussian matrix -> orthogonal matrix in place, over the struct Lanes of the including namespace.
+//
+// Reflections are applied from the last to the first, four at a time: I - V S^-1 V^T with S upper
+// triangular. The columns to the right already hold Q, those to the left still the Gaussian.
+
+constexpr int kBlock = 4;
+
+template <class L>
+FASTINIT_INLINE typename L::F load(const typename L::Real* from) {
+  typename L::F x;
+  memcpy(&x, from, sizeof x);
+  return x;
+}
+
+template <class L>
+FASTINIT_INLINE void store(typename L::Real* to, typename L::F x) {
+  memcpy(to, &x, sizeof x);
+}
+
+// The block's vectors, row by row and zero above the diagonal, and the small matrices they make.
+template <class Real>
+struct Block {
+  Real* rows;                    // kBlock elements each
+  int64_t height;                // how many
+  Real inverse[kBlock][kBlock];  // of S
+  Real diagonal[kBlock];         // what the block's columns of the identity are scaled by
+};
+
+// Copies the columns from k on, which are columns of the Gaussian, and makes reflectors of them.
+template <class Real>
+void make_block(Block<Real>& block, const Real* matrix, int64_t pitch, int64_t k, int width,
+                double gain) {
+  double dot[kBlock][kBlock] = {};
+  for (int64_t i = 0; i < block.height; ++i) {
+    const Real* from = matrix + (k + i) * pitch + k;
+    Real* to = block.rows + i * kBlock;
+    double x[kBlock];
+    for (int s = 0; s < kBlock; ++s) {
+      to[s] = s < width && s <= i ? from[s] : Real(0);
+      x[s] = static_cast<double>(to[s]);
+    }
+    for (int s = 0; s < kBlock; ++s)
+      for (int t = 0; t < kBlock; ++t) dot[s][t] += x[s] * x[t];
+  }
+  double inverse[kBlock][kBlock] = {};
+  for (int s = 0; s < width; ++s) {
+    Real* const row = block.rows + s * kBlock;
+    const Real x1 = row[s];
+    const auto reflector = make_reflector(x1, dot[s][s]);
+    row[s] = reflector.first;
+    block.diagonal[s] = static_cast<Real>(-reflector.sign * gain);
+    // The new first element changes the products with the vectors before it.
+    const double more = static_cast<double>(reflector.first) - static_cast<double>(x1);
+    inverse[s][s] = 1.0 / reflector.half_square;
+    for (int t = s - 1; t >= 0; --t) {
+      dot[t][s] += static_cast<double>(row[t]) * more;
+      double sum = 0;
+      for (int u = t + 1; u <= s; ++u) sum += dot[t][u] * inverse[u][s];
+      inverse[t][s] = -sum * inverse[t][t];
+    }
+  }
+  for (int s = 0; s < kBlock; ++s)
+    for (int t = 0; t < kBlock; ++t) block.inverse[s][t] = static_cast<Real>(inverse[s][t]);
+}
+
+// The block's own columns, which the reflections before it left as columns of the identity.
+template <class Real>
+void write_own(const Block<Real>& block, Real* matrix, int64_t pitch, int64_t k, int width) {
+  Real w[kBlock][kBlock] = {};
+  for (int s = 0; s < width; ++s)
+    for (int t = 0; t < width; ++t)
+      for (int u = s; u <= t; ++u)
+        w[s][t] += block.inverse[s][u] * block.rows[t * kBlock + u] * block.diagonal[t];
+  for (int64_t i = 0; i < block.height; ++i) {
+    const Real* v = block.rows + i * kBlock;
+    Real* to = matrix + (k + i) * pitch + k;
+    Real sum[kBlock] = {};
+    for (int s = 0; s < kBlock; ++s)
+      for (int t = 0; t < kBlock; ++t) sum[t] -= v[s] * w[s][t];
+    if (i < width) sum[i] += block.diagonal[i];
+    for (int t = 0; t < width; ++t) to[t] = sum[t];
+  }
+}
+
+// `vectors` vectors of columns from `c` on, whose first kBlock rows are still zero (and not there).
+template <class L, int vectors>
+FASTINIT_INLINE void reflect_columns(const Block<typename L::Real>& block, typename L::Real* c,
+                                     int64_t pitch) {
+  using F = typename L::F;
+  F sum[kBlock][vectors];
+  for (int s = 0; s < kBlock; ++s)
+    for (int j = 0; j < vectors; ++j) sum[s][j] = L::set(0);
+  for (int64_t i = kBlock; i < block.height; ++i) {
+    const auto* v = block.rows + i * kBlock;
+    F q[vectors];
+    FASTINIT_UNROLL
+    for (int j = 0; j < vectors; ++j) q[j] = load<L>(c + i * pitch + j * L::kWidth);
+    FASTINIT_UNROLL
+    for (int s = 0; s < kBlock; ++s) {
+      const F vs = L::set(v[s]);
+      FASTINIT_UNROLL
+      for (int j = 0; j < vectors; ++j) sum[s][j] = L::fma(vs, q[j], sum[s][j]);
+    }
+  }
+  // S^-1 is upper triangular: row s needs the sums from s on, so it can take the place of sum s.
+  FASTINIT_UNROLL
+  for (int s = 0; s < kBlock; ++s) {
+    FASTINIT_UNROLL
+    for (int j = 0; j < vectors; ++j) {
+      F w = L::mul(L::set(block.inverse[s][s]), sum[s][j]);
+      FASTINIT_UNROLL
+      for (int t = s + 1; t < kBlock; ++t) w = L::fma(L::set(block.inverse[s][t]), sum[t][j], w);
+      sum[s][j] = w;
+    }
+  }
+  for (int64_t i = 0; i < block.height; ++i) {
+    const auto* v = block.rows + i * kBlock;
+    F q[vectors];
+    FASTINIT_UNROLL
+    for (int j = 0; j < vectors; ++j)
+      q[j] = i < kBlock ? L::set(0) : load<L>(c + i * pitch + j * L::kWidth);
+    FASTINIT_UNROLL
+    for (int s = 0; s < kBlock; ++s) {
+      const F vs = L::set(v[s]);
+      FASTINIT_UNROLL
+      for (int j = 0; j < vectors; ++j) q[j] = L::negative_fma(vs, sum[s][j], q[j]);
+    }
+    FASTINIT_UNROLL
+    for (int j = 0; j < vectors; ++j) store<L>(c + i * pitch + j * L::kWidth, q[j]);
+  }
+}
+
+template <class L>
+void reflect(const Reflection& task) {
+  using Real = typename L::Real;
+  Real* const matrix = static_cast<Real*>(task.matrix);
+  Block<Real> block;
+  block.rows = static_cast<Real*>(task.panel);
+  for (int64_t k = (task.narrow - 1) / kBlock * kBlock; k >= 0; k -= kBlock) {
+    const int width = static_cast<int>(task.narrow - k < kBlock ? task.narrow - k : kBlock);
+    block.height = task.tall - k;
+    make_block(block, matrix, task.pitch, k, width, task.gain);
+    write_own(block, matrix, task.pitch, k, width);
+    // The last vectors reach into the padding.
+    Real* c = matrix + k * task.pitch + k + kBlock;
+    int64_t left = (task.narrow - k - kBlock + L::kWidth - 1) / L::kWidth;
+    for (; left >= 3; left -= 3, c += 3 * L::kWidth) reflect_columns<L, 3>(block, c, task.pitch);
+    if (left == 2) reflect_columns<L, 2>(block, c, task.pitch);
+    if (left == 1) reflect_columns<L, 1>(block, c, task.pitch);
+  }
+}
+
+void reflect32(const Reflection& task) { reflect<Lanes::F32>(task); }
+void reflect64(const Reflection& task) { reflect<Lanes::F64>(task); }

@@ -1,0 +1,202 @@
+#include "cpu/sparse.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/fp_env.h"
+
+namespace fastinit::cpu {
+namespace {
+
+// Columns taken together: words are generated row by row, and short runs of them are dear.
+constexpr int64_t kStrip = 192, kShortestStrip = 16;
+constexpr int64_t kStripBytes = 4 << 20;
+constexpr int64_t kBlockWords = 4096;  // in the first-level cache
+
+// What is known of an element before its column is settled.
+constexpr uint8_t kZero = 1, kCandidate = 2;
+
+struct Window {
+  uint64_t low, high;  // words below `low` become zero; those in [low, high) are ranked
+};
+
+// The count-th smallest of `rows` uniform words lies inside but once in a million columns.
+Window likely_window(int64_t count, int64_t rows) {
+  const double p = static_cast<double>(count) / static_cast<double>(rows);
+  const double reach =
+      5 * std::sqrt(p * (1 - p) / static_cast<double>(rows)) + 5 / static_cast<double>(rows);
+  const auto word = [](double x) {
+    return static_cast<uint64_t>(std::clamp(x, 0.0, 1.0) * 0x1p32);
+  };
+  return {word(p - reach), word(p + reach)};
+}
+
+constexpr Window kEverything{0, uint64_t{1} << 32};
+
+struct Job {
+  SparseTask task;
+  FillTask words;
+  int64_t strip, strips;
+  std::atomic<int64_t> next{0};
+};
+
+// Marks of a strip of columns, and the ranked words: (word, row) in one integer, so that of equal
+// words the smaller row comes first.
+struct Strip {
+  int64_t first, cols;
+  std::vector<uint8_t> marks;  // rows x cols
+  std::vector<int32_t> zeros;
+  std::vector<std::vector<uint64_t>> candidates;
+};
+
+// Words as ordered signed integers, which every instruction set compares.
+void mark(const uint32_t* words, int64_t n, Window window, uint8_t* marks) {
+  const auto flip = [](uint32_t w) { return static_cast<int32_t>(w ^ 0x80000000u); };
+  // `low` may be 2^32, which no word reaches; then all are below.
+  const bool all = window.low >> 32 != 0, open = window.high >> 32 != 0;
+  const int32_t low = flip(static_cast<uint32_t>(window.low));
+  const int32_t high = flip(static_cast<uint32_t>(window.high));
+  const uint8_t outside = open ? kCandidate : 0;
+  for (int64_t k = 0; k < n; ++k) {
+    const int32_t w = flip(words[k]);
+    const uint8_t inside = w < high ? kCandidate : outside;
+    marks[k] = all || w < low ? kZero : inside;
+  }
+}
+
+void mark_strip(const Job& job, Strip& strip, Window window, uint32_t* words) {
+  const SparseTask& task = job.task;
+  const GenerateRun generate = capability().generate;
+  std::fill(strip.zeros.begin(), strip.zeros.end(), 0);
+  for (auto& list : strip.candidates) list.clear();
+  const bool whole = strip.cols == task.cols;
+  const int64_t rows_at_once = std::max<int64_t>(1, kBlockWords / strip.cols);
+  for (int64_t row = 0; row < task.rows; row += rows_at_once) {
+    const int64_t rows = std::min(rows_at_once, task.rows - row), n = rows * strip.cols;
+    Run run{static_cast<uint64_t>(row * task.cols + strip.first), strip.cols, rows,
+            static_cast<uint64_t>(task.cols), strip.cols * 4};
+    if (whole) run = {static_cast<uint64_t>(row * task.cols), n, 1, 0, 0};
+    generate(job.words, run, reinterpret_cast<char*>(words));
+    uint8_t* const marks = strip.marks.data() + row * strip.cols;
+    mark(words, n, window, marks);
+    for (int64_t r = 0; r < rows; ++r) {
+      const uint8_t* m = marks + r * strip.cols;
+      for (int64_t c = 0; c < strip.cols; ++c) strip.zeros[c] += m[c] & kZero;
+    }
+    for (int64_t k = 0; k < n; k += 8) {
+      uint64_t eight = 0;
+      memcpy(&eight, marks + k, static_cast<size_t>(std::min<int64_t>(8, n - k)));
+      eight &= 0x0101010101010101u * kCandidate;
+      for (; eight != 0; eight &= eight - 1) {
+        const int64_t at = k + (__builtin_ctzll(eight) >> 3);
+        const uint64_t place = static_cast<uint64_t>(row + at / strip.cols);
+        strip.candidates[at % strip.cols].push_back(uint64_t{words[at]} << 32 | place);
+      }
+    }
+  }
+}
+
+// Turns the smallest candidates of each column to zeros. False if a window missed its mark.
+bool settle(const Job& job, Strip& strip) {
+  for (int64_t c = 0; c < strip.cols; ++c) {
+    auto& list = strip.candidates[c];
+    const int64_t wanted = job.task.count - strip.zeros[c];
+    if (wanted < 0 || wanted > static_cast<int64_t>(list.size())) return false;
+    if (wanted > 0 && wanted < static_cast<int64_t>(list.size()))
+      std::nth_element(list.begin(), list.begin() + wanted, list.end());
+    for (int64_t k = 0; k < wanted; ++k)
+      strip.marks[static_cast<int64_t>(list[k] & 0xffffffffu) * strip.cols + c] = kZero;
+  }
+  return true;
+}
+
+template <class Item>
+void write_zeros(const SparseTask& task, const Strip& strip) {
+  Item* const data = reinterpret_cast<Item*>(task.data) + strip.first * task.col_stride;
+  const uint8_t* const marks = strip.marks.data();
+  if (task.col_stride == 1) {
+    for (int64_t r = 0; r < task.rows; ++r) {
+      Item* const to = data + r * task.row_stride;
+      const uint8_t* m = marks + r * strip.cols;
+      for (int64_t c = 0; c < strip.cols; ++c) to[c] = m[c] & kZero ? Item{} : to[c];
+    }
+    return;
+  }
+  // In tiles, so that neither side is walked across its cache lines.
+  constexpr int64_t kTile = 64;
+  for (int64_t r0 = 0; r0 < task.rows; r0 += kTile)
+    for (int64_t c = 0; c < strip.cols; ++c)
+      for (int64_t r = r0; r < std::min(task.rows, r0 + kTile); ++r)
+        if (marks[r * strip.cols + c] & kZero)
+          data[r * task.row_stride + c * task.col_stride] = Item{};
+}
+
+struct Item16 {
+  uint64_t parts[2];
+};
+
+void write_strip(const SparseTask& task, const Strip& strip) {
+  switch (task.item_size) {
+    case 1:
+      return write_zeros<uint8_t>(task, strip);
+    case 2:
+      return write_zeros<uint16_t>(task, strip);
+    case 4:
+      return write_zeros<uint32_t>(task, strip);
+    case 8:
+      return write_zeros<uint64_t>(task, strip);
+    default:
+      return write_zeros<Item16>(task, strip);
+  }
+}
+
+void work(void* context) {
+  Job& job = *static_cast<Job*>(context);
+  const FpEnv env;
+  const SparseTask& task = job.task;
+  const Window window = likely_window(task.count, task.rows);
+  Strip strip;
+  std::vector<uint32_t> words;
+  for (;;) {
+    const int64_t at = job.next.fetch_add(1, std::memory_order_relaxed);
+    if (at >= job.strips) return;
+    strip.first = at * job.strip;
+    strip.cols = std::min(job.strip, task.cols - strip.first);
+    strip.marks.resize(static_cast<size_t>(task.rows * strip.cols));
+    strip.zeros.resize(static_cast<size_t>(strip.cols));
+    strip.candidates.resize(static_cast<size_t>(strip.cols));
+    words.resize(static_cast<size_t>(std::max(kBlockWords, strip.cols)));
+    mark_strip(job, strip, window, words.data());
+    if (!settle(job, strip)) {
+      mark_strip(job, strip, kEverything, words.data());
+      settle(job, strip);
+    }
+    write_strip(task, strip);
+  }
+}
+
+}  // namespace
+
+void zero_smallest(const SparseTask& task, const ThreadPool& pool) {
+  if (task.rows == 0 || task.cols == 0 || task.count == 0) return;
+  Job job;
+  job.task = task;
+  memset(&job.words, 0, sizeof job.words);
+  job.words.transform.kind = Kind::Words;
+  job.words.transform.dtype = DType::Word;
+  job.words.key = task.key;
+  job.words.purpose = Purpose::Mask;
+  job.strip = std::clamp(kStripBytes / task.rows / 16 * 16, kShortestStrip, kStrip);
+  job.strips = (task.cols + job.strip - 1) / job.strip;
+  const int64_t workers = std::min<int64_t>(pool.workers, job.strips);
+  if (workers <= 1 || task.rows * task.cols < 32 * 1024)
+    work(&job);
+  else
+    pool.run(static_cast<int>(workers), work, &job);
+}
+
+}  // namespace fastinit::cpu

@@ -1,0 +1,22 @@
+// Orthogonal matrices from Gaussian ones by matrix products, on any device that ATen knows.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+
+namespace fastinit::ops {
+
+// Writes the Gaussian's rows and columns from `k` on into `panel`: either the first columns of that
+// block, (matrices, rows - k, width), or its first rows, (matrices, width, cols - k).
+using Draw = std::function<void(const at::Tensor& panel, int64_t k)>;
+
+// Fills (matrices, rows, cols) with gain times the product of the reflections that would
+// triangulate the Gaussian. Works in place: any strides that a matrix product writes directly will
+// do.
+void householder(const at::Tensor& out, double gain, const Draw& draw);
+
+// The same distribution the literal way: Q of the Gaussian's QR factorisation, its phases fixed.
+void qr(const at::Tensor& out, double gain, const Draw& draw);
+
+}  // namespace fastinit::ops

@@ -1,0 +1,116 @@
+// sparse_: normal draws, of which each column loses an exact number to zeros.
+#include <ATen/MemoryOverlap.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/enum_tag.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/kthvalue.h>
+#include <c10/core/DeviceGuard.h>
+#include <torch/library.h>
+
+#include <cmath>
+
+#include "cpu/sparse.h"
+#include "torch/support.h"
+#include "torch/tasks.h"
+
+namespace fastinit::ops {
+namespace {
+
+using at::Tensor;
+using Generator = std::optional<at::Generator>;
+
+// How many elements a device other than the CPU ranks at a time, at about 30 bytes each.
+constexpr int64_t kRankedAtOnce = int64_t{1} << 24;
+
+void check_sparse(const Tensor& self, double sparsity, double std,
+                  const std::optional<int64_t>& key, const Generator& generator) {
+  const char* name = "sparse_";
+  check_one_source(name, key, generator);
+  TORCH_CHECK_VALUE(self.dim() == 2, name, ": argument 'tensor' must have 2 dimensions, but got ",
+                    self.dim());
+  TORCH_CHECK_VALUE(sparsity >= 0 && sparsity <= 1, name,
+                    ": argument 'sparsity' must be in [0, 1], but got ", sparsity);
+  check_fill(self, {name, Distribution::Normal, {0, std, 0, 0}});
+}
+
+// By ranking in 64-bit integers: for devices that have no kernel of their own.
+void zero_smallest(const Tensor& self, int64_t count, int64_t key) {
+  const int64_t rows = self.size(0), cols = self.size(1);
+  const Tensor values = self.element_size() == 1 ? self.view(at::kByte) : self;  // masks no float8
+  const Tensor row = at::arange(rows, self.options().dtype(at::kLong));
+  const int64_t at_once = std::max<int64_t>(1, kRankedAtOnce / rows);
+  for (int64_t first = 0; first < cols; first += at_once) {
+    const int64_t width = std::min(at_once, cols - first);
+    // Stored column by column, which is how they are ranked.
+    const Tensor words = at::empty({width, rows}, self.options().dtype(at::kInt));
+    fill_many({words.t()}, {static_cast<int64_t>(Distribution::Words), 2, rows, cols, 0, first},
+              {0.0, 0.0, 0.0, 0.0}, {key});
+    // With the sign bit flipped, signed comparison is unsigned; the row settles ties.
+    const Tensor ranks =
+        words.bitwise_xor(std::numeric_limits<int32_t>::min()).to(at::kLong).mul_(int64_t{1} << 32);
+    ranks.add_(row);
+    const Tensor last = std::get<0>(at::kthvalue(ranks, count, 1, /*keepdim=*/true));
+    values.narrow(1, first, width).masked_fill_(ranks.le(last).t(), 0);
+  }
+}
+
+void sparse_(const Tensor& self, double sparsity, double std, std::optional<int64_t> key,
+             Generator generator) {
+  check_sparse(self, sparsity, std, key, generator);
+  if (self.numel() == 0) {
+    bump_version(self);
+    return;
+  }
+  at::assert_no_internal_overlap(self);
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const c10::OptionalDeviceGuard device(self.device());
+  const int64_t word = key.has_value() ? *key : reserve_key_of(self.device(), generator);
+  // Bumps the version, too.
+  fill_many({self}, {static_cast<int64_t>(Distribution::Normal), 0}, {0.0, std, 0.0, 0.0}, {word});
+  const int64_t rows = self.size(0);
+  const auto count = static_cast<int64_t>(std::ceil(sparsity * static_cast<double>(rows)));
+  if (count == 0) return;
+  if (self.is_cpu()) {
+    cpu::zero_smallest(
+        {static_cast<char*>(self.mutable_data_ptr()), rows, self.size(1), self.stride(0),
+         self.stride(1), static_cast<int>(self.element_size()), static_cast<uint64_t>(word), count},
+        torch_pool());
+  } else if (count == rows) {
+    self.zero_();
+  } else {
+    zero_smallest(self, count, word);
+  }
+}
+
+void sparse_meta_(const Tensor& self, double sparsity, double std, std::optional<int64_t> key,
+                  Generator generator) {
+  check_sparse(self, sparsity, std, key, generator);
+  bump_version(self);
+}
+
+// What devices without a kernel run, for the tests to compare.
+void zero_smallest_(const Tensor& self, int64_t count, int64_t key) {
+  zero_smallest(self, count, key);
+}
+
+}  // namespace
+}  // namespace fastinit::ops
+
+TORCH_LIBRARY_FRAGMENT(fastinit, m) {
+  m.def(
+      "sparse_(Tensor(a!) self, float sparsity, float std=0.01, *, int? key=None, "
+      "Generator? generator=None) -> ()",
+      {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
+  m.def("zero_smallest_(Tensor(a!) self, int count, int key) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(fastinit, CPU, m) {
+  m.impl("sparse_", fastinit::ops::sparse_);
+  m.impl("zero_smallest_", fastinit::ops::zero_smallest_);
+}
+
+TORCH_LIBRARY_IMPL(fastinit, CUDA, m) { m.impl("sparse_", fastinit::ops::sparse_); }
+
+TORCH_LIBRARY_IMPL(fastinit, Meta, m) { m.impl("sparse_", fastinit::ops::sparse_meta_); }
