@@ -9,6 +9,8 @@ from fastinit import init
 from fastinit._ops import STREAM_VERSION
 from fastinit._version import __version__
 from fastinit.config import show_config
+from fastinit.fans import Fans, fans
+from fastinit.haar import delta_orthogonal_, orthogonal_many_
 from fastinit.init import (
     calculate_gain,
     constant,
@@ -39,10 +41,17 @@ from fastinit.init import (
 )
 from fastinit.key import Key, philox4x32, reserve_key
 from fastinit.patch import patch
+from fastinit.scaling import (
+    lecun_normal_,
+    lecun_uniform_,
+    trunc_normal_tf_,
+    variance_scaling_,
+)
 from fastinit.variance import _calculate_correct_fan, _calculate_fan_in_and_fan_out
 
 __all__ = [
     "STREAM_VERSION",
+    "Fans",
     "Key",
     "__version__",
     "_calculate_correct_fan",
@@ -50,20 +59,25 @@ __all__ = [
     "calculate_gain",
     "constant",
     "constant_",
+    "delta_orthogonal_",
     "dirac",
     "dirac_",
     "eye",
     "eye_",
+    "fans",
     "init",
     "kaiming_normal",
     "kaiming_normal_",
     "kaiming_uniform",
     "kaiming_uniform_",
+    "lecun_normal_",
+    "lecun_uniform_",
     "normal",
     "normal_",
     "ones_",
     "orthogonal",
     "orthogonal_",
+    "orthogonal_many_",
     "patch",
     "philox4x32",
     "reserve_key",
@@ -71,8 +85,10 @@ __all__ = [
     "sparse",
     "sparse_",
     "trunc_normal_",
+    "trunc_normal_tf_",
     "uniform",
     "uniform_",
+    "variance_scaling_",
     "xavier_normal",
     "xavier_normal_",
     "xavier_uniform",

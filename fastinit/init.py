@@ -45,8 +45,8 @@ from fastinit._ops import (
     trunc_normal_op,
     uniform_op,
 )
+from fastinit.haar import orthogonal_
 from fastinit.key import NOTHING, Key, source
-from fastinit.orthogonal import orthogonal_
 from fastinit.structural import dirac_, eye_, sparse_
 from fastinit.variance import (
     _calculate_correct_fan,  # noqa: F401 (code imports it from torch.nn.init, too)

@@ -73,29 +73,37 @@ def calculate_gain(nonlinearity: Nonlinearity, param: float | None = None) -> fl
     return gain
 
 
-def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
-    """Count the inputs and outputs that one weight of shape (out, in, *kernel) connects."""
-    shape = tensor.shape
+def _calculate_fan_in_and_fan_out(tensor: Tensor, batch_dims: int = 0) -> tuple[int, int]:
+    """Count the inputs and outputs that one weight of shape (*batch, out, in, *kernel) connects."""
+    if batch_dims < 0:
+        raise ValueError(f"argument 'batch_dims' must not be negative, got {batch_dims}")
+    shape = tensor.shape[batch_dims:]
     if len(shape) < 2:
+        besides = " besides those of the batch" if batch_dims else ""
         raise ValueError(
-            "Fan in and fan out need at least 2 dimensions; argument 'tensor' has shape "
-            f"{tuple(shape)}"
+            f"Fan in and fan out need at least 2 dimensions{besides}; argument 'tensor' has shape "
+            f"{tuple(tensor.shape)}"
         )
     field = math.prod(shape[2:])
     return shape[1] * field, shape[0] * field
 
 
-def _calculate_correct_fan(tensor: Tensor, mode: FanMode) -> int:
+def _calculate_correct_fan(tensor: Tensor, mode: FanMode, batch_dims: int = 0) -> int:
     """Give fan_in or fan_out, as `mode` (in either case) says."""
     wanted = mode.lower()
     if wanted not in ("fan_in", "fan_out"):
         raise ValueError(f"argument 'mode' must be 'fan_in' or 'fan_out', got {mode!r}")
-    fan_in, fan_out = _calculate_fan_in_and_fan_out(tensor)
+    fan_in, fan_out = _calculate_fan_in_and_fan_out(tensor, batch_dims)
     return fan_in if wanted == "fan_in" else fan_out
 
 
-def _xavier_std(tensor: Tensor, gain: float) -> float:
-    fan_in, fan_out = _calculate_fan_in_and_fan_out(tensor)
+def _beyond(batch_dims: int) -> dict[str, Any]:
+    """The argument that torch's functions do not have, where it is given."""
+    return {"batch_dims": batch_dims} if batch_dims != 0 else {}
+
+
+def _xavier_std(tensor: Tensor, gain: float, batch_dims: int) -> float:
+    fan_in, fan_out = _calculate_fan_in_and_fan_out(tensor, batch_dims)
     if fan_in + fan_out == 0:  # then there is no element to fill
         return 0.0
     return as_double(gain, "gain") * math.sqrt(2.0 / float(fan_in + fan_out))
@@ -107,6 +115,7 @@ def xavier_uniform_(
     generator: Generator | None = None,
     *,
     key: Key | int | None = None,
+    batch_dims: int = 0,
 ) -> Tensor:
     """Fill uniformly from [-c, c), c = gain * sqrt(6 / (fan_in + fan_out)).
 
@@ -114,24 +123,27 @@ def xavier_uniform_(
     (AISTATS 2010).
 
     Args:
-        tensor: at least 2 dimensions, (out, in, *kernel); dtypes as for `uniform_`.
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `uniform_`.
         gain: see `calculate_gain`.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
+        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
 
     Returns:
         `tensor`.
 
     Raises:
-        ValueError: if `tensor` has fewer than 2 dimensions. The rest is said at the top of
-            `fastinit.init`.
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch. The rest is
+            said at the top of `fastinit.init`.
     """
     given = NOTHING
     if key is not None or generator is not None:
         given = source(key, generator, "xavier_uniform_")
     if not handled(tensor, DTYPES):
-        return otherwise(xavier_uniform_, tensor, {"gain": gain}, given, DTYPES)
-    bound = math.sqrt(3.0) * _xavier_std(tensor, gain)
+        return otherwise(
+            xavier_uniform_, tensor, {"gain": gain}, given, DTYPES, _beyond(batch_dims)
+        )
+    bound = math.sqrt(3.0) * _xavier_std(tensor, gain, batch_dims)
     uniform_op(tensor, -bound, bound, **given)
     return tensor
 
@@ -142,6 +154,7 @@ def xavier_normal_(
     generator: Generator | None = None,
     *,
     key: Key | int | None = None,
+    batch_dims: int = 0,
 ) -> Tensor:
     """Fill normally, mean 0 and std = gain * sqrt(2 / (fan_in + fan_out)).
 
@@ -149,29 +162,32 @@ def xavier_normal_(
     (AISTATS 2010).
 
     Args:
-        tensor: at least 2 dimensions, (out, in, *kernel); dtypes as for `normal_`.
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `normal_`.
         gain: see `calculate_gain`.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
+        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
 
     Returns:
         `tensor`.
 
     Raises:
-        ValueError: if `tensor` has fewer than 2 dimensions. The rest is said at the top of
-            `fastinit.init`.
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch. The rest is
+            said at the top of `fastinit.init`.
     """
     given = NOTHING
     if key is not None or generator is not None:
         given = source(key, generator, "xavier_normal_")
     if not handled(tensor, DTYPES):
-        return otherwise(xavier_normal_, tensor, {"gain": gain}, given, DTYPES)
-    normal_op(tensor, 0.0, _xavier_std(tensor, gain), **given)
+        return otherwise(xavier_normal_, tensor, {"gain": gain}, given, DTYPES, _beyond(batch_dims))
+    normal_op(tensor, 0.0, _xavier_std(tensor, gain, batch_dims), **given)
     return tensor
 
 
-def _kaiming_std(tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity) -> float:
-    fan = _calculate_correct_fan(tensor, mode)
+def _kaiming_std(
+    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int
+) -> float:
+    fan = _calculate_correct_fan(tensor, mode, batch_dims)
     # Tensors and NumPy scalars may stand for a number; a bool may not, of whatever library.
     dtype = getattr(a, "dtype", None)
     if dtype is not None and not str(dtype).endswith("bool"):
@@ -187,6 +203,7 @@ def kaiming_uniform_(
     generator: Generator | None = None,
     *,
     key: Key | int | None = None,
+    batch_dims: int = 0,
 ) -> Tensor:
     """Fill uniformly from [-c, c), c = gain * sqrt(3 / fan).
 
@@ -195,20 +212,22 @@ def kaiming_uniform_(
     `w.T` for one used as `x @ w`.
 
     Args:
-        tensor: at least 2 dimensions, (out, in, *kernel); dtypes as for `uniform_`.
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `uniform_`.
         a: the negative slope, if `nonlinearity` is "leaky_relu".
         mode: "fan_in" keeps the variance of activations from layer to layer, "fan_out" that of
             gradients.
         nonlinearity: what follows the layer; decides the gain, see `calculate_gain`.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
+        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
 
     Returns:
         `tensor`.
 
     Raises:
-        ValueError: if `tensor` has fewer than 2 dimensions, or `mode`, `nonlinearity` or `a` is not
-            one of those allowed. The rest is said at the top of `fastinit.init`.
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch, or `mode`,
+            `nonlinearity` or `a` is not one of those allowed. The rest is said at the top of
+            `fastinit.init`.
 
     Warns:
         UserWarning: if `tensor` has no elements; nothing else is checked then.
@@ -218,11 +237,11 @@ def kaiming_uniform_(
         given = source(key, generator, "kaiming_uniform_")
     if not handled(tensor, DTYPES):
         arguments: dict[str, Any] = {"a": a, "mode": mode, "nonlinearity": nonlinearity}
-        return otherwise(kaiming_uniform_, tensor, arguments, given, DTYPES)
+        return otherwise(kaiming_uniform_, tensor, arguments, given, DTYPES, _beyond(batch_dims))
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
+    bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity, batch_dims)
     uniform_op(tensor, -bound, bound, **given)
     return tensor
 
@@ -235,6 +254,7 @@ def kaiming_normal_(
     generator: Generator | None = None,
     *,
     key: Key | int | None = None,
+    batch_dims: int = 0,
 ) -> Tensor:
     """Fill normally, mean 0 and std = gain / sqrt(fan).
 
@@ -243,20 +263,22 @@ def kaiming_normal_(
     `w.T` for one used as `x @ w`.
 
     Args:
-        tensor: at least 2 dimensions, (out, in, *kernel); dtypes as for `normal_`.
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `normal_`.
         a: the negative slope, if `nonlinearity` is "leaky_relu".
         mode: "fan_in" keeps the variance of activations from layer to layer, "fan_out" that of
             gradients.
         nonlinearity: what follows the layer; decides the gain, see `calculate_gain`.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
+        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
 
     Returns:
         `tensor`.
 
     Raises:
-        ValueError: if `tensor` has fewer than 2 dimensions, or `mode`, `nonlinearity` or `a` is not
-            one of those allowed. The rest is said at the top of `fastinit.init`.
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch, or `mode`,
+            `nonlinearity` or `a` is not one of those allowed. The rest is said at the top of
+            `fastinit.init`.
 
     Warns:
         UserWarning: if `tensor` has no elements; nothing else is checked then.
@@ -266,10 +288,10 @@ def kaiming_normal_(
         given = source(key, generator, "kaiming_normal_")
     if not handled(tensor, DTYPES):
         arguments: dict[str, Any] = {"a": a, "mode": mode, "nonlinearity": nonlinearity}
-        return otherwise(kaiming_normal_, tensor, arguments, given, DTYPES)
+        return otherwise(kaiming_normal_, tensor, arguments, given, DTYPES, _beyond(batch_dims))
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    std = _kaiming_std(tensor, a, mode, nonlinearity)
+    std = _kaiming_std(tensor, a, mode, nonlinearity, batch_dims)
     normal_op(tensor, 0.0, std, **given)
     return tensor
