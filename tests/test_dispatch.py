@@ -203,7 +203,8 @@ def test_function_modes_see_the_op_and_change_nothing(name):
     with Seen() as mode:
         fill(name, tensor, key=1)
     assert same_bits(tensor, plain)
-    op = "uniform_" if "uniform" in name else name if name == "trunc_normal_" else "normal_"
+    own = name in ("trunc_normal_", "orthogonal_", "sparse_")
+    op = "uniform_" if "uniform" in name else name if own else "normal_"
     assert getattr(torch.ops.fastinit, op).default in mode.functions
 
 

@@ -35,7 +35,7 @@ struct Window {
 Window likely_window(int64_t count, int64_t rows) {
   const double p = static_cast<double>(count) / static_cast<double>(rows);
   const double reach =
-      4 * std::sqrt(p * (1 - p) / static_cast<double>(rows)) + 4 / static_cast<double>(rows);
+      4 * std::sqrt(p * (1 - p) / static_cast<double>(rows)) + 1 / static_cast<double>(rows);
   const auto word = [](double x) {
     return static_cast<uint64_t>(std::clamp(x, 0.0, 1.0) * 0x1p32);
   };

@@ -28,11 +28,11 @@ void check_sparse(const Tensor& self, double sparsity, double std,
                   const std::optional<int64_t>& key, const Generator& generator) {
   const char* name = "sparse_";
   check_one_source(name, key, generator);
-  TORCH_CHECK_VALUE(self.dim() == 2, name, ": argument 'tensor' must have 2 dimensions, but got ",
-                    self.dim());
+  check_fill(self, {name, Distribution::Normal, {0, std, 0, 0}});
+  TORCH_CHECK_VALUE(self.dim() == 2, name, ": argument 'tensor' must have 2 dimensions, got shape ",
+                    self.sizes());
   TORCH_CHECK_VALUE(sparsity >= 0 && sparsity <= 1, name,
                     ": argument 'sparsity' must be in [0, 1], but got ", sparsity);
-  check_fill(self, {name, Distribution::Normal, {0, std, 0, 0}});
 }
 
 // By ranking in 64-bit integers: for devices that have no kernel of their own.
