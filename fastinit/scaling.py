@@ -224,6 +224,9 @@ def trunc_normal_tf_(
     mean, std = as_double(mean, "mean"), as_double(std, "std")
     a, b = as_double(a, "a"), as_double(b, "b")
     if std == 0 and a <= b:  # an infinite bound times nothing is no bound
-        a, b = -math.inf, math.inf
-        return trunc_normal_(tensor, mean, std, a, b, generator, key=key)
-    return trunc_normal_(tensor, mean, std, mean + std * a, mean + std * b, generator, key=key)
+        low, high = -math.inf, math.inf
+    elif a <= b:
+        low, high = mean + std * a, mean + std * b
+    else:  # refused, as they were given
+        low, high = a, b
+    return trunc_normal_(tensor, mean, std, low, high, generator, key=key)
