@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "core/macros.h"
 #include "cpu/dispatch.h"
 #include "cpu/fp_env.h"
 
@@ -90,6 +91,23 @@ void work_in(Job& job, Reflect reflect) {
   }
 }
 
+FASTINIT_CLONES double squares_of_run(const float* x, int64_t n) {
+  double sums[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int j = 0; j < 8; ++j) sums[j] += static_cast<double>(x[i + j]) * x[i + j];
+  double sum = 0;
+  for (; i < n; ++i) sum += static_cast<double>(x[i]) * x[i];
+  for (const double s : sums) sum += s;
+  return sum;
+}
+
+FASTINIT_CLONES void squares_of_rows(const float* x, int64_t rows, int64_t pitch, int64_t n,
+                                     double* sums) {
+  for (int64_t r = 0; r < rows; ++r, x += pitch)
+    for (int64_t c = 0; c < n; ++c) sums[c] += static_cast<double>(x[c]) * x[c];
+}
+
 void work(void* context) {
   Job& job = *static_cast<Job*>(context);
   const FpEnv env;
@@ -104,6 +122,15 @@ void work(void* context) {
 bool is_small(int64_t rows, int64_t cols, DType dtype) {
   return std::min(rows, cols) <= kSmallNarrow && rows <= kSmallBytes && cols <= kSmallBytes &&
          rows * cols * item_size(dtype) <= kSmallBytes;
+}
+
+void add_squares(const Columns& x, int64_t first, int64_t last, double* squares) {
+  if (x.row_stride == 1) {
+    for (int64_t c = first; c < last; ++c)
+      squares[c] += squares_of_run(x.data + c * x.col_stride, x.rows);
+  } else {
+    squares_of_rows(x.data + first, x.rows, x.row_stride, last - first, squares + first);
+  }
 }
 
 void make_orthogonal(const SmallShape& shape, const SmallMatrix* matrices, size_t count,

@@ -32,6 +32,13 @@ bool is_small(int64_t rows, int64_t cols, DType dtype);
 void make_orthogonal(const SmallShape& shape, const SmallMatrix* matrices, size_t count,
                      const ThreadPool& pool);
 
+// Sums of squares in double of columns first ... last - 1 of a matrix one of whose strides is 1.
+struct Columns {
+  const float* data;
+  int64_t rows, row_stride, col_stride;
+};
+void add_squares(const Columns& x, int64_t first, int64_t last, double* squares);
+
 // The loop body of a capability: `matrix` is tall x narrow with `pitch` elements between rows and
 // at least kReflectPadding initialised ones behind each; `panel` has room for 4 tall elements.
 struct Reflection {

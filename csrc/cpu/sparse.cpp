@@ -6,15 +6,9 @@
 #include <cstring>
 #include <vector>
 
+#include "core/macros.h"
 #include "cpu/dispatch.h"
 #include "cpu/fp_env.h"
-
-// These loops are plain enough for the compiler to write them for wider vectors, too.
-#if FASTINIT_X86_64
-#define FASTINIT_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define FASTINIT_CLONES
-#endif
 
 namespace fastinit::cpu {
 namespace {

@@ -1,5 +1,6 @@
 #include "torch/reflections.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/abs.h>
 #include <ATen/ops/baddbmm.h>
@@ -11,10 +12,12 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sgn.h>
 #include <ATen/ops/signbit.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 #include "core/reflector.h"
+#include "cpu/orthogonal.h"
 
 namespace fastinit::ops {
 namespace {
@@ -25,24 +28,26 @@ using at::Tensor;
 // the measurements.
 int64_t block_width(int64_t narrow) {
   if (const char* e = getenv("FASTINIT_BLOCK")) return atoi(e);
-  return std::clamp<int64_t>(narrow / 4 / 32 * 32, 64, 256);
+  return std::clamp<int64_t>(narrow / 10 / 32 * 32, 96, 256);
 }
 
-// Lengths of columns, in double. That is what decides the accuracy of the result. Conversion makes
-// a copy: a few columns at a time where there are not many.
-Tensor column_lengths(const Tensor& x, int64_t at_once) {
-  const auto wide_type = x.is_complex() ? at::kComplexDouble : at::kDouble;
-  const auto length = [&](const Tensor& part) {
-    return at::linalg_vector_norm(part, 2, {1}, false, wide_type);
-  };
-  const int64_t width = x.size(2);
-  if (x.scalar_type() == wide_type || width <= at_once) return length(x);
-  Tensor lengths = at::empty({x.size(0), width}, x.options().dtype(at::kDouble));
-  for (int64_t c = 0; c < width; c += at_once) {
-    const int64_t n = std::min(at_once, width - c);
-    lengths.narrow(1, c, n).copy_(length(x.narrow(2, c, n)));
+// Lengths of columns, in double. That is what decides the accuracy of the result.
+Tensor column_lengths(const Tensor& x) {
+  if (x.is_cpu() && x.scalar_type() == at::kFloat) {
+    // Not by ATen, which would convert all of x first.
+    const Tensor squares = at::zeros({x.size(0), x.size(2)}, x.options().dtype(at::kDouble));
+    for (int64_t b = 0; b < x.size(0); ++b) {
+      const cpu::Columns columns{x.const_data_ptr<float>() + b * x.stride(0), x.size(1),
+                                 x.stride(1), x.stride(2)};
+      double* const sums = squares.mutable_data_ptr<double>() + b * x.size(2);
+      at::parallel_for(0, x.size(2), 1 + 65536 / x.size(1), [&](int64_t first, int64_t last) {
+        cpu::add_squares(columns, first, last, sums);
+      });
+    }
+    return squares.sqrt();
   }
-  return lengths;
+  const auto wide_type = x.is_complex() ? at::kComplexDouble : at::kDouble;
+  return at::linalg_vector_norm(x, 2, {1}, false, wide_type);
 }
 
 struct Scales {
@@ -51,12 +56,12 @@ struct Scales {
 };
 
 // make_reflector of core/reflector.h, for all columns of (matrices, rows, width) lower trapezoids.
-Scales make_reflectors(const Tensor& v, double gain, int64_t at_once) {
+Scales make_reflectors(const Tensor& v, double gain) {
   const bool single = v.scalar_type() == at::kFloat || v.scalar_type() == at::kComplexFloat;
   const auto wide_type = v.is_complex() ? at::kComplexDouble : at::kDouble;
   const Tensor first = v.diagonal(0, 1, 2);
   const Tensor x = first.to(wide_type, /*non_blocking=*/false, /*copy=*/true);
-  const Tensor length = column_lengths(v, at_once);
+  const Tensor length = column_lengths(v);
   const Tensor zero =
       length.ge(single ? Negligible<float>::length : Negligible<double>::length).logical_not_();
   Tensor phase;
@@ -91,7 +96,7 @@ void householder(const Tensor& out, double gain, const Draw& draw) {
     draw(panel, k);
     const Tensor v = wide ? panel.transpose(1, 2) : panel;
     v.narrow(1, 0, width).tril_();
-    const Scales scales = make_reflectors(v, gain, std::max<int64_t>(8, n / 8));
+    const Scales scales = make_reflectors(v, gain);
     const Tensor top = v.narrow(1, 0, width), below = v.narrow(1, width, m - k - width);
 
     Tensor s = at::bmm(v.mH(), v).triu_(1);
