@@ -114,6 +114,7 @@ struct Group {
   at::Device device;
   double gain;
   bool qr;
+  bool frugal;  // 16 bits computed in 32, or complex products, whose conjugates are copies
 };
 
 DType real_type(ScalarType type) { return type == ScalarType::Double ? DType::F64 : DType::F32; }
@@ -226,7 +227,7 @@ void make_pieces(const Group& group, std::vector<Piece>& pieces) {
   } else {
     const Tensor& out = pieces.size() == 1 ? pieces[0].out : buffer;
     const auto draw = [&](const Tensor& panel, int64_t k) { draw_pieces(pieces, panel, k); };
-    group.qr ? qr(out, group.gain, draw) : householder(out, group.gain, draw);
+    group.qr ? qr(out, group.gain, draw) : householder(out, group.gain, group.frugal, draw);
   }
   for (Piece& piece : pieces) {
     const Tensor to = piece.target->matrices.narrow(0, piece.first, piece.count);
@@ -277,7 +278,7 @@ void run(const std::vector<Request>& requests, at::IntArrayRef keys) {
   for (size_t k = 0; k < requests.size(); ++k) targets.push_back(make_target(requests[k], keys[k]));
   const bool in_order = any_alias(targets);
   // Same-shaped matrices are made together, in the order in which their shapes first occur.
-  using Same = std::tuple<size_t, int64_t, int64_t, ScalarType, double, bool>;
+  using Same = std::tuple<size_t, int64_t, int64_t, ScalarType, double, bool, bool>;
   std::map<Same, size_t> numbers;
   std::vector<Group> groups;
   for (size_t k = 0; k < requests.size(); ++k) {
@@ -288,8 +289,10 @@ void run(const std::vector<Request>& requests, at::IntArrayRef keys) {
                       compute_type(target.self.scalar_type()),
                       target.self.device(),
                       requests[k].gain,
-                      requests[k].method == "qr"};
-    const Same same{in_order ? k : 0, group.rows, group.cols, group.type, group.gain, group.qr};
+                      requests[k].method == "qr",
+                      target.self.is_complex() || target.self.element_size() < 4};
+    const Same same{in_order ? k : 0, group.rows, group.cols,  group.type,
+                    group.gain,       group.qr,   group.frugal};
     const auto [found, added] = numbers.emplace(same, groups.size());
     if (added) groups.push_back(group);
     groups[found->second].targets.push_back(&target);

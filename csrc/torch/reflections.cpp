@@ -25,26 +25,32 @@ namespace {
 using at::Tensor;
 
 // Reflections applied at once. More make larger products but also more work; docs/orthogonal.md has
-// the measurements.
-int64_t block_width(int64_t narrow) {
-  if (const char* e = getenv("FASTINIT_BLOCK")) return atoi(e);
+// the measurements. The memory of panels and products is in proportion.
+int64_t block_width(int64_t narrow, bool frugal) {
+  if (frugal && narrow < 960) return std::max<int64_t>(8, narrow / 10 / 8 * 8);
   return std::clamp<int64_t>(narrow / 10 / 32 * 32, 96, 256);
 }
 
 // Lengths of columns, in double. That is what decides the accuracy of the result.
 Tensor column_lengths(const Tensor& x) {
-  if (x.is_cpu() && x.scalar_type() == at::kFloat) {
-    // Not by ATen, which would convert all of x first.
-    const Tensor squares = at::zeros({x.size(0), x.size(2)}, x.options().dtype(at::kDouble));
+  const bool complex = x.scalar_type() == at::kComplexFloat;
+  if (x.is_cpu() && (complex || x.scalar_type() == at::kFloat)) {
+    // Not by ATen, which would convert all of x first. A complex row is a row of its parts; of a
+    // complex column the parts follow each other.
+    const int64_t parts = complex ? 2 : 1, width = x.size(2);
+    const bool runs = x.stride(1) == 1;
+    const int64_t sums = runs ? 1 : parts;
+    const Tensor squares = at::zeros({x.size(0), width, sums}, x.options().dtype(at::kDouble));
     for (int64_t b = 0; b < x.size(0); ++b) {
-      const cpu::Columns columns{x.const_data_ptr<float>() + b * x.stride(0), x.size(1),
-                                 x.stride(1), x.stride(2)};
-      double* const sums = squares.mutable_data_ptr<double>() + b * x.size(2);
-      at::parallel_for(0, x.size(2), 1 + 65536 / x.size(1), [&](int64_t first, int64_t last) {
-        cpu::add_squares(columns, first, last, sums);
+      const auto* data = static_cast<const float*>(x.const_data_ptr()) + b * x.stride(0) * parts;
+      const cpu::Columns columns{data, runs ? x.size(1) * parts : x.size(1),
+                                 runs ? 1 : x.stride(1) * parts, runs ? x.stride(2) * parts : 1};
+      double* const to = squares.mutable_data_ptr<double>() + b * width * sums;
+      at::parallel_for(0, width * sums, 1 + 65536 / x.size(1), [&](int64_t first, int64_t last) {
+        cpu::add_squares(columns, first, last, to);
       });
     }
-    return squares.sqrt();
+    return squares.sum(2).sqrt_();
   }
   const auto wide_type = x.is_complex() ? at::kComplexDouble : at::kDouble;
   return at::linalg_vector_norm(x, 2, {1}, false, wide_type);
@@ -80,10 +86,10 @@ Scales make_reflectors(const Tensor& v, double gain) {
 
 }  // namespace
 
-void householder(const Tensor& out, double gain, const Draw& draw) {
+void householder(const Tensor& out, double gain, bool frugal, const Draw& draw) {
   const bool wide = out.size(1) < out.size(2);
   const Tensor q = wide ? out.transpose(1, 2) : out;
-  const int64_t count = q.size(0), m = q.size(1), n = q.size(2), block = block_width(n);
+  const int64_t count = q.size(0), m = q.size(1), n = q.size(2), block = block_width(n, frugal);
   const Tensor panels = at::empty({count * m * std::min(block, n)}, q.options());
   const Tensor products = at::empty({count * n * std::min(block, n)}, q.options());
   const auto view = [](const Tensor& memory, at::IntArrayRef size) {
