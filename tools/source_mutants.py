@@ -21,6 +21,7 @@ THREADS = ("tests/test_promises_schedule.py", "-k", "more_than_one")
 RADIUS = ("tests/test_distributions.py", "-k", "test_normal and radius")
 TIES = ("tests/test_distribution_defects.py", "-k", "ties_go")
 FAR = ("tests/test_reference.py", "-k", "far")
+REFLECTIONS = ("tests/test_orthogonal.py", "-k", "product_of or signed_zeros")
 
 
 @dataclass(frozen=True)
@@ -296,4 +297,38 @@ MUTANTS = [
         '"-ffp-contract=off", "-fopenmp",', '"-ffp-contract=off",',
         THREADS,
     ),
-]  # fmt: skip
+    # ---- orthogonal and sparse matrices
+    Mutant(
+        "reflections to the other side", "csrc/core/reflector.h",
+        "L::sign_of_value(x) ? -1.0 : 1.0", "L::sign_of_value(x) ? 1.0 : -1.0", REFLECTIONS,
+    ),
+    Mutant(
+        "columns of large matrices change their signs", "csrc/torch/reflections.cpp",
+        "phase.mul_(-gain)", "phase.mul_(gain)", REFLECTIONS,
+    ),
+    Mutant(
+        "the first elements' change is left out of the products", "csrc/cpu/orthogonal_kernel.inl",
+        "dot[t][s] += static_cast<double>(row[t]) * more;", "", REFLECTIONS,
+    ),
+    Mutant(
+        "every matrix of a batch from the first one's draws", "csrc/torch/orthogonal.cpp",
+        "static_cast<uint64_t>(number) * static_cast<uint64_t>(size)", "0 * number",
+        ("tests/test_orthogonal.py", "-k", "batch"),
+    ),
+    Mutant(
+        "blocks of a batch from the first one's draws", "csrc/torch/orthogonal.cpp",
+        "full.size(1), full.size(2), piece.first, k, k});",
+        "full.size(1), full.size(2), 0, k, k});",
+        ("tests/test_orthogonal.py", "-k", "batch"),
+    ),
+    Mutant(
+        "a missed window is taken for a hit", "csrc/cpu/sparse.cpp",
+        "if (!settle(job, strip)) {", "if (!settle(job, strip) && false) {",
+        ("tests/test_structural.py", "-k", "far_off"),
+    ),
+    Mutant(
+        "products in the precision the caller allows", "csrc/torch/full_precision.cpp",
+        "if (users++ == 0) exclude();", "++users;",
+        ("tests/test_orthogonal.py", "-k", "meanwhile"),
+    ),
+]
