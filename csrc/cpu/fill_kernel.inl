@@ -6,12 +6,6 @@
 // chains of dependent instructions follow each other, and no processor looks far enough ahead to
 // overlap them.
 
-#if defined(__GNUC__) && !defined(__clang__)
-#define FASTINIT_UNROLL _Pragma("GCC unroll 16")
-#else
-#define FASTINIT_UNROLL _Pragma("unroll")
-#endif
-
 // A group is one state vector of blocks; a batch fits a quarter of a first-level cache.
 constexpr int kGroupElements = 4 * Lanes::kBlocks;
 constexpr int kBatchStep = Lanes::kInterleave * Lanes::kRadiiAbreast;  // groups

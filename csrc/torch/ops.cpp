@@ -15,6 +15,7 @@
 #include "cpu/fp_env.h"
 #include "torch/backend.h"
 #include "torch/introspection.h"
+#include "torch/support.h"
 #include "torch/tasks.h"
 
 namespace fastinit::ops {
@@ -31,15 +32,9 @@ uint64_t reserve_cpu_key(const char*, at::Device, const std::optional<at::Genera
   return derive(0, impl->random64(), Purpose::GeneratorCpu);
 }
 
-void run_on_pool(int workers, void (*body)(void*), void* context) {
-  at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) body(context);
-  });
-}
-
 void execute_on_cpu(const char*, at::Device, const FillTask* tasks, size_t count) {
   if (count == 0) return;
-  const cpu::ThreadPool pool{at::in_parallel_region() ? 1 : at::get_num_threads(), run_on_pool};
+  const cpu::ThreadPool pool = torch_pool();
   last_threads = cpu::execute(tasks, count, pool);
 }
 
@@ -67,10 +62,6 @@ int64_t reserve_key(at::Device device, std::optional<at::Generator> generator) {
 }
 
 // ---- running ------------------------------------------------------------------------------------
-
-void bump_version(const at::Tensor& self) {
-  if (!self.is_inference()) self.unsafeGetTensorImpl()->bump_version();
-}
 
 // Each kernel works under our floating-point environment from its checks on: whether an argument is
 // accepted must not depend on the caller's rounding or on flushed subnormals either.
