@@ -261,7 +261,7 @@ MUTANTS = [
     ),
     # ---- operators
     Mutant(
-        "the version counter stands still", "csrc/torch/ops.cpp",
+        "the version counter stands still", "csrc/torch/support.h",
         "if (!self.is_inference()) self.unsafeGetTensorImpl()->bump_version();",
         "if (self.is_inference()) self.unsafeGetTensorImpl()->bump_version();",
         ("tests/test_ops.py", "-k", "version"),
