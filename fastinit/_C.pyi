@@ -23,3 +23,9 @@ def last_fill_threads() -> int:
 
 def build_info() -> dict[str, str]:
     """Report compiler, torch version and CUDA support of this binary."""
+
+def can_guard_storage() -> bool:
+    """Whether `guard_storage` works with this torch."""
+
+def guard_storage(storage: int, closed: bool) -> None:
+    """Make access to the memory of a storage (its `_cdata`) an error, or allow it again."""

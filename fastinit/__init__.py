@@ -8,6 +8,7 @@ of threads, on any device, in any memory layout.
 from fastinit import init
 from fastinit._ops import STREAM_VERSION
 from fastinit._version import __version__
+from fastinit.batch import batch
 from fastinit.config import show_config
 from fastinit.fans import Fans, fans
 from fastinit.haar import delta_orthogonal_, orthogonal_many_
@@ -56,6 +57,7 @@ __all__ = [
     "__version__",
     "_calculate_correct_fan",
     "_calculate_fan_in_and_fan_out",
+    "batch",
     "calculate_gain",
     "constant",
     "constant_",

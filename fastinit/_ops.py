@@ -100,6 +100,16 @@ def last_fill_threads() -> int:
     return _C.last_fill_threads()
 
 
+def can_guard_storage() -> bool:
+    """Whether this torch lets `guard_storage` take its guards off again."""
+    return _C.can_guard_storage()
+
+
+def guard_storage(storage: int, closed: bool) -> None:
+    """Make access to the memory of the storage at address `_cdata` an error, or allow it again."""
+    _C.guard_storage(storage, closed)
+
+
 def build_info() -> dict[str, str]:
     """Report what the binary was built with."""
     return dict(_C.build_info())

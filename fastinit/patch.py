@@ -14,6 +14,7 @@ import torch
 from fastinit import _patch_code
 from fastinit._patch_mode import PatchMode
 from fastinit._patch_scope import Scope, enter, leave, state
+from fastinit.batch import batch as batch_of_fills
 from fastinit.key import Key, key_argument
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -57,17 +58,20 @@ class _Fork:
 class _Entered(Scope):
     """A scope with what has to be undone when it ends."""
 
-    __slots__ = ("_fork", "_mode")
+    __slots__ = ("_batch", "_fork", "_mode")
 
-    def __init__(self, owner: patch, key: Key | None) -> None:
+    def __init__(self, owner: patch, key: Key | None, batch: bool) -> None:
         super().__init__(owner, key)
         self._mode = PatchMode(self)
+        self._batch = batch_of_fills() if batch else None
         _patch_code.install()
         try:
             self._fork = None if key is None else _Fork(int(key.fold_in(_OTHER_DRAWS)))
         except BaseException:
             _patch_code.uninstall()
             raise
+        if self._batch is not None:
+            self._batch.__enter__()
         torch._C._push_on_torch_function_stack(self._mode)
         enter(self)
 
@@ -86,6 +90,8 @@ class _Entered(Scope):
                 self._fork.end()
         finally:
             _patch_code.uninstall()
+            if self._batch is not None:
+                self._batch.__exit__(None, None, None)
 
 
 class patch:
@@ -114,6 +120,7 @@ class patch:
             `torch.manual_seed` decides and the generators advance. If a `Key` or an int, the n-th
             draw uses `Key(key).fold_in(n)`, and torch's default generators are left as they were.
             The count starts at 0 in every `with` block and every call of a decorated function.
+        batch: whether the fills inside wait for each other and run together, see `fastinit.batch`.
 
     Under a key:
         - The values depend on the order of construction: a layer added in the middle changes those
@@ -141,14 +148,15 @@ class patch:
         ...     return timm.create_model("vit_base_patch16_224")
     """
 
-    def __init__(self, key: Key | SupportsIndex | None = None) -> None:
+    def __init__(self, key: Key | SupportsIndex | None = None, *, batch: bool = False) -> None:
         if callable(key):
             raise TypeError("patch() takes a key, not the function: write @fastinit.patch()")
         word = key_argument(key, None, "patch")
         self._key = None if word is None else Key(word)
+        self._batch = batch
 
     def __enter__(self) -> patch:
-        _Entered(self, self._key)
+        _Entered(self, self._key, self._batch)
         return self
 
     def __exit__(

@@ -1,5 +1,5 @@
-// The Python face of the extension module: introspection only. The operators are
-// torch.ops.fastinit.
+// The Python face of the extension module: introspection, and the guard of batch(). The operators
+// are torch.ops.fastinit.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
@@ -13,6 +13,7 @@
 #include "core/philox.h"
 #include "cpu/dispatch.h"
 #include "torch/introspection.h"
+#include "torch/storage_guard.h"
 
 namespace py = pybind11;
 using namespace fastinit;
@@ -64,4 +65,6 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("last_fill_threads", ops::last_fill_threads);
   m.def("build_info", build_info);
+  m.def("can_guard_storage", ops::can_guard_storage);
+  m.def("guard_storage", ops::guard_storage, py::arg("storage"), py::arg("closed"));
 }

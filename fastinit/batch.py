@@ -1,0 +1,281 @@
+"""`fastinit.batch()`: fills that wait for each other and run together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastinit import _fills, _ops
+
+_aten = torch.ops.aten
+# Operators that give memory nobody has written to. Fills of such memory can wait.
+_ALLOCATING = frozenset(
+    {
+        _aten.empty.memory_format,
+        _aten.empty_strided.default,
+        _aten.empty_permuted.default,
+        _aten.empty_like.default,
+        _aten.new_empty.default,
+        _aten.new_empty_strided.default,
+    }
+)
+# Operators that ask a tensor for its metadata only. Views do, too; all others open the storage.
+_METADATA_ONLY = _ALLOCATING | {
+    _aten.zeros_like.default,
+    _aten.ones_like.default,
+    _aten.full_like.default,
+    _aten.rand_like.default,
+    _aten.randn_like.default,
+    _aten.new_zeros.default,
+    _aten.new_ones.default,
+    _aten.new_full.default,
+}
+# Functions that reach the memory past the dispatcher, or hand it to somebody who may.
+_READING_PAST_DISPATCH: frozenset[Any] = frozenset(
+    {
+        torch.Tensor.__array__,
+        torch.Tensor.__deepcopy__,
+        torch.Tensor.__dlpack__,
+        torch.Tensor.__format__,
+        torch.Tensor.__reduce_ex__,
+        torch.Tensor.__repr__,
+        torch.Tensor.apply_,
+        torch.Tensor.data_ptr,
+        torch.Tensor.map_,
+        torch.Tensor.map2_,
+        torch.Tensor.numpy,
+        torch.Tensor.share_memory_,
+        torch.Tensor.storage,
+        torch.Tensor.tolist,
+        torch.Tensor.untyped_storage,
+    }
+)
+
+
+class _Pending(NamedTuple):
+    region: _fills.Region
+    kind: int
+    args: tuple[float, ...]
+    key: int
+
+
+class _Closed:
+    """A storage that nothing but fills has touched since it was allocated, and those fills."""
+
+    __slots__ = ("pending", "storage")
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        # Weakly: the memory goes when its last tensor does. Its address is not used again as long
+        # as this is held, so it can be told from other storages by it.
+        self.storage = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+        self.pending: list[_Pending] = []
+
+    def add(self, fill: _Pending) -> None:
+        self.pending = [p for p in self.pending if not fill.region.covers(p.region)]
+        self.pending.append(fill)
+
+    def alive(self) -> torch.UntypedStorage | None:
+        storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(
+            self.storage.cdata
+        )
+        return storage
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+        elif isinstance(value, dict):
+            yield from _tensors(value.values())
+
+
+class _Queue:
+    """The closed storages of one batch.
+
+    A storage allocated inside the batch is closed: its fills wait, and its memory is guarded, so
+    that whoever reaches it in a way that the batch does not see gets an error. The first thing that
+    touches its data and is not a fill opens it for good: what waits is run first, and later fills
+    run at once, as somebody may now hold its memory.
+    """
+
+    def __init__(self) -> None:
+        self._closed: dict[int, _Closed] = {}
+
+    def close(self, tensor: Any) -> None:
+        if (
+            type(tensor) is Tensor
+            and tensor.layout is torch.strided
+            and _ops.on_handled_device(tensor)
+            and not tensor.is_meta
+            and not tensor.is_inference()
+            and tensor.numel() > 0
+        ):
+            storage = tensor.untyped_storage()
+            self._closed[storage._cdata] = _Closed(storage)
+            _ops.guard_storage(storage._cdata, True)
+
+    def _address(self, tensor: Tensor) -> int | None:
+        """Find the tensor among the closed storages."""
+        if tensor.layout is not torch.strided:
+            return None
+        try:
+            address: int = tensor.untyped_storage()._cdata
+        except (NotImplementedError, RuntimeError):  # a kind of tensor that has none
+            return None
+        return address if address in self._closed else None
+
+    def touched(self, values: Iterable[Any]) -> list[int]:
+        """List the closed storages that an operator's arguments reach: all, for wrapped ones."""
+        found = []
+        for tensor in _tensors(values):
+            if not _ops.is_plain(type(tensor)):
+                return list(self._closed)
+            address = self._address(tensor)
+            if address is not None:
+                found.append(address)
+        return found
+
+    def add(self, func: Any, call: _fills.Call) -> bool:
+        """Queue a fill if it can wait, with its key taken now; say whether it did."""
+        tensor = call.tensor
+        address = self._address(tensor) if type(tensor) in _PLAIN else None
+        region = None if address is None else _fills.Region.of(tensor)
+        if address is None or region is None or region.numel == 0 or region.overlaps_itself:
+            return False
+        if call.kind != _fills.CONSTANT:  # what it would complain about must be said here
+            example = torch.empty(0, dtype=tensor.dtype, device="meta")
+            func(example, *call.args, key=call.key, generator=call.generator)
+        self._closed[address].add(_Pending(region, call.kind, call.args, call.key_now()))
+        if func.namespace != "aten":  # for torch's operators autograd has done so on the way here
+            torch.autograd.graph.increment_version(tensor)
+        return True
+
+    def open(self, addresses: Iterable[int]) -> None:
+        """Take the guards off, then run what waits for these storages."""
+        opened = [c for c in (self._closed.pop(a, None) for a in addresses) if c is not None]
+        fills = []
+        for closed in opened:
+            storage = closed.alive()
+            if storage is not None:
+                _ops.guard_storage(storage._cdata, False)
+                for p in closed.pending:
+                    fills.append(_fills.Fill(p.region.on(storage), p.kind, p.args, p.key))
+        _fills.run(fills)
+
+    def open_all(self) -> None:
+        self.open(list(self._closed))
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class _DispatchMode(TorchDispatchMode):
+    """Sees every operator of its thread."""
+
+    def __init__(self, queue: _Queue) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._queue = queue
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():
+            call = _fills.parse(func, args, kwargs)
+            if call is not None and self._queue.add(func, call):
+                return call.tensor if func.namespace == "aten" else None
+            if not (func in _METADATA_ONLY or (func.is_view and func.namespace == "aten")):
+                touched = self._queue.touched((args, kwargs))
+                if touched:
+                    self._queue.open(touched)
+        result = func(*args, **kwargs)
+        if func in _ALLOCATING:
+            with torch._C.DisableTorchFunction():
+                self._queue.close(result)
+        return result
+
+
+class _FunctionMode(TorchFunctionMode):
+    """Sees the functions that read a tensor's memory without an operator."""
+
+    def __init__(self, queue: _Queue) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in _READING_PAST_DISPATCH:
+            with torch._C.DisableTorchFunction():
+                self._queue.open(self._queue.touched((args, kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+class batch:
+    """Queue the fills made inside and run them together on leaving: one launch per device.
+
+    A context manager. On the thread that enters it, the fills of fastinit (under `patch()`
+    torch's, too), `fill_` and `zero_` wait if they go to memory that was allocated inside; those
+    that a later fill overwrites entirely are never computed. Everything else runs at once. What
+    comes out is, bit for bit, what the same code gives without `batch()`: keys are drawn when a
+    fill is called, and errors raised there; order is kept; an operator that needs a tensor whose
+    fills wait gets them run first. So do `numpy()`, `tolist()`, `data_ptr()`, printing and whatever
+    else hands a tensor's memory on. Everything is filled on leaving, also after an exception.
+
+    Memory that waits is guarded: reaching it in a way that no mode of this thread sees (another
+    thread, a C extension) raises a RuntimeError that says "fill pending", and never reads garbage.
+
+    Batches nest, each for the memory allocated inside it. Where torch has no way to take the guard
+    off again (2.11 and earlier), fills run at once: same bits.
+
+    Raises:
+        RuntimeError: if it is entered twice at a time, or left without being entered.
+
+    Examples:
+        >>> with fastinit.patch(), fastinit.batch():  # or fastinit.patch(batch=True)
+        ...     model = torch.nn.Transformer()
+    """
+
+    def __init__(self) -> None:
+        self._entered: ExitStack | None = None
+
+    def __enter__(self) -> batch:
+        if self._entered is not None:
+            raise RuntimeError("this batch() has been entered already")
+        stack = ExitStack()
+        if _ops.can_guard_storage():
+            queue = _Queue()
+            stack.callback(queue.open_all)
+            stack.enter_context(_DispatchMode(queue))
+            stack.enter_context(_FunctionMode(queue))
+        self._entered = stack
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stack, self._entered = self._entered, None
+        if stack is None:
+            raise RuntimeError("this batch() has not been entered")
+        stack.__exit__(exc_type, exc_value, traceback)
