@@ -40,7 +40,9 @@ from fastinit.init import (
     xavier_uniform_,
     zeros_,
 )
+from fastinit.initialize import initialize_
 from fastinit.key import Key, philox4x32, reserve_key
+from fastinit.materialize import materialize
 from fastinit.patch import patch
 from fastinit.scaling import (
     lecun_normal_,
@@ -68,12 +70,14 @@ __all__ = [
     "eye_",
     "fans",
     "init",
+    "initialize_",
     "kaiming_normal",
     "kaiming_normal_",
     "kaiming_uniform",
     "kaiming_uniform_",
     "lecun_normal_",
     "lecun_uniform_",
+    "materialize",
     "normal",
     "normal_",
     "ones_",

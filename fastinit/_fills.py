@@ -99,6 +99,11 @@ class Region:
         )
 
     @property
+    def layout(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        """Its size, stride and offset."""
+        return self.size, self.stride, self.offset
+
+    @property
     def numel(self) -> int:
         """How many elements there are."""
         return math.prod(self.size)

@@ -20,13 +20,19 @@ _functorch_stack_top = torch._C._functorch.peek_interpreter_stack
 
 
 class Scope:
-    """One entered `patch`: its key, and how many draws it has keyed so far."""
+    """One entered `patch`: its key, and how many draws it has keyed so far.
 
-    __slots__ = ("drawn", "key", "owner")
+    With `take`, every draw is offered to it instead: `take(fill, tensor, arguments, generator)`.
+    """
 
-    def __init__(self, owner: object, key: Key | None) -> None:
+    __slots__ = ("drawn", "key", "owner", "take")
+
+    def __init__(
+        self, owner: object, key: Key | None, take: Callable[..., Any] | None = None
+    ) -> None:
         self.owner = owner
         self.key = key
+        self.take = take
         self.drawn = 0
 
 
@@ -94,6 +100,9 @@ def draw(
     # No patch inside: neither fastinit's own torch calls nor torch's code may come back here.
     state.scope = None
     try:
+        if scope.take is not None:
+            with torch._C.DisableTorchFunction():
+                return scope.take(fill, tensor, arguments, generator)
         if key is None or generator is not None:
             with torch._C.DisableTorchFunction():
                 # There torch's own draw is new in every replay, which no key could be.

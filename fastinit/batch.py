@@ -14,50 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinit import _fills, _ops
-
-_aten = torch.ops.aten
-# Operators that give memory nobody has written to. Fills of such memory can wait.
-_ALLOCATING = frozenset(
-    {
-        _aten.empty.memory_format,
-        _aten.empty_strided.default,
-        _aten.empty_permuted.default,
-        _aten.empty_like.default,
-        _aten.new_empty.default,
-        _aten.new_empty_strided.default,
-    }
-)
-# Operators that ask a tensor for its metadata only. Views do, too; all others open the storage.
-_METADATA_ONLY = _ALLOCATING | {
-    _aten.zeros_like.default,
-    _aten.ones_like.default,
-    _aten.full_like.default,
-    _aten.rand_like.default,
-    _aten.randn_like.default,
-    _aten.new_zeros.default,
-    _aten.new_ones.default,
-    _aten.new_full.default,
-}
-# Functions that reach the memory past the dispatcher, or hand it to somebody who may.
-_READING_PAST_DISPATCH: frozenset[Any] = frozenset(
-    {
-        torch.Tensor.__array__,
-        torch.Tensor.__deepcopy__,
-        torch.Tensor.__dlpack__,
-        torch.Tensor.__format__,
-        torch.Tensor.__reduce_ex__,
-        torch.Tensor.__repr__,
-        torch.Tensor.apply_,
-        torch.Tensor.data_ptr,
-        torch.Tensor.map_,
-        torch.Tensor.map2_,
-        torch.Tensor.numpy,
-        torch.Tensor.share_memory_,
-        torch.Tensor.storage,
-        torch.Tensor.tolist,
-        torch.Tensor.untyped_storage,
-    }
-)
+from fastinit._torch_calls import ALLOCATING, ESCAPES, METADATA_ONLY
 
 
 class _Pending(NamedTuple):
@@ -198,12 +155,12 @@ class _DispatchMode(TorchDispatchMode):
             call = _fills.parse(func, args, kwargs)
             if call is not None and self._queue.add(func, call):
                 return call.tensor if func.namespace == "aten" else None
-            if not (func in _METADATA_ONLY or (func.is_view and func.namespace == "aten")):
+            if not (func in METADATA_ONLY or (func.is_view and func.namespace == "aten")):
                 touched = self._queue.touched((args, kwargs))
                 if touched:
                     self._queue.open(touched)
         result = func(*args, **kwargs)
-        if func in _ALLOCATING:
+        if func in ALLOCATING:
             with torch._C.DisableTorchFunction():
                 self._queue.close(result)
         return result
@@ -223,7 +180,7 @@ class _FunctionMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in _READING_PAST_DISPATCH:
+        if func in ESCAPES or func is torch.Tensor.__deepcopy__:
             with torch._C.DisableTorchFunction():
                 self._queue.open(self._queue.touched((args, kwargs or {})))
         return func(*args, **(kwargs or {}))

@@ -60,8 +60,15 @@ class _Entered(Scope):
 
     __slots__ = ("_batch", "_fork", "_mode")
 
-    def __init__(self, owner: patch, key: Key | None, batch: bool) -> None:
-        super().__init__(owner, key)
+    def __init__(
+        self,
+        owner: object,
+        key: Key | None,
+        *,
+        batch: bool = False,
+        take: Callable[..., Any] | None = None,
+    ) -> None:
+        super().__init__(owner, key, take)
         self._mode = PatchMode(self)
         self._batch = batch_of_fills() if batch else None
         _patch_code.install()
@@ -156,7 +163,7 @@ class patch:
         self._batch = batch
 
     def __enter__(self) -> patch:
-        _Entered(self, self._key, self._batch)
+        _Entered(self, self._key, batch=self._batch)
         return self
 
     def __exit__(

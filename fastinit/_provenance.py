@@ -1,0 +1,119 @@
+"""How each parameter got its values: noted while they are computed, for `fastinit.report`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from fastinit import _fills
+from fastinit._tape import Entry, Names
+
+if TYPE_CHECKING:
+    from fastinit._finish import Plan
+
+
+@dataclass(frozen=True)
+class Write:
+    """One thing that was done to a parameter.
+
+    Attributes:
+        label: what did it.
+        fill: the distribution and its numbers, if it was a fill.
+        numel: how many elements it wrote.
+        whole: whether it wrote all of the parameter.
+    """
+
+    label: str
+    fill: tuple[int, tuple[float, ...]] | None
+    numel: int
+    whole: bool
+
+
+@dataclass
+class Record:
+    """What is known about one parameter.
+
+    Attributes:
+        rule: the rule it was given, or what was done to it.
+        writes: what was done to it, in order; nothing that was overwritten as a whole.
+        times: how often initialisers wrote all of it, including what was never computed.
+        names: all its names at that time.
+        version: torch's version counter afterwards.
+        written: whether it has values.
+    """
+
+    rule: str = ""
+    writes: list[Write] = field(default_factory=list)
+    times: int = 0
+    names: tuple[str, ...] = ()
+    version: int = 0
+    written: bool = True
+
+
+_records: weakref.WeakKeyDictionary[nn.Module, dict[str, Record]] = weakref.WeakKeyDictionary()
+
+
+def records_of(module: nn.Module) -> dict[str, Record]:
+    """Give what is known about a module's parameters, by name; empty if nothing is."""
+    return _records.get(module, {})
+
+
+_FUNCTIONS = {
+    _fills.CONSTANT: "constant_",
+    _fills.UNIFORM: "uniform_",
+    _fills.NORMAL: "normal_",
+    _fills.TRUNC_NORMAL: "trunc_normal_",
+    _fills.WORDS: "random_words_",
+}
+
+
+def _label(entry: Entry) -> str:
+    if entry.label:
+        return entry.label
+    if entry.fill is not None:
+        return _FUNCTIONS[entry.fill.kind]
+    return str(getattr(entry.function, "__name__", entry.function)).partition(".")[0]
+
+
+class History:
+    """Collects the records of one `initialize_` or `materialize`."""
+
+    def __init__(self, plan: Plan, names: Names, entries: Sequence[Entry]) -> None:
+        self._plan = plan
+        self.unwritten: list[str] = []
+        self._records = {name: Record(plan.applied.get(name, "")) for name in plan.parameters}
+        for entry in entries:
+            for ref in entry.writes:
+                record = self._records.get(names.of(ref) or "")
+                if record is not None and entry.pure and ref.whole:
+                    record.times += 1
+
+    def ran(self, entry: Entry, name: str) -> None:
+        """Note an entry that is about to run."""
+        record = self._records.get(name)
+        if record is None:
+            return
+        whole = self._plan.refs.get(name)
+        for ref in entry.writes:
+            if whole is None or ref.cell is not whole.cell:
+                continue
+            fill = None if entry.fill is None else (entry.fill.kind, entry.fill.args)
+            covers = entry.pure and ref.region.covers(whole.region)
+            record.writes.append(Write(_label(entry), fill, ref.region.numel, covers))
+
+    def close(self) -> None:
+        """Keep what was noted."""
+        for name, record in self._records.items():
+            named = self._plan.parameters[name]
+            record.names = (name, *named.aliases)
+            record.written = name not in self.unwritten
+            record.rule = record.rule or ", ".join(dict.fromkeys(w.label for w in record.writes))
+            owner, attribute = named.places[0]
+            tensor = owner._parameters.get(attribute)
+            record.version = tensor._version if isinstance(tensor, torch.Tensor) else 0
+        _records[self._plan.module] = self._records

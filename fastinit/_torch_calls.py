@@ -1,0 +1,108 @@
+"""What batches and recordings have to know about torch's operators and functions."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_aten = torch.ops.aten
+
+# Operators that give memory nobody has written to.
+ALLOCATING = frozenset(
+    {
+        _aten.empty.memory_format,
+        _aten.empty_strided.default,
+        _aten.empty_permuted.default,
+        _aten.empty_like.default,
+        _aten.new_empty.default,
+        _aten.new_empty_strided.default,
+    }
+)
+# Operators that ask a tensor for its metadata only.
+METADATA_ONLY = ALLOCATING | {
+    _aten.zeros_like.default,
+    _aten.ones_like.default,
+    _aten.full_like.default,
+    _aten.rand_like.default,
+    _aten.randn_like.default,
+    _aten.randint_like.default,
+    _aten.new_zeros.default,
+    _aten.new_ones.default,
+    _aten.new_full.default,
+}
+# Functions that reach the memory past the dispatcher, or hand it to somebody who may.
+ESCAPES: frozenset[Any] = frozenset(
+    {
+        torch.Tensor.__array__,
+        torch.Tensor.__dlpack__,
+        torch.Tensor.__format__,
+        torch.Tensor.__reduce_ex__,
+        torch.Tensor.__repr__,
+        torch.Tensor.apply_,
+        torch.Tensor.data_ptr,
+        torch.Tensor.map_,
+        torch.Tensor.map2_,
+        torch.Tensor.numpy,
+        torch.Tensor.share_memory_,
+        torch.Tensor.storage,
+        torch.Tensor.tolist,
+        torch.Tensor.untyped_storage,
+    }
+)
+# Operators whose results do not depend on what they write over.
+OVERWRITING = frozenset(
+    {
+        _aten.fill_.Scalar,
+        _aten.fill_.Tensor,
+        _aten.zero_.default,
+        _aten.copy_.default,
+        _aten.normal_.default,
+        _aten.uniform_.default,
+        _aten.random_.default,
+        _aten.random_.to,
+        getattr(_aten.random_, "from"),
+        _aten.bernoulli_.float,
+        _aten.exponential_.default,
+        _aten.log_normal_.default,
+        _aten.cauchy_.default,
+        _aten.geometric_.default,
+        _aten.eye.out,
+        _aten.eye.m_out,
+        torch.ops.fastinit.uniform_.default,
+        torch.ops.fastinit.normal_.default,
+        torch.ops.fastinit.trunc_normal_.default,
+        torch.ops.fastinit.random_words_.default,
+    }
+)
+# Functions of fastinit that look at the whole tensor at once: one entry each.
+WHOLE_FUNCTIONS = frozenset({"orthogonal_", "sparse_"})
+
+
+@functools.cache
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
+    return tuple(
+        (place, argument.name)
+        for place, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """List the tensors that an operator writes to."""
+    found: list[Tensor] = []
+    for place, name in _written(func):
+        value = args[place] if place < len(args) else kwargs.get(name)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        found.extend(v for v in values if isinstance(v, Tensor))
+    return found
+
+
+@functools.cache
+def accepts_generator(func: Any) -> bool:
+    """Whether an operator draws from a torch generator."""
+    return any(argument.name == "generator" for argument in func._schema.arguments) or (
+        torch.Tag.nondeterministic_seeded in func.tags
+    )

@@ -1,0 +1,144 @@
+"""`fastinit.initialize_()`: all parameters of a module, each keyed by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, SupportsIndex, TypeVar
+
+import torch
+from torch import nn
+
+from fastinit import _own
+from fastinit import rules as _rules
+from fastinit._finish import Plan, finish
+from fastinit._record import Recorder
+from fastinit.key import Key, key_argument, reserve_key
+from fastinit.names import Named, Pattern, matches, named_buffers, named_parameters
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def key_or_drawn(key: Key | SupportsIndex | None, where: str) -> Key:
+    """Give the key, or one drawn from torch's default generator, so `torch.manual_seed` decides."""
+    word = key_argument(key, None, where)
+    return reserve_key("cpu") if word is None else Key(word)
+
+
+def check_module(module: Any, where: str) -> None:
+    """Raise TypeError unless this is a module."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"fastinit.{where}: argument 'module' must be a torch.nn.Module, got "
+            f"{type(module).__name__}"
+        )
+
+
+def record(
+    recorder: Recorder,
+    module: nn.Module,
+    parameters: dict[str, Named],
+    rules: _rules.Rules | None,
+    own_as_well: bool = False,
+) -> dict[str, str]:
+    """Record the initialisers of the given parameters; say which rule each has."""
+    chosen: dict[str, Any] = dict.fromkeys(parameters)
+    if rules is not None:
+        chosen = _rules.choose(_rules.check(rules), parameters)
+    with recorder.on(), torch.no_grad():
+        if own_as_well or rules is None or None in chosen.values():
+            _own.run(module)
+        for name, initialiser in chosen.items():
+            if initialiser is not None:
+                with recorder.labelled(_rules.describe(initialiser)):
+                    _rules.apply(initialiser, parameters[name].tensor, name)
+    return {n: _rules.describe(i) for n, i in chosen.items() if i is not None}
+
+
+def initialize_(
+    module: _M,
+    rules: _rules.Rules | None = None,
+    *,
+    key: Key | SupportsIndex | None = None,
+    skip: Pattern | Sequence[Pattern] = (),
+    progress: bool = False,
+    prefix: str = "",
+) -> _M:
+    """Initialise every parameter of a module in place, each under a key of its own name.
+
+    The n-th draw into a parameter called `name` uses `key.fold_in(name).fold_in(n)`, n counting
+    from 0 those that are computed: what is overwritten as a whole never is. So values do not depend
+    on the order of modules, on what else the model holds, or on what it is wrapped in (the segments
+    that torch.compile, DistributedDataParallel, FSDP and checkpointing add to names are dropped; a
+    tied parameter has the first of its names). All fills run together: one launch per device.
+
+    Without `rules`, each module runs what it defines itself, children first: `reset_parameters` or
+    `_reset_parameters`, then `init_weights` or `_init_weights`; a model of transformers runs its
+    own initialisation over everything, loaded weights included. Buffers that these write are
+    written, too. Nothing is written before all of it is known, so an error leaves the module as it
+    was.
+
+    A module with uninitialized (lazy) parameters is initialised in its first call, once that has
+    shown their shapes: the call is made on zeros first, to see the shapes, then everything is
+    initialised as above, then the call is made as asked for. Further calls draw nothing.
+
+    Args:
+        module: a module whose parameters lie on real devices; see `materialize` for the meta
+            device.
+        rules: an ordered mapping (or pairs) from selectors to initialisers; the first selector that
+            matches a parameter decides. A selector is a glob or a compiled regular expression on
+            the name (`"*.bias"`), a module class, a number of dimensions, `"default"`, or a tuple
+            of these, which all have to match. An initialiser is any callable that fills the tensor
+            it is given, `functools.partial` included; if it has a parameter `name`, it is given the
+            name, too. None stands for what the module itself defines.
+        key: a `Key` or an int; None draws one from torch's default generator.
+        skip: globs or compiled regular expressions; parameters whose names match are left alone.
+        progress: whether to show a progress bar (needs tqdm).
+        prefix: the name of `module` inside a larger one, so that its values match those that the
+            whole would get.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ValueError: if no rule matches a parameter, or nothing that the module defines writes it;
+            the message lists these. If a parameter is on the meta device.
+        TypeError: if an argument has the wrong type.
+        ImportError: if `progress` is asked for and tqdm is missing.
+
+    Examples:
+        >>> fastinit.initialize_(model, key=0)
+        >>> fastinit.initialize_(
+        ...     model,
+        ...     {
+        ...         "*.bias": torch.nn.init.zeros_,
+        ...         torch.nn.Embedding: functools.partial(fastinit.normal_, std=0.02),
+        ...         1: torch.nn.init.ones_,
+        ...         "default": fastinit.xavier_uniform_,
+        ...     },
+        ...     key=0,
+        ... )
+    """
+    check_module(module, "initialize_")
+    base = key_or_drawn(key, "initialize_")
+    if rules is not None:
+        rules = _rules.check(rules)
+    parameters = named_parameters(module, prefix)
+    on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
+    if on_meta:
+        raise ValueError(
+            "fastinit.initialize_: on the meta device, where nothing can be written: "
+            + ", ".join(on_meta)
+            + "; use fastinit.materialize"
+        )
+    recorder = Recorder(base)
+    for name, named in (*parameters.items(), *named_buffers(module, prefix).items()):
+        recorder.track(named.tensor)
+        recorder.names.add(recorder.ref(named.tensor), name)
+    wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
+    applied = record(recorder, module, wanted, rules)
+    plan = Plan(module, wanted, {}, applied, must_write=True, where="initialize_")
+    plan.untouched = {
+        recorder.track(named.tensor) for name, named in parameters.items() if name not in wanted
+    }
+    finish(recorder, plan, progress=progress)
+    return module

@@ -1,0 +1,124 @@
+"""Names of parameters and buffers that stay the same whatever a model is wrapped in."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+# What wrappers call the module inside: torch.compile, FSDP and activation checkpointing.
+_WRAPPED = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+Pattern = str | re.Pattern[str]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A parameter or buffer under its first name.
+
+    Attributes:
+        name: fully qualified, without the segments that wrappers add.
+        tensor: the parameter or buffer.
+        owner: the module that holds it under this name.
+        attribute: what the owner calls it.
+        others: the other (owner, attribute) that hold the same tensor.
+        aliases: its names there.
+    """
+
+    name: str
+    tensor: Tensor
+    owner: nn.Module
+    attribute: str
+    others: list[tuple[nn.Module, str]] = field(default_factory=list)
+    aliases: list[str] = field(default_factory=list)
+
+    @property
+    def places(self) -> list[tuple[nn.Module, str]]:
+        """Every (owner, attribute) that holds the tensor."""
+        return [(self.owner, self.attribute), *self.others]
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    """Whether a child called "module" is what this one wraps, as in DistributedDataParallel."""
+    return len(module._modules) == 1 and not any(p is not None for p in module._parameters.values())
+
+
+def _join(path: str, segment: str) -> str:
+    return f"{path}.{segment}" if path else segment
+
+
+def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Walk a module and all below it, parents first, each once and under its first name."""
+    seen: set[nn.Module] = set()
+
+    def walk(path: str, current: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if current in seen:
+            return
+        seen.add(current)
+        yield path, current
+        for segment, child in current._modules.items():
+            if child is not None:
+                dropped = segment in _WRAPPED or (segment == "module" and _is_wrapper(current))
+                yield from walk(path if dropped else _join(path, segment), child)
+
+    yield from walk(prefix, module)
+
+
+def _collect(module: nn.Module, prefix: str, table: str) -> dict[str, Named]:
+    found: dict[str, Named] = {}
+    first: dict[int, Named] = {}
+    for path, owner in named_modules(module, prefix):
+        for attribute, tensor in getattr(owner, table).items():
+            if tensor is None:
+                continue
+            name = _join(path, attribute)
+            if id(tensor) in first:
+                first[id(tensor)].others.append((owner, attribute))
+                first[id(tensor)].aliases.append(name)
+                continue
+            if name in found:
+                raise ValueError(
+                    f"two tensors of {type(module).__name__} are called {name!r} once the names "
+                    "that wrappers add are dropped; rename one"
+                )
+            found[name] = first[id(tensor)] = Named(name, tensor, owner, attribute)
+    return found
+
+
+def named_parameters(module: nn.Module, prefix: str = "") -> dict[str, Named]:
+    """Collect the parameters, each once, by their names, in torch's order.
+
+    The segments that wrappers add are dropped: `_orig_mod`, `_fsdp_wrapped_module`,
+    `_checkpoint_wrapped_module`, and `module` below a module that has nothing else. A tied
+    parameter has the first of its names.
+
+    Args:
+        module: the module.
+        prefix: the name of `module` itself inside a larger one, without a dot at the end.
+
+    Raises:
+        ValueError: if two parameters have the same name then.
+    """
+    return _collect(module, prefix, "_parameters")
+
+
+def named_buffers(module: nn.Module, prefix: str = "") -> dict[str, Named]:
+    """Collect the buffers, persistent or not, as `named_parameters` does."""
+    return _collect(module, prefix, "_buffers")
+
+
+def matches(name: str, patterns: Iterable[Pattern] | Pattern) -> bool:
+    """Whether a name matches one of these globs or compiled regular expressions.
+
+    A glob (`*`, `?`, `[...]`) has to match all of the name; `*` crosses dots. A regular expression
+    may be found anywhere in it.
+    """
+    if isinstance(patterns, (str, re.Pattern)):
+        patterns = (patterns,)
+    return any(
+        fnmatch.fnmatchcase(name, p) if isinstance(p, str) else p.search(name) is not None
+        for p in patterns
+    )
