@@ -336,7 +336,7 @@ class Recorder:
                 if cell is not None and args[0].device.type == "meta":
                     return question(self.device or cell.device or torch.device("cpu"))
         elif func == _set_data:
-            with torch._C.DisableTorchFunction():
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
                 args = (args[0], self._assignable(args[0], args[1]))
         elif func in ESCAPES:
             with torch._C.DisableTorchFunction():
