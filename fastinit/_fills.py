@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -22,6 +23,14 @@ _DRAWS: dict[Any, tuple[int, tuple[float, ...]]] = {
     _ops.random_words_op: (WORDS, ()),
 }
 _EXACT_INTEGERS = 1 << 53  # of a double, which is how the plan carries constants
+
+
+class Recipe(NamedTuple):
+    """What to fill with: the code of the distribution, its numbers, and the key if given."""
+
+    kind: int
+    args: tuple[float, ...]
+    key: int | None
 
 
 @dataclass(frozen=True)
@@ -103,21 +112,23 @@ class Region:
         """Its size, stride and offset."""
         return self.size, self.stride, self.offset
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """How many elements there are."""
         return math.prod(self.size)
 
-    @property
+    @cached_property
     def span(self) -> tuple[int, int]:
         """The bytes from the first element to the last, as a half-open interval."""
         item = self.dtype.itemsize
         last = sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
         return self.offset * item, (self.offset + last + 1) * item
 
-    @property
+    @cached_property
     def overlaps_itself(self) -> bool:
         """Whether two elements may share memory (some that do not are counted, too)."""
+        if len(self.size) == 1:
+            return self.stride[0] == 0 and self.size[0] > 1
         reach = 0
         for stride, size in sorted(zip(self.stride, self.size, strict=True)):
             if size > 1:
@@ -126,7 +137,7 @@ class Region:
                 reach += (size - 1) * stride
         return False
 
-    @property
+    @cached_property
     def dense(self) -> bool:
         """Whether every byte of the span belongs to exactly one element."""
         begin, end = self.span

@@ -94,7 +94,7 @@ _PLACEHOLDER = "fastinit: the dispatching function"
 def _foreign_modes() -> bool:
     """Whether a function mode other than ours could still want to see this call."""
     for i in range(torch._C._len_torch_function_stack()):
-        if type(torch._C._get_function_stack_at(i)) is not PatchMode:
+        if not isinstance(torch._C._get_function_stack_at(i), PatchMode):
             return True
     return False
 

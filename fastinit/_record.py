@@ -10,22 +10,19 @@ been computed gets it: the entries that it depends on are run early.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit import _fills, _ops
 from fastinit._fills import Region
-from fastinit._patch_scope import Scope
 from fastinit._tape import Cell, Coverage, Entry, Held, Keys, Names, Ref, Runner, entangled, needed
 from fastinit._torch_calls import (
     ALLOCATING,
-    ESCAPES,
     METADATA_ONLY,
     OVERWRITING,
     WHOLE_FUNCTIONS,
@@ -33,25 +30,17 @@ from fastinit._torch_calls import (
     written_arguments,
 )
 from fastinit.key import Key
-from fastinit.patch import _Entered
 
 _META = torch.device("meta")
-_ANY: Any = torch.Tensor
-_set_data = _ANY.data.__set__
-# Answered with the device where the tensor is going to be, so that code that makes something beside
-# it makes it there.
-_DEVICE_QUESTIONS: dict[Any, Callable[[torch.device], Any]] = {
-    _ANY.device.__get__: lambda device: device,
-    _ANY.is_meta.__get__: lambda device: False,
-    _ANY.is_cpu.__get__: lambda device: device.type == "cpu",
-}
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _is_meta(device: Any) -> bool:
     return device is not None and torch.device(device).type == "meta"
 
 
-def _meta_storage(nbytes: int) -> torch.UntypedStorage:
+def meta_storage(nbytes: int) -> torch.UntypedStorage:
+    """Make a storage without memory."""
     return torch.UntypedStorage(nbytes, device="meta")  # type: ignore[no-untyped-call]
 
 
@@ -73,6 +62,7 @@ class Recorder:
         self._cells: dict[int, Cell] = {}  # by address of the storage
         self._held: dict[int, list[Held]] = {}
         self._label = ""
+        self._accepted: set[Any] = set()
 
     # ---- memory ----------------------------------------------------------------------------------
 
@@ -91,7 +81,8 @@ class Recorder:
         assert cell is not None
         return Ref(cell, Region.of(tensor))
 
-    def _register(self, storage: torch.UntypedStorage, cell: Cell) -> Cell:
+    def register(self, storage: torch.UntypedStorage, cell: Cell) -> Cell:
+        """Make a storage one of a cell's."""
         self._cells[storage._cdata] = cell
         cell.keep = (cell.keep, storage)
         return cell
@@ -102,7 +93,7 @@ class Recorder:
         if cell is None:
             storage = tensor.untyped_storage()
             device = None if tensor.device.type == "meta" else tensor.device
-            cell = self._register(storage, Cell(storage.nbytes(), device))
+            cell = self.register(storage, Cell(storage.nbytes(), device))
             if device is not None:
                 cell.real, cell.known = storage, True
         return cell
@@ -114,14 +105,14 @@ class Recorder:
         with torch._C.DisableTorchFunction():
             twin = torch.empty(0, dtype=tensor.dtype, device=_META)
             extent = Region.of(tensor).span[1]
-            storage = _meta_storage(extent)
+            storage = meta_storage(extent)
             return twin.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
     def real(self, tensor: Tensor) -> Tensor:
         """Give a tracked tensor's values, now: run the entries they depend on."""
         ref = self.ref(tensor)
         run = entangled(self.entries, {ref.cell})
-        runner = self._runner()
+        runner = self.runner()
         if run:
             chosen = set(run)
             self.entries = [entry for entry in self.entries if entry not in chosen]
@@ -132,16 +123,26 @@ class Recorder:
                 runner.run(needed(run, touched), keep=True)
         with _disable_current_modes():
             real = runner.tensor(ref)
-        self._register(real.untyped_storage(), ref.cell)
+        self.register(real.untyped_storage(), ref.cell)
         return real
 
-    def _runner(self) -> Runner:
+    def runner(self) -> Runner:
+        """Make what runs entries before the recording has ended."""
         return Runner(self.keys, self.device, self.names, ran=self.ran)
 
     # ---- operators -------------------------------------------------------------------------------
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run or record one operator."""
+        fill = _fills.parse(func, args, kwargs)
+        if fill is not None and type(fill.tensor) in _PLAIN:
+            cell = self.cell_of(fill.tensor)
+            if cell is None and fill.kind == _fills.CONSTANT:
+                self._release_held(func, args, kwargs)
+                return func(*args, **kwargs)
+            region = Region.of(fill.tensor)
+            if not (region.overlaps_itself or (cell is not None and cell.open)):
+                return self._fill(func, fill, region)
         flat, spec = pytree.tree_flatten((args, kwargs))
         tensors = [value for value in flat if isinstance(value, Tensor)]
         cells = [cell for cell in map(self.cell_of, tensors) if cell is not None]
@@ -161,9 +162,6 @@ class Recorder:
             return func(*args, **kwargs)
         if any(cell.open for cell in cells):
             return self._directly(func, flat, spec)
-        fill = _fills.parse(func, args, kwargs)
-        if fill is not None and not Region.of(fill.tensor).overlaps_itself:
-            return self._fill(func, fill)
         return self._operator(func, flat, spec, draws)
 
     def _key_now(self, args: tuple[Any, ...]) -> int:
@@ -186,32 +184,32 @@ class Recorder:
             return func(*args, **kwargs)
         storage = result.untyped_storage()
         device = None if _is_meta(asked) else asked
-        self._register(storage, Cell(storage.nbytes(), device))
+        self.register(storage, Cell(storage.nbytes(), device))
         return result
 
-    def _fill(self, func: Any, fill: _fills.Call) -> Any:
+    def _fill(self, func: Any, fill: _fills.Call, region: Region) -> Any:
         tensor = fill.tensor
         draws = fill.kind != _fills.CONSTANT
         if draws:  # what it would complain about must be said here; nothing is drawn on meta
-            example = torch.empty(0, dtype=tensor.dtype, device=_META)
-            func(example, *fill.args, key=fill.key, generator=fill.generator)
-        elif self.cell_of(tensor) is None:
-            return func(tensor, *fill.args)
+            call = (func, fill.args, tensor.dtype)
+            if call not in self._accepted or fill.generator is not None:
+                example = torch.empty(0, dtype=tensor.dtype, device=_META)
+                func(example, *fill.args, key=fill.key, generator=fill.generator)
+                self._accepted.add(call)
         if func.namespace != "aten":
             torch.autograd.graph.increment_version(tensor)
         if tensor.numel() > 0:
-            ref = Ref(self.track(tensor), Region.of(tensor))
+            ref = Ref(self.track(tensor), region)
+            key = fill.key
             if fill.generator is not None:
                 key = _ops.reserve_key(fill.generator.device, fill.generator)
-                fill = _fills.Call(tensor, fill.kind, fill.args, key)
-            example = torch.empty(0, dtype=tensor.dtype, device=_META)
-            fill = _fills.Call(example, fill.kind, fill.args, fill.key)
+            recipe = _fills.Recipe(fill.kind, fill.args, key)
             self.entries.append(
                 Entry(
                     func,
                     writes=(ref,),
                     pure=True,
-                    fill=fill,
+                    fill=recipe,
                     draws="key" if draws else "",
                     label=self._label,
                 )
@@ -253,7 +251,7 @@ class Recorder:
                 if asked is None:
                     asked = next((c.device for c in map(self.cell_of, flat) if c is not None), None)
                 device = None if asked is None or _is_meta(asked) else torch.device(asked)
-                self._register(storage, Cell(storage.nbytes(), device))
+                self.register(storage, Cell(storage.nbytes(), device))
                 made.append((place, self.ref(output)))
         pure = func in OVERWRITING
         writes = tuple(self.ref(tensor) for tensor in written)
@@ -325,47 +323,7 @@ class Recorder:
                     results[place] = before
         return pytree.tree_unflatten(results, out_spec)
 
-    # ---- functions -------------------------------------------------------------------------------
-
-    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a torch function that operators do not tell about."""
-        question = _DEVICE_QUESTIONS.get(func)
-        if question is not None:
-            with torch._C.DisableTorchFunction():
-                cell = self.cell_of(args[0])
-                if cell is not None and args[0].device.type == "meta":
-                    return question(self.device or cell.device or torch.device("cpu"))
-        elif func == _set_data:
-            with torch._C.DisableTorchFunction(), _disable_current_modes():
-                args = (args[0], self._assignable(args[0], args[1]))
-        elif func in ESCAPES:
-            with torch._C.DisableTorchFunction():
-                args = tuple(self._handed_out(value) for value in args)
-        return func(*args, **kwargs)
-
-    def _assignable(self, target: Tensor, value: Tensor) -> Tensor:
-        """Give `value` on the side, meta or not, that `target.data` can be set to."""
-        if target.device.type == "meta" and value.device.type != "meta":
-            cell = self.track(value)
-            region = Region.of(value)
-            storage = _meta_storage(cell.nbytes)
-            self._register(storage, cell)
-            return region.on(storage)
-        if target.device.type != "meta" and value.device.type == "meta":
-            ref = self.ref(value)
-            storage = self._runner().storage(ref.cell)
-            self._register(storage, ref.cell)
-            return ref.region.on(storage)
-        return value
-
-    def _handed_out(self, value: Any) -> Any:
-        """Compute a tensor whose memory somebody wants; nothing about it waits any longer."""
-        cell = self.cell_of(value)
-        if cell is None:
-            return value
-        real = self.real(value)
-        cell.open = True
-        return real
+    # ---- draws of a patch ------------------------------------------------------------------------
 
     def take(
         self,
@@ -413,36 +371,3 @@ class Recorder:
             yield
         finally:
             self._label = before
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        """Record what runs inside, on this thread, torch's own initialisers under a patch."""
-        with ExitStack() as stack:
-            stack.enter_context(_DispatchMode(self))
-            stack.enter_context(_FunctionMode(self))
-            scope: Scope = _Entered(self, None, take=self.take)
-            stack.callback(scope.end)  # type: ignore[attr-defined]
-            yield
-
-
-class _DispatchMode(TorchDispatchMode):
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._recorder = recorder
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        with torch._C.DisableTorchFunction():
-            return self._recorder.dispatch(func, args, kwargs or {})
-
-
-class _FunctionMode(TorchFunctionMode):
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        return self._recorder.call(func, args, kwargs or {})

@@ -88,7 +88,7 @@ class Entry:
     writes: tuple[Ref, ...] = ()
     made: tuple[tuple[int, Ref], ...] = ()
     pure: bool = False
-    fill: _fills.Call | None = None
+    fill: _fills.Recipe | None = None
     draws: str = ""
     label: str = ""
 

@@ -12,6 +12,7 @@ from fastinit import _own
 from fastinit import rules as _rules
 from fastinit._finish import Plan, finish
 from fastinit._record import Recorder
+from fastinit._record_modes import recording
 from fastinit.key import Key, key_argument, reserve_key
 from fastinit.names import Named, Pattern, matches, named_buffers, named_parameters
 
@@ -44,7 +45,7 @@ def record(
     chosen: dict[str, Any] = dict.fromkeys(parameters)
     if rules is not None:
         chosen = _rules.choose(_rules.check(rules), parameters)
-    with recorder.on(), torch.no_grad():
+    with recording(recorder), torch.no_grad():
         if own_as_well or rules is None or None in chosen.values():
             _own.run(module)
         for name, initialiser in chosen.items():

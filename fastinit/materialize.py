@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastinit import rules as _rules
 from fastinit._finish import Plan, finish
 from fastinit._record import Recorder
+from fastinit._record_modes import recording
 from fastinit._tape import Cell, Entry, Runner
 from fastinit.initialize import key_or_drawn, record
 from fastinit.key import Key
@@ -241,7 +242,7 @@ def materialize(
     if bare:
         module = module_or_factory
     else:
-        with recorder.on(), _default_dtype(dtype):
+        with recording(recorder), _default_dtype(dtype):
             module = module_or_factory()
         if not isinstance(module, nn.Module):
             raise TypeError(

@@ -53,18 +53,17 @@ def _join(path: str, segment: str) -> str:
 def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Walk a module and all below it, parents first, each once and under its first name."""
     seen: set[nn.Module] = set()
-
-    def walk(path: str, current: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    waiting = [(prefix, module)]
+    while waiting:
+        path, current = waiting.pop()
         if current in seen:
-            return
+            continue
         seen.add(current)
         yield path, current
-        for segment, child in current._modules.items():
+        for segment, child in reversed(current._modules.items()):
             if child is not None:
                 dropped = segment in _WRAPPED or (segment == "module" and _is_wrapper(current))
-                yield from walk(path if dropped else _join(path, segment), child)
-
-    yield from walk(prefix, module)
+                waiting.append((path if dropped else _join(path, segment), child))
 
 
 def _collect(module: nn.Module, prefix: str, table: str) -> dict[str, Named]:

@@ -67,9 +67,10 @@ class _Entered(Scope):
         *,
         batch: bool = False,
         take: Callable[..., Any] | None = None,
+        mode: Callable[[Scope], PatchMode] = PatchMode,
     ) -> None:
         super().__init__(owner, key, take)
-        self._mode = PatchMode(self)
+        self._mode = mode(self)
         self._batch = batch_of_fills() if batch else None
         _patch_code.install()
         try:

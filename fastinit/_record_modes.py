@@ -1,0 +1,118 @@
+"""Turning a recording on: the modes that show it every torch call of its thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from fastinit._fills import Region
+from fastinit._patch_mode import PatchMode
+from fastinit._patch_scope import Scope
+from fastinit._record import Recorder, meta_storage
+from fastinit._torch_calls import ESCAPES
+from fastinit.patch import _Entered
+
+_ANY: Any = torch.Tensor
+_set_data = _ANY.data.__set__
+# Answered with the device where the tensor is going to be, so that code that makes something beside
+# it makes it there.
+_DEVICE_QUESTIONS: dict[Any, Callable[[torch.device], Any]] = {
+    _ANY.device.__get__: lambda device: device,
+    _ANY.is_meta.__get__: lambda device: False,
+    _ANY.is_cpu.__get__: lambda device: device.type == "cpu",
+}
+# What `_FunctionMode` looks for.
+_WATCHED = frozenset({*_DEVICE_QUESTIONS, *ESCAPES, _set_data})
+
+
+class _DispatchMode(TorchDispatchMode):
+    """Sees operators."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._recorder = recorder
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        with torch._C.DisableTorchFunction():
+            return self._recorder.dispatch(func, args, kwargs or {})
+
+
+class _FunctionMode(PatchMode):
+    """Sees functions: a patch that also looks for those that operators do not tell about."""
+
+    def __init__(self, scope: Scope, recorder: Recorder) -> None:
+        super().__init__(scope)
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _WATCHED:
+            return self._call(func, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function that operators do not tell about."""
+        recorder = self._recorder
+        question = _DEVICE_QUESTIONS.get(func)
+        if question is not None:
+            with torch._C.DisableTorchFunction():
+                cell = recorder.cell_of(args[0])
+                if cell is not None and args[0].device.type == "meta":
+                    return question(recorder.device or cell.device or torch.device("cpu"))
+        elif func == _set_data:
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
+                args = (args[0], self._assignable(args[0], args[1]))
+        elif func in ESCAPES:
+            with torch._C.DisableTorchFunction():
+                args = tuple(self._handed_out(value) for value in args)
+        return func(*args, **kwargs)
+
+    def _assignable(self, target: Tensor, value: Tensor) -> Tensor:
+        """Give `value` on the side, meta or not, that `target.data` can be set to."""
+        recorder = self._recorder
+        if target.device.type == "meta" and value.device.type != "meta":
+            cell = recorder.track(value)
+            region = Region.of(value)
+            storage = meta_storage(cell.nbytes)
+            recorder.register(storage, cell)
+            return region.on(storage)
+        if target.device.type != "meta" and value.device.type == "meta":
+            ref = recorder.ref(value)
+            storage = recorder.runner().storage(ref.cell)
+            recorder.register(storage, ref.cell)
+            return ref.region.on(storage)
+        return value
+
+    def _handed_out(self, value: Any) -> Any:
+        """Compute a tensor whose memory somebody wants; nothing about it waits any longer."""
+        recorder = self._recorder
+        cell = recorder.cell_of(value)
+        if cell is None:
+            return value
+        real = recorder.real(value)
+        cell.open = True
+        return real
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Record what runs inside, on this thread, torch's own initialisers included."""
+    with _DispatchMode(recorder):
+        scope = _Entered(
+            recorder,
+            None,
+            take=recorder.take,
+            mode=lambda scope: _FunctionMode(scope, recorder),
+        )
+        try:
+            yield
+        finally:
+            scope.end()
