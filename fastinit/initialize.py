@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from torch import nn
 
-from fastinit import _own
+from fastinit import _own, deferred
 from fastinit import rules as _rules
 from fastinit._finish import Plan, finish
 from fastinit._record import Recorder
@@ -104,6 +105,8 @@ def initialize_(
         ValueError: if no rule matches a parameter, or nothing that the module defines writes it;
             the message lists these. If a parameter is on the meta device.
         TypeError: if an argument has the wrong type.
+        RuntimeError: in the first call of a module with lazy parameters, if it does not show the
+            shapes of all.
         ImportError: if `progress` is asked for and tqdm is missing.
 
     Examples:
@@ -123,6 +126,13 @@ def initialize_(
     base = key_or_drawn(key, "initialize_")
     if rules is not None:
         rules = _rules.check(rules)
+    deferred.cancel(module)
+    if deferred.has_lazy(module):
+        run = functools.partial(
+            initialize_, rules=rules, key=base, skip=skip, progress=progress, prefix=prefix
+        )
+        deferred.defer(module, run)
+        return module
     parameters = named_parameters(module, prefix)
     on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
     if on_meta:
