@@ -21,6 +21,7 @@ CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.i
 
 .DEFAULT_GOAL := help
 .PHONY: help build test bench gpu-check example lint format exhaustive mutants clean distclean python compiler
+.PHONY: help build test bench example compare lint format exhaustive mutants clean distclean python compiler
 .NOTPARALLEL:
 
 help: ## this list
@@ -41,6 +42,9 @@ gpu-check: python compiler ## on a machine with a GPU: build, test, sanitize, me
 
 example: python compiler ## run the lines of the README
 	@PYTHONPATH=. $(DEV) build python examples/drop_in.py
+
+compare: python compiler ## train a small network from nine initialisations
+	@$(DEV) examples python examples/compare_inits.py $(ARGS)
 
 lint: python ## ruff, mypy, clang-format
 	@$(DEV) lint ruff check .

@@ -50,12 +50,14 @@ from fastinit.scaling import (
     trunc_normal_tf_,
     variance_scaling_,
 )
+from fastinit.report import Report, report
 from fastinit.variance import _calculate_correct_fan, _calculate_fan_in_and_fan_out
 
 __all__ = [
     "STREAM_VERSION",
     "Fans",
     "Key",
+    "Report",
     "__version__",
     "_calculate_correct_fan",
     "_calculate_fan_in_and_fan_out",
@@ -86,6 +88,7 @@ __all__ = [
     "orthogonal_many_",
     "patch",
     "philox4x32",
+    "report",
     "reserve_key",
     "show_config",
     "sparse",

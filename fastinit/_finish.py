@@ -96,8 +96,11 @@ def finish(
     plan: Plan,
     progress: bool = False,
     before_running: Callable[[list[Entry]], Any] | None = None,
-) -> Runner:
+) -> tuple[Runner, _provenance.History]:
     """Compute what was recorded: what matters of it, in one go.
+
+    Returns:
+        What ran it, and what it noted, to be closed when everything has its place.
 
     Raises:
         ValueError: if a parameter or buffer of the plan gets no values.
@@ -120,5 +123,4 @@ def finish(
     with _bar(total, progress) as written:
         runner = Runner(recorder.keys, recorder.device, recorder.names, written, history.ran)
         runner.run(entries)
-    history.close()
-    return runner
+    return runner, history

@@ -23,13 +23,15 @@ class Write:
 
     Attributes:
         label: what did it.
-        fill: the distribution and its numbers, if it was a fill.
+        arguments: the numbers it was given.
+        fill: the code of the distribution, if it was a fill.
         numel: how many elements it wrote.
         whole: whether it wrote all of the parameter.
     """
 
     label: str
-    fill: tuple[int, tuple[float, ...]] | None
+    arguments: tuple[float, ...]
+    fill: int | None
     numel: int
     whole: bool
 
@@ -42,7 +44,7 @@ class Record:
         rule: the rule it was given, or what was done to it.
         writes: what was done to it, in order; nothing that was overwritten as a whole.
         times: how often initialisers wrote all of it, including what was never computed.
-        names: all its names at that time.
+        places: where the tensor was held at that time.
         version: torch's version counter afterwards.
         written: whether it has values.
     """
@@ -50,17 +52,18 @@ class Record:
     rule: str = ""
     writes: list[Write] = field(default_factory=list)
     times: int = 0
-    names: tuple[str, ...] = ()
+    places: list[tuple[weakref.ref[nn.Module], str]] = field(default_factory=list)
     version: int = 0
     written: bool = True
 
 
+# By the module that holds a parameter and what it calls it.
 _records: weakref.WeakKeyDictionary[nn.Module, dict[str, Record]] = weakref.WeakKeyDictionary()
 
 
-def records_of(module: nn.Module) -> dict[str, Record]:
-    """Give what is known about a module's parameters, by name; empty if nothing is."""
-    return _records.get(module, {})
+def record_of(owner: nn.Module, attribute: str) -> Record | None:
+    """Give what is known about a parameter."""
+    return _records.get(owner, {}).get(attribute)
 
 
 _FUNCTIONS = {
@@ -102,18 +105,24 @@ class History:
         for ref in entry.writes:
             if whole is None or ref.cell is not whole.cell:
                 continue
-            fill = None if entry.fill is None else (entry.fill.kind, entry.fill.args)
+            fill = None if entry.fill is None else entry.fill.kind
+            given = entry.args[1:] if entry.fill is None else entry.fill.args
+            numbers = tuple(float(x) for x in given if isinstance(x, (int, float)))
             covers = entry.pure and ref.region.covers(whole.region)
-            record.writes.append(Write(_label(entry), fill, ref.region.numel, covers))
+            label = _label(entry)
+            record.writes.append(Write(label, numbers, fill, ref.region.numel, covers))
 
     def close(self) -> None:
         """Keep what was noted."""
         for name, record in self._records.items():
             named = self._plan.parameters[name]
-            record.names = (name, *named.aliases)
+            record.places = [(weakref.ref(owner), attribute) for owner, attribute in named.places]
             record.written = name not in self.unwritten
-            record.rule = record.rule or ", ".join(dict.fromkeys(w.label for w in record.writes))
+            if not record.rule and record.written:
+                # What is real already when it becomes a parameter, torch.zeros(n) say, is not seen.
+                labels = dict.fromkeys(write.label for write in record.writes)
+                record.rule = ", ".join(labels) or "as constructed"
             owner, attribute = named.places[0]
             tensor = owner._parameters.get(attribute)
             record.version = tensor._version if isinstance(tensor, torch.Tensor) else 0
-        _records[self._plan.module] = self._records
+            _records.setdefault(owner, {})[attribute] = record

@@ -45,7 +45,7 @@ class _ResetWithoutDraws:
 
 
 @contextmanager
-def _kept_state(module: nn.Module) -> Iterator[None]:
+def kept_state(module: nn.Module) -> Iterator[None]:
     """Put the buffers and torch's generators back afterwards."""
     buffers = [b for b in module.buffers() if not is_lazy(b)]
     saved = [buffer.clone() for buffer in buffers]
@@ -79,7 +79,7 @@ class _Deferred:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if has_lazy(module):
-            with _kept_state(module):
+            with kept_state(module):
                 module.forward(*args, **kwargs)
         if has_lazy(module):
             raise RuntimeError(

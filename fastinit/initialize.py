@@ -151,5 +151,6 @@ def initialize_(
     plan.untouched = {
         recorder.track(named.tensor) for name, named in parameters.items() if name not in wanted
     }
-    finish(recorder, plan, progress=progress)
+    _, history = finish(recorder, plan, progress=progress)
+    history.close()
     return module

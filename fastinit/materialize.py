@@ -262,8 +262,9 @@ def materialize(
         plan.applied = record(recorder, module, plan.parameters, rules, own_as_well=bare)
     plan.buffers = {**buffers, **_loose_tensors(module, recorder)}
     cast = dtype if bare else None
-    runner = finish(recorder, plan, progress, _cast_early(plan, cast))
+    runner, history = finish(recorder, plan, progress, _cast_early(plan, cast))
     everything = {**plan.parameters, **plan.buffers} if bare else {**parameters, **plan.buffers}
     with torch.no_grad():
         _install(recorder, runner, everything, cast)
+    history.close()
     return module

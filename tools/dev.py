@@ -3,7 +3,8 @@
     python tools/dev.py GROUP[,GROUP ...] [COMMAND ARG ...]
 
 The Makefile calls this; only the standard library is needed. A GROUP is what is going to be done:
-build, test, bench or lint. In COMMAND the word ``python`` stands for the interpreter found.
+build, test, bench, examples or lint. In COMMAND the word ``python`` stands for the interpreter
+found.
 
 Which interpreter: the one that runs this file, if it has torch. It is used as it is. Packages that
 it lacks go into an overlay, a virtual environment in this folder that sees everything that the
@@ -35,8 +36,9 @@ TORCH_MINIMUM = "torch>=2.10"
 TORCH_DEFAULT = "torch==2.13.0"
 REQUIREMENTS = {  # group: files in requirements/
     "build": ["build"],
-    "test": ["build", "test", "integrations"],
+    "test": ["build", "test", "integrations", "matplotlib", "progress", "examples"],
     "bench": ["build", "bench", "integrations"],
+    "examples": ["build", "examples"],
     "lint": ["lint"],
 }
 BUILD_VARIABLES = ["CXX", "CXXFLAGS", "CFLAGS", "CPPFLAGS", "LDFLAGS"]
