@@ -119,7 +119,7 @@ _NOWHERE = Cell(0, None)
 
 
 def _cast_early(plan: Plan, dtype: torch.dtype | None) -> Callable[[list[Entry]], None]:
-    """Make memory that is only filled of the final type at once: same bits, half the space."""
+    """Make memory that is only filled of the final type at once, which halves the space."""
 
     def mark(entries: list[Entry]) -> None:
         named = {**plan.parameters, **plan.buffers}
