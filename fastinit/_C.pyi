@@ -1,4 +1,4 @@
-"""The compiled module. Importing it registers ``torch.ops.fastinit``; it only answers questions."""
+"""The compiled module. Importing it registers ``torch.ops.fastinit``; it also looks after memory."""
 
 from typing import Literal
 
@@ -23,6 +23,9 @@ def last_fill_threads() -> int:
 
 def build_info() -> dict[str, str]:
     """Report compiler, torch version and CUDA support of this binary."""
+
+def advise_huge_pages(begin: int, bytes: int) -> None:
+    """Ask for huge pages behind memory at this address that nothing has touched yet."""
 
 def can_guard_storage() -> bool:
     """Whether `guard_storage` works with this torch."""

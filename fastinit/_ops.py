@@ -100,6 +100,15 @@ def last_fill_threads() -> int:
     return _C.last_fill_threads()
 
 
+_HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
+
+
+def advise_huge_pages(storage: torch.UntypedStorage) -> None:
+    """Ask for huge pages behind a large storage on the CPU that nothing has touched yet."""
+    if storage.nbytes() >= _HUGE and storage.device.type == "cpu":
+        _C.advise_huge_pages(storage.data_ptr(), storage.nbytes())
+
+
 def can_guard_storage() -> bool:
     """Whether this torch lets `guard_storage` take its guards off again."""
     return _C.can_guard_storage()

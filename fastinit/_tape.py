@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinit import _fills
+from fastinit import _fills, _ops
 from fastinit._fills import Fill, Region
 from fastinit.key import Key, key_argument
 
@@ -242,9 +242,9 @@ class Runner:
             size = cell.nbytes
             if cell.dtype is not None:
                 size = size // itemsize * cell.dtype.itemsize
-            cell.real = torch.empty(
-                size, dtype=torch.uint8, device=self.place(cell)
-            ).untyped_storage()
+            memory = torch.empty(size, dtype=torch.uint8, device=self.place(cell))
+            cell.real = memory.untyped_storage()
+            _ops.advise_huge_pages(cell.real)
         return cell.real
 
     def tensor(self, ref: Ref) -> Tensor:

@@ -15,7 +15,7 @@ from common import no_randomness, same_bits
 from torch import nn
 
 import fastinit
-from fastinit import Key, materialize
+from fastinit import Key, _ops, materialize
 
 
 def drawn(name: str, n: int = 0, key: int = 3) -> Key:
@@ -388,3 +388,17 @@ def test_nothing_stays_on_after_an_exception() -> None:
         materialize(lambda: 1 // 0)
     assert not torch.empty(2).is_meta
     assert torch._C._len_torch_function_stack() == 0
+
+
+def test_large_memory_is_backed_by_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        _ops._C, "advise_huge_pages", lambda begin, size: asked.append(size), raising=True
+    )
+    materialize(lambda: nn.Linear(1 << 11, 1 << 10), key=3)
+    assert asked == [4 << 21]  # not the bias
+    monkeypatch.undo()
+    memory = torch.empty(5 << 20, dtype=torch.uint8)
+    _ops.advise_huge_pages(memory.untyped_storage())  # a hint: it must only not fail
+    _ops.advise_huge_pages(memory[:100].clone().untyped_storage())
+    assert memory.fill_(1).sum() == 5 << 20

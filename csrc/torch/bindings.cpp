@@ -1,5 +1,5 @@
-// The Python face of the extension module: introspection, and the guard of batch(). The operators
-// are torch.ops.fastinit.
+// The Python face of the extension module: introspection, and what batch() and materialize()
+// need of the memory of storages. The operators are torch.ops.fastinit.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
@@ -12,6 +12,7 @@
 
 #include "core/philox.h"
 #include "cpu/dispatch.h"
+#include "cpu/huge_pages.h"
 #include "torch/introspection.h"
 #include "torch/storage_guard.h"
 
@@ -65,6 +66,12 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("last_fill_threads", ops::last_fill_threads);
   m.def("build_info", build_info);
+  m.def(
+      "advise_huge_pages",
+      [](uintptr_t begin, size_t bytes) {
+        cpu::advise_huge_pages(reinterpret_cast<void*>(begin), bytes);
+      },
+      py::arg("begin"), py::arg("bytes"));
   m.def("can_guard_storage", ops::can_guard_storage);
   m.def("guard_storage", ops::guard_storage, py::arg("storage"), py::arg("closed"));
 }
