@@ -28,6 +28,7 @@ import models  # noqa: E402
 import report  # noqa: E402
 import tensors  # noqa: E402
 import torch  # noqa: E402
+import whole  # noqa: E402
 from timing import run_rounds  # noqa: E402
 
 
@@ -159,7 +160,7 @@ def main() -> int:
         print(f"\nGPT-2 part skipped: {why_not}")
         numbers["model"] = {"skipped": why_not}
     else:
-        model = models.ModelPart(choice)
+        model = whole.WholePart(choice)
         model.run(end)
         show(model.tables())
         tables += model.tables()

@@ -1,4 +1,4 @@
-"""The compiled module. Importing it registers ``torch.ops.fastinit``; it also looks after memory."""
+"""The compiled module. Importing it registers ``torch.ops.fastinit``; it minds memory, too."""
 
 from typing import Literal
 
