@@ -16,20 +16,32 @@ from fastinit.names import named_parameters
 _FLAG = "_is_hf_initialized"
 
 
-def _callable_without_arguments(method: Callable[..., Any]) -> bool:
+@functools.lru_cache(maxsize=1024)
+def _accepts(function: Callable[..., Any], count: int) -> bool:
     try:
-        inspect.signature(method).bind()
+        inspect.signature(function).bind(*[None] * count)
     except (TypeError, ValueError):
         return False
     return True
 
 
-def _takes_one_module(method: Callable[..., Any]) -> bool:
+def _takes(method: Callable[..., Any], count: int) -> bool:
+    """Whether a method can be called with so many arguments; asked once for each class."""
+    function = getattr(method, "__func__", None)
+    if function is not None:
+        return _accepts(function, count + 1)
     try:
-        inspect.signature(method).bind(None)
-    except (TypeError, ValueError):
-        return False
-    return not _callable_without_arguments(method)
+        return _accepts(method, count)
+    except TypeError:  # not hashable
+        return _accepts.__wrapped__(method, count)
+
+
+def _callable_without_arguments(method: Callable[..., Any]) -> bool:
+    return _takes(method, 0)
+
+
+def _takes_one_module(method: Callable[..., Any]) -> bool:
+    return _takes(method, 1) and not _takes(method, 0)
 
 
 def is_pretrained(module: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -100,6 +101,21 @@ class _FunctionMode(PatchMode):
         real = recorder.real(value)
         cell.open = True
         return real
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Put the garbage collector off: each full collection walks all the modules of the process.
+
+    A recording makes thousands of objects, and so several collections, but no garbage in cycles.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -183,6 +183,8 @@ class Names:
             return None
 
         for entry in reversed(entries):
+            if entry.fill is not None and entry.writes[0].cell in self._names:
+                continue  # nothing flows anywhere
             name = name_of(entry)
             if name is not None:
                 for cell in entry.cells - self._names.keys():

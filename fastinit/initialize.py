@@ -13,7 +13,7 @@ from fastinit import _own, deferred
 from fastinit import rules as _rules
 from fastinit._finish import Plan, finish
 from fastinit._record import Recorder
-from fastinit._record_modes import recording
+from fastinit._record_modes import recording, without_collections
 from fastinit.key import Key, key_argument, reserve_key
 from fastinit.names import Named, Pattern, matches, named_buffers, named_parameters
 
@@ -141,7 +141,20 @@ def initialize_(
             + ", ".join(on_meta)
             + "; use fastinit.materialize"
         )
-    recorder = Recorder(base)
+    with without_collections():
+        _initialize(module, parameters, Recorder(base), rules, skip, progress, prefix)
+    return module
+
+
+def _initialize(
+    module: nn.Module,
+    parameters: dict[str, Named],
+    recorder: Recorder,
+    rules: _rules.Rules | None,
+    skip: Pattern | Sequence[Pattern],
+    progress: bool,
+    prefix: str,
+) -> None:
     for name, named in (*parameters.items(), *named_buffers(module, prefix).items()):
         recorder.track(named.tensor)
         recorder.names.add(recorder.ref(named.tensor), name)
@@ -153,4 +166,3 @@ def initialize_(
     }
     _, history = finish(recorder, plan, progress=progress)
     history.close()
-    return module

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastinit import rules as _rules
 from fastinit._finish import Plan, finish
 from fastinit._record import Recorder
-from fastinit._record_modes import recording
+from fastinit._record_modes import recording, without_collections
 from fastinit._tape import Cell, Entry, Runner
 from fastinit.initialize import key_or_drawn, record
 from fastinit.key import Key
@@ -235,9 +235,22 @@ def materialize(
         )
     if rules is not None:
         rules = _rules.check(rules)
-    recorder = Recorder(
-        key_or_drawn(key, "materialize"), None if device is None else torch.device(device)
-    )
+    place = None if device is None else torch.device(device)
+    recorder = Recorder(key_or_drawn(key, "materialize"), place)
+    with without_collections():
+        return _materialize(
+            module_or_factory, recorder, dtype, rules, progress, allow_uninitialized
+        )
+
+
+def _materialize(
+    module_or_factory: Any,
+    recorder: Recorder,
+    dtype: torch.dtype | None,
+    rules: _rules.Rules | None,
+    progress: bool,
+    allow_uninitialized: Pattern | Sequence[Pattern],
+) -> Any:
     bare = isinstance(module_or_factory, nn.Module)
     if bare:
         module = module_or_factory
