@@ -337,8 +337,6 @@ class Coverage:
 
     def add(self, entry: Entry) -> None:
         """Count what an entry writes, if what it reads has been written."""
-        if not (entry.pure or entry.made):
-            return
         if any(not self._whole(cell) for cell in entry.reads):
             return
         for ref in entry.outputs:

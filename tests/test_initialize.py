@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import sys
@@ -11,45 +10,13 @@ from typing import Any
 import pytest
 import torch
 from common import bits, no_randomness, same_bits
+from initialize_helpers import NORMAL, Block, Model, assert_same, drawn, values
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import fastinit
-from fastinit import Key, initialize_
+from fastinit import initialize_
 from fastinit.names import named_buffers, named_parameters
-
-NORMAL = functools.partial(fastinit.normal_, std=0.02)
-
-
-def drawn(name: str, n: int = 0, key: int = 3) -> Key:
-    return Key(key).fold_in(name).fold_in(n)
-
-
-def values(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for name, tensor in a.items():
-        assert same_bits(tensor, b[name]), name
-
-
-class Block(nn.Module):
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.first = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-        self.second = nn.Linear(width, width, bias=False)
-
-
-class Model(nn.Module):
-    def __init__(self, layers: int = 2) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(20, 8)
-        self.layers = nn.ModuleList([Block() for _ in range(layers)])
-        self.head = nn.Linear(8, 20, bias=False)
-
 
 # ---- names and keys ------------------------------------------------------------------------------
 
@@ -332,80 +299,7 @@ def test_batch_norm_s_statistics_are_reset() -> None:
     assert (module.running_mean == 0).all()
 
 
-# ---- rules ---------------------------------------------------------------------------------------
-
-
-def test_rules_in_order() -> None:
-    model = Model()
-    model.layers[0].first.bias.data.fill_(9)
-    rules = {
-        re.compile(r"layers\.1\..*weight$"): functools.partial(nn.init.constant_, val=5.0),
-        "layers.0.first.bias": functools.partial(nn.init.constant_, val=0.01),
-        "*.bias": nn.init.zeros_,
-        nn.LayerNorm: nn.init.ones_,
-        (nn.Embedding, 2): functools.partial(fastinit.normal_, std=0.5),
-        2: NORMAL,
-        "default": None,
-    }
-    initialize_(model, rules, key=3)
-    block = model.layers[1]
-    assert (block.first.weight == 5).all()
-    assert (block.norm.weight == 5).all()
-    assert (model.layers[0].first.bias == 0.01).all()
-    assert (block.first.bias == 0).all()
-    assert (model.layers[0].norm.weight == 1).all()
-    assert (model.layers[0].norm.bias == 0).all()
-    expected = fastinit.normal_(torch.empty(20, 8), 0.0, 0.5, key=drawn("embed.weight"))
-    assert same_bits(model.embed.weight.data, expected)
-    expected = fastinit.normal_(torch.empty(20, 8), 0.0, 0.02, key=drawn("head.weight"))
-    assert same_bits(model.head.weight.data, expected)
-
-
-def test_rules_that_take_the_name() -> None:
-    seen = []
-
-    def scaled(tensor: torch.Tensor, name: str) -> None:
-        seen.append(name)
-        layer = int(name.split(".")[1]) if name.startswith("layers") else 0
-        fastinit.normal_(tensor, std=0.02 / math.sqrt(2 * (layer + 1)))
-
-    def named(tensor: torch.Tensor, std: float, *, name: str = "") -> None:
-        tensor.normal_(0.0, std)
-
-    model = initialize_(
-        Model(), {"layers.*": scaled, "default": functools.partial(named, std=2.0)}, key=3
-    )
-    assert len(seen) == 10
-    expected = fastinit.normal_(torch.empty(8), 0.0, 0.02 / 2, key=drawn("layers.1.norm.weight"))
-    assert same_bits(model.layers[1].norm.weight.data, expected)
-    assert model.head.weight.std() > 1
-
-
-@pytest.mark.parametrize(
-    ("rules", "error", "message"),
-    [
-        (
-            {nn.Linear: NORMAL},
-            ValueError,
-            r"matches embed\.weight \(20, 8\), layers\.0\.norm",
-        ),
-        ({3.5: NORMAL}, TypeError, "selector"),
-        ({int: NORMAL}, TypeError, "selector"),
-        ({True: NORMAL}, TypeError, "selector"),
-        ({(): NORMAL}, TypeError, "selector"),
-        ({"default": 3}, TypeError, "initialiser"),
-        ("default", TypeError, "mapping"),
-        (3, TypeError, "mapping"),
-        ([("default",)], TypeError, "initialiser"),
-        ({"default": functools.partial(fastinit.normal_, std=-1.0)}, RuntimeError, "std"),
-    ],
-)
-def test_bad_rules(rules: Any, error: type[Exception], message: str) -> None:
-    model = Model()
-    before = values(model)
-    with pytest.raises(error, match=message):
-        initialize_(model, rules, key=3)
-    assert_same(values(model), before)
+# ---- the rest ----------------------------------------------------------------------------------
 
 
 def test_bad_arguments() -> None:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from common import no_randomness, same_bits
@@ -106,33 +105,6 @@ def test_a_layer_more_changes_nothing_else() -> None:
     short = materialize(lambda: stack(1, 2), key=3).state_dict()
     long = materialize(lambda: stack(1, 2, 3), key=3).state_dict()
     assert all(same_bits(short[n], long[n]) for n in short if not n.startswith("2"))
-
-
-def test_the_factory_reads_values() -> None:
-    class Reads(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Parameter(torch.randn(9))
-            self.top = self.a.max().item()
-            self.array = self.a.detach().numpy()
-            self.b = nn.Parameter(torch.empty(9).fill_(self.top))
-            with torch.no_grad():
-                self.a[0] = 5.0
-                self.array[1] = 6.0
-            table = np.ones((3, 3), dtype=np.float32)
-            self.c = nn.Parameter(torch.from_numpy(table))
-            order = torch.randperm(9)
-            self.order = order.tolist()
-
-    with no_randomness():
-        made, again = materialize(Reads, key=3), materialize(Reads, key=3)
-    assert same_bits(made.a.data, again.a.data)
-    assert made.b[0].item() == made.top
-    assert made.a[0] == 5
-    assert made.a[1] == 6
-    assert made.a.data_ptr() == made.array.ctypes.data
-    assert sorted(made.order) == list(range(9))
-    assert made.order == again.order
 
 
 def test_what_nobody_wrote() -> None:

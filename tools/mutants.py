@@ -39,7 +39,11 @@ TIMEOUT = 900.0  # seconds; a defect may also make the tests hang
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
 
-from source_mutants import MUTANTS, Mutant  # noqa: E402
+from model_mutants import MODEL_MUTANTS  # noqa: E402
+from source_mutants import MUTANTS as CORE_MUTANTS  # noqa: E402
+from source_mutants import Mutant  # noqa: E402
+
+MUTANTS = [*CORE_MUTANTS, *MODEL_MUTANTS]
 
 Row = tuple[str, str | None, float]  # defect, what caught it, seconds
 

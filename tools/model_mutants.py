@@ -1,0 +1,149 @@
+"""Defects planted in the model level (see source_mutants.py)."""
+
+from __future__ import annotations
+
+from source_mutants import Mutant
+
+BATCH = ("tests/test_batch.py",)
+PROGRAMS = ("tests/test_batch_programs.py", "-k", "eager_result")
+INITIALIZE = ("tests/test_initialize.py",)
+RULES = ("tests/test_rules.py",)
+MATERIALIZE = ("tests/test_materialize.py",)
+RECORDING = ("tests/test_recording.py",)
+MODELS = ("tests/test_models.py", "-k", "gpt2 or gemma2 or rwkv or MultiheadAttention")
+DEFERRED = ("tests/test_deferred.py",)
+REPORT = ("tests/test_report.py",)
+
+MODEL_MUTANTS = [
+    # ---- batch
+    Mutant(
+        "a batch that never flushes before an operator", "fastinit/batch.py",
+        "                if touched:\n                    self._queue.open(touched)\n",
+        "                pass\n", PROGRAMS,
+    ),
+    Mutant(
+        "a batch that does not see numpy()", "fastinit/batch.py",
+        "if func in ESCAPES or func is torch.Tensor.__deepcopy__:", "if False:", PROGRAMS,
+    ),
+    Mutant(
+        "any later fill drops an earlier one", "fastinit/batch.py",
+        "if not fill.region.covers(p.region)]", "if not fill.region.meets(p.region)]", PROGRAMS,
+    ),
+    Mutant(
+        "overwritten fills are computed", "fastinit/batch.py",
+        "if not fill.region.covers(p.region)]", "if True]", BATCH,
+    ),
+    Mutant(
+        "memory that waits is not guarded", "fastinit/batch.py",
+        "            _ops.guard_storage(storage._cdata, True)\n", "", BATCH,
+    ),
+    Mutant(
+        "overlapping fills in one launch", "fastinit/_fills.py",
+        "if region.meets(other)), default=-1)", "if False), default=-1)", BATCH,
+    ),
+    # ---- names and keys
+    Mutant(
+        "wrappers change names", "fastinit/names.py",
+        "path if dropped else _join(path, segment)", "_join(path, segment)", INITIALIZE,
+    ),
+    Mutant(
+        "every child called module is dropped", "fastinit/names.py",
+        'segment == "module" and _is_wrapper(current)', 'segment == "module"', INITIALIZE,
+    ),
+    Mutant(
+        "all draws into a parameter under one key", "fastinit/_tape.py",
+        "self._count[name] = count + 1", "self._count[name] = count", INITIALIZE,
+    ),
+    Mutant(
+        "overwritten draws count", "fastinit/_tape.py",
+        "            wanted.difference_update(ref.cell for ref in entry.writes if ref.whole)\n",
+        "            pass\n", INITIALIZE,
+    ),
+    Mutant(
+        "a part counts as the whole", "fastinit/_tape.py",
+        "for ref in entry.writes if ref.whole)", "for ref in entry.writes)", INITIALIZE,
+    ),
+    Mutant(
+        "the last place of a tied parameter decides", "fastinit/_own.py",
+        "with _cleared_flags(module), _untied(module):", "with _cleared_flags(module):", MODELS,
+    ),
+    Mutant(
+        "transformers skips what it has done before", "fastinit/_own.py",
+        "with _cleared_flags(module), _untied(module):", "with _untied(module):", MODELS,
+    ),
+    Mutant(
+        "parents before their children", "fastinit/_own.py",
+        "    for child in module.children():\n"
+        "        yield from _children_first(child, inside or is_pretrained(module), seen)\n"
+        "    yield module, inside\n",
+        "    yield module, inside\n"
+        "    for child in module.children():\n"
+        "        yield from _children_first(child, inside or is_pretrained(module), seen)\n",
+        INITIALIZE,
+    ),
+    # ---- recordings
+    Mutant(
+        "early values without what they depend on", "fastinit/_tape.py",
+        "            touched |= own\n", "", RECORDING,
+    ),
+    Mutant(
+        "constants change after they were used", "fastinit/_record.py",
+        "                    held.tensor = held.tensor.clone()\n", "                    pass\n",
+        RECORDING,
+    ),
+    Mutant(
+        "garbage counts as written", "fastinit/_tape.py",
+        "        if any(not self._whole(cell) for cell in entry.reads):\n            return\n", "",
+        MATERIALIZE,
+    ),
+    Mutant(
+        "in-place arithmetic counts as writing", "fastinit/_tape.py",
+        "if entry.pure or all(ref is not w for w in entry.writes):", "if True:", MATERIALIZE,
+    ),
+    Mutant(
+        "memory that was handed out is still recorded", "fastinit/_record_modes.py",
+        "        cell.open = True\n", "", RECORDING,
+    ),
+    Mutant(
+        "skipped parameters are written", "fastinit/initialize.py",
+        "if name not in wanted\n", "if False\n", INITIALIZE,
+    ),
+    # ---- rules
+    Mutant(
+        "the last rule wins", "fastinit/rules.py", "                break\n", "", RULES,
+    ),
+    Mutant(
+        "any of several selectors", "fastinit/rules.py",
+        "return all(selects(part, named)", "return any(selects(part, named)", RULES,
+    ),
+    # ---- materialize
+    Mutant(
+        "tied parameters part", "fastinit/materialize.py",
+        "    for named in tensors.values():\n",
+        "    for named in tensors.values():\n        named.others.clear()\n",
+        RECORDING,
+    ),
+    Mutant(
+        "a dtype that rotary tables get, too", "fastinit/materialize.py",
+        "    return isinstance(named.tensor, nn.Parameter) or any(",
+        "    return True or any(", MATERIALIZE,
+    ),
+    # ---- deferred, report
+    Mutant(
+        "the first look at shapes leaves its traces", "fastinit/deferred.py",
+        "            buffer.copy_(before)\n", "            pass\n", (*DEFERRED, *REPORT),
+    ),
+    Mutant(
+        "lazy modules draw by themselves", "fastinit/deferred.py",
+        'vars(lazy)["reset_parameters"] = _ResetWithoutDraws(lazy)', "pass", DEFERRED,
+    ),
+    Mutant(
+        "moments of parts are added up", "fastinit/_moments.py",
+        "squares += spread * n + off * off * count * n / (count + n)", "squares += spread * n",
+        REPORT,
+    ),
+    Mutant(
+        "any deviation is chance", "fastinit/report.py",
+        "_CHANCE = 6.0", "_CHANCE = 6e6", REPORT,
+    ),
+]
