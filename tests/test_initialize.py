@@ -291,6 +291,21 @@ def test_what_nothing_writes_is_an_error_and_nothing_is_touched() -> None:
     initialize_(module, {"scale": nn.init.ones_, "part": nn.init.ones_, "default": None}, key=3)
 
 
+def test_changing_what_was_there_is_no_initialisation() -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 3))
+
+        def reset_parameters(self) -> None:
+            self.weight.data.mul_(2)
+
+    module = Scales()
+    with pytest.raises(ValueError, match=r"writes weight \(parameter\)"):
+        initialize_(module, key=3)
+    assert (module.weight == 1).all()
+
+
 def test_batch_norm_s_statistics_are_reset() -> None:
     module = nn.BatchNorm1d(3)
     module(torch.randn(9, 3))

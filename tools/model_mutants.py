@@ -98,7 +98,7 @@ MODEL_MUTANTS = [
     ),
     Mutant(
         "in-place arithmetic counts as writing", "fastinit/_tape.py",
-        "if entry.pure or all(ref is not w for w in entry.writes):", "if True:", MATERIALIZE,
+        "if entry.pure or all(ref is not w for w in entry.writes):", "if True:", INITIALIZE,
     ),
     Mutant(
         "memory that was handed out is still recorded", "fastinit/_record_modes.py",
