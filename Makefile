@@ -20,8 +20,7 @@ CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.i
 	-o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help build test bench gpu-check example lint format exhaustive mutants clean distclean python compiler
-.PHONY: help build test bench example compare lint format exhaustive mutants clean distclean python compiler
+.PHONY: help build test bench gpu-check example compare lint format exhaustive mutants clean distclean python compiler
 .NOTPARALLEL:
 
 help: ## this list
