@@ -44,13 +44,13 @@ from fastinit.initialize import initialize_
 from fastinit.key import Key, philox4x32, reserve_key
 from fastinit.materialize import materialize
 from fastinit.patch import patch
+from fastinit.report import Report, report
 from fastinit.scaling import (
     lecun_normal_,
     lecun_uniform_,
     trunc_normal_tf_,
     variance_scaling_,
 )
-from fastinit.report import Report, report
 from fastinit.variance import _calculate_correct_fan, _calculate_fan_in_and_fan_out
 
 __all__ = [

@@ -86,7 +86,8 @@ def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
         return Moments(numbers[0], numbers[1], None, None)
     if write.fill == _fills.TRUNC_NORMAL:
         return _truncated(*numbers)
-    if write.label == "orthogonal_" and write.whole and len(shape) > 1:
+    batched = any(number != 0 for number in numbers[1:])
+    if write.label == "orthogonal_" and write.whole and len(shape) > 1 and not batched:
         # The shorter side's vectors have length `gain`, so its square is spread over the longer.
         gain = numbers[0] if numbers else 1.0
         longer = max(shape[0], math.prod(shape[1:]))

@@ -28,7 +28,7 @@ fill_many_op = torch.ops.fastinit.fill_many_.default
 orthogonal_op = torch.ops.fastinit.orthogonal_.default
 orthogonal_many_op = torch.ops.fastinit.orthogonal_many_.default
 sparse_op = torch.ops.fastinit.sparse_.default
-_reserve_key_op = torch.ops.fastinit.reserve_key.default
+reserve_key_op = torch.ops.fastinit.reserve_key.default
 
 # torch's own functions, for what the ops do not take. Looked up at each call.
 ORIGINALS: dict[str, Callable[..., Any]] = {
@@ -75,7 +75,7 @@ def _reserve_key(device: torch.device, generator: torch.Generator | None) -> int
     if HAS_CUDA and device.type == "cuda":
         # Seeds that were set before CUDA started wait in Python until it does.
         torch.cuda.init()  # type: ignore[no-untyped-call]
-    word: int = _reserve_key_op(device, generator)
+    word: int = reserve_key_op(device, generator)
     return word
 
 

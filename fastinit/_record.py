@@ -25,7 +25,8 @@ from fastinit._torch_calls import (
     ALLOCATING,
     METADATA_ONLY,
     OVERWRITING,
-    WHOLE_FUNCTIONS,
+    WHOLE,
+    WHOLE_MANY,
     accepts_generator,
     written_arguments,
 )
@@ -147,8 +148,17 @@ class Recorder:
         tensors = [value for value in flat if isinstance(value, Tensor)]
         cells = [cell for cell in map(self.cell_of, tensors) if cell is not None]
         draws = torch.Tag.nondeterministic_seeded in func.tags
-        if func is torch.ops.fastinit.reserve_key.default:
+        if func is _ops.reserve_key_op:
             return self._key_now(args)
+        if func in WHOLE and _ops.is_plain(type(args[0])):
+            return self._whole(func, args, kwargs)
+        if func in WHOLE_MANY:
+            single, tensors, numbers = WHOLE_MANY[func], args[0], args[1]
+            keys = kwargs.get("keys") or [None] * len(tensors)
+            for tensor, number, key in zip(tensors, numbers, keys, strict=True):
+                rest = {"key": key, "generator": kwargs.get("generator")}
+                self.dispatch(single, (tensor, number, *args[2:]), rest)
+            return None
         if any(not _ops.is_plain(type(tensor)) for tensor in tensors):
             return self._directly(func, flat, spec)
         if func in ALLOCATING:
@@ -215,6 +225,32 @@ class Recorder:
                 )
             )
         return tensor if func.namespace == "aten" else None
+
+    def _whole(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record a draw that looks at its whole tensor at once."""
+        tensor, key, generator = args[0], kwargs.get("key"), kwargs.get("generator")
+        cell = self.cell_of(tensor)
+        region = Region.of(tensor)
+        if region.numel == 0 or region.overlaps_itself or (cell is not None and cell.open):
+            flat, spec = pytree.tree_flatten((args, kwargs))
+            self._directly(func, flat, spec)
+            return
+        func(torch.empty(tensor.shape, dtype=tensor.dtype, device=_META), *args[1:], **kwargs)
+        torch.autograd.graph.increment_version(tensor)
+        if generator is not None:
+            key = _ops.reserve_key(generator.device, generator)
+        ref = Ref(self.track(tensor), region)
+        self.entries.append(
+            Entry(
+                func,
+                (ref, *args[1:]),
+                {} if key is None else {"key": key},
+                writes=(ref,),
+                pure=True,
+                draws="key" if key is None else "",
+                label=self._label,
+            )
+        )
 
     def _operator(self, func: Any, flat: list[Any], spec: Any, draws: bool) -> Any:
         """Record an operator, its results on meta; run it now if it does not work there."""
@@ -333,30 +369,6 @@ class Recorder:
         generator: Generator | None,
     ) -> Any:
         """Record a draw that a patch has redirected to one of fastinit's functions."""
-        if (
-            function.__name__ in WHOLE_FUNCTIONS
-            and generator is None
-            and tensor.numel() > 0
-            and _ops.handled(tensor, _ops.DTYPES)
-            and not Region.of(tensor).overlaps_itself
-        ):
-            meta = torch.empty(tensor.shape, dtype=tensor.dtype, device=_META)
-            function(meta, *arguments)  # its complaints about the arguments
-            cell = self.track(tensor)
-            if not cell.open:
-                ref = Ref(cell, Region.of(tensor))
-                torch.autograd.graph.increment_version(tensor)
-                self.entries.append(
-                    Entry(
-                        function,
-                        (ref, *arguments),
-                        writes=(ref,),
-                        pure=True,
-                        draws="key",
-                        label=function.__name__,
-                    )
-                )
-                return tensor
         self._label, before = function.__name__, self._label
         try:
             return function(tensor, *arguments, generator=generator)

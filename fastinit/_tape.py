@@ -306,7 +306,7 @@ class Runner:
         args = self._real(entry.args)
         kwargs = {name: self._real(value) for name, value in entry.kwargs.items()}
         if entry.draws == "key" and key is not None:
-            kwargs["key"] = key
+            kwargs["key"] = key_argument(key, None, "materialize")
         if entry.draws == "seed" and key is not None:
             device = self.place(next(iter(entry.outputs)).cell)
             indices = [device.index or 0] if device.type != "cpu" else []

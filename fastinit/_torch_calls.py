@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastinit import _ops
+
 _aten = torch.ops.aten
 
 # Operators that give memory nobody has written to.
@@ -71,14 +73,17 @@ OVERWRITING = frozenset(
         _aten.geometric_.default,
         _aten.eye.out,
         _aten.eye.m_out,
-        torch.ops.fastinit.uniform_.default,
-        torch.ops.fastinit.normal_.default,
-        torch.ops.fastinit.trunc_normal_.default,
-        torch.ops.fastinit.random_words_.default,
+        _ops.uniform_op,
+        _ops.normal_op,
+        _ops.trunc_normal_op,
+        _ops.random_words_op,
     }
 )
-# Functions of fastinit that look at the whole tensor at once: one entry each.
-WHOLE_FUNCTIONS = frozenset({"orthogonal_", "sparse_"})
+# Draws that look at the whole tensor at once, and those for many tensors by that for one.
+WHOLE = frozenset({_ops.orthogonal_op, _ops.sparse_op})
+WHOLE_MANY = {
+    _ops.orthogonal_many_op: _ops.orthogonal_op,
+}
 
 
 @functools.cache

@@ -58,6 +58,32 @@ def test_who_holds_the_memory_sees_later_fills_at_once() -> None:
     assert made.drawn.tolist() == made.a.tolist()
 
 
+def test_draws_that_look_at_whole_tensors() -> None:
+    class Orthogonal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Parameter(torch.empty(6, 4)) for _ in range(4))
+            fastinit.orthogonal_(self.a, gain=2.0)
+            fastinit.orthogonal_many_([self.b, self.c])
+            fastinit.sparse_(self.d, 0.5)
+
+    with no_randomness():
+        made = materialize(Orthogonal, key=3)
+    rules = {
+        "a": lambda w: nn.init.orthogonal_(w, 2.0),
+        "d": lambda w: nn.init.sparse_(w, 0.5),
+        "default": nn.init.orthogonal_,
+    }
+    expected = fastinit.initialize_(Orthogonal(), rules, key=3)
+    for name, value in expected.named_parameters():
+        assert torch.allclose(value, made.get_parameter(name), atol=1e-6), name
+        key = Key(3).fold_in(name).fold_in(0)
+        if name in "bc":
+            direct = fastinit.orthogonal_(torch.empty(6, 4), key=key)
+            assert torch.allclose(value, direct, atol=1e-6)
+    assert fastinit.report(made).flags == {}
+
+
 def test_constants_that_change_after_they_were_used() -> None:
     class Changes(nn.Module):
         def __init__(self) -> None:
