@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeVar
 import torch
 from torch import nn
 
-from fastinit import _own, deferred
+from fastinit import _ops, _own, deferred
 from fastinit import rules as _rules
 from fastinit._finish import Plan, finish
 from fastinit._record import Recorder
@@ -32,6 +32,21 @@ def check_module(module: Any, where: str) -> None:
         raise TypeError(
             f"fastinit.{where}: argument 'module' must be a torch.nn.Module, got "
             f"{type(module).__name__}"
+        )
+
+
+def check_plain(parameters: dict[str, Named], where: str) -> None:
+    """Raise NotImplementedError for parameters that hold their memory in a way of their own."""
+    kinds = {
+        name: type(named.tensor).__name__
+        for name, named in parameters.items()
+        if not (_ops.is_plain(type(named.tensor)) and named.tensor.layout is torch.strided)
+    }
+    if kinds:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise NotImplementedError(
+            f"fastinit.{where}: parameters can be plain strided tensors, got {listed}; initialise "
+            "before they are wrapped or sharded"
         )
 
 
@@ -105,6 +120,8 @@ def initialize_(
         ValueError: if no rule matches a parameter, or nothing that the module defines writes it;
             the message lists these. If a parameter is on the meta device.
         TypeError: if an argument has the wrong type.
+        NotImplementedError: if a parameter is a tensor subclass with memory of its own, such as a
+            DTensor, or not strided.
         RuntimeError: in the first call of a module with lazy parameters, if it does not show the
             shapes of all.
         ImportError: if `progress` is asked for and tqdm is missing.
@@ -134,6 +151,7 @@ def initialize_(
         deferred.defer(module, run)
         return module
     parameters = named_parameters(module, prefix)
+    check_plain(parameters, "initialize_")
     on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
     if on_meta:
         raise ValueError(

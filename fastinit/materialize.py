@@ -14,7 +14,7 @@ from fastinit._finish import Plan, finish
 from fastinit._record import Recorder
 from fastinit._record_modes import recording, without_collections
 from fastinit._tape import Cell, Entry, Runner
-from fastinit.initialize import key_or_drawn, record
+from fastinit.initialize import check_plain, key_or_drawn, record
 from fastinit.key import Key
 from fastinit.names import Named, Pattern, named_buffers, named_modules, named_parameters
 
@@ -218,6 +218,8 @@ def materialize(
     Raises:
         ValueError: if a parameter or buffer has not been given values; the message lists these. If
             no rule matches a parameter.
+        NotImplementedError: if a parameter of a module that is given is a tensor subclass with
+            memory of its own, such as a DTensor.
         TypeError: if an argument, or what the factory returns, has the wrong type.
         ImportError: if `progress` is asked for and tqdm is missing.
 
@@ -265,6 +267,7 @@ def _materialize(
     parameters, buffers = named_parameters(module), named_buffers(module)
     plan = Plan(module, parameters, {}, {}, False, "materialize", allow_uninitialized)
     if bare:
+        check_plain(parameters, "materialize")
         for name, named in (*parameters.items(), *buffers.items()):
             cell = recorder.track(named.tensor)
             recorder.names.add(recorder.ref(named.tensor), name)

@@ -317,6 +317,21 @@ def test_batch_norm_s_statistics_are_reset() -> None:
 # ---- the rest ----------------------------------------------------------------------------------
 
 
+class Wrapped(torch.Tensor):
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError
+
+
+def test_parameters_with_memory_of_their_own_are_refused() -> None:
+    module = nn.Linear(2, 2)
+    wrapped = torch.Tensor._make_wrapper_subclass(Wrapped, (2, 2))
+    module._parameters["weight"] = wrapped  # type: ignore[assignment]
+    for run in (initialize_, fastinit.materialize):
+        with pytest.raises(NotImplementedError, match=r"weight \(Wrapped\)"):
+            run(module, key=3)
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match="'module'"):
         initialize_(torch.ones(3))  # type: ignore[type-var]
