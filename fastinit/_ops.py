@@ -5,6 +5,7 @@ It also knows which tensors the ops take (`handled`) and what happens to all oth
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -105,7 +106,8 @@ _HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
 
 def advise_huge_pages(storage: torch.UntypedStorage) -> None:
     """Ask for huge pages behind a large storage on the CPU that nothing has touched yet."""
-    if storage.nbytes() >= _HUGE and storage.device.type == "cpu":
+    wanted = os.environ.get("FASTINIT_HUGE_PAGES", "1") != "0"
+    if wanted and storage.nbytes() >= _HUGE and storage.device.type == "cpu":
         _C.advise_huge_pages(storage.data_ptr(), storage.nbytes())
 
 

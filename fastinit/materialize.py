@@ -198,7 +198,9 @@ def materialize(
     A module on the meta device is given memory and initialised by what it defines itself (see
     `initialize_`), its buffers as well; parameters and buffers that are real already stay.
 
-    Peak memory is that of the model, plus the largest temporary of its initialisers.
+    Peak memory is that of the model, plus the largest temporary of its initialisers. Large
+    parameters on the CPU get huge pages where the kernel grants them; FASTINIT_HUGE_PAGES=0 in the
+    environment turns that off (see docs/performance.md for when that is faster).
 
     Args:
         module_or_factory: a module on the meta device, or a callable that makes one.

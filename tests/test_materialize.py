@@ -369,6 +369,9 @@ def test_large_memory_is_backed_by_huge_pages(monkeypatch: pytest.MonkeyPatch) -
     )
     materialize(lambda: nn.Linear(1 << 11, 1 << 10), key=3)
     assert asked == [4 << 21]  # not the bias
+    monkeypatch.setenv("FASTINIT_HUGE_PAGES", "0")
+    materialize(lambda: nn.Linear(1 << 11, 1 << 10), key=3)
+    assert len(asked) == 1
     monkeypatch.undo()
     memory = torch.empty(5 << 20, dtype=torch.uint8)
     _ops.advise_huge_pages(memory.untyped_storage())  # a hint: it must only not fail
