@@ -332,4 +332,4 @@ MUTANTS = [
         '"-ffp-contract=off", "-fopenmp",', '"-ffp-contract=off",',
         THREADS,
     ),
-]
+]  # fmt: skip

@@ -127,10 +127,14 @@ TilePlan plan_tiles(const FillTask& task) {
 void write_tile(const FillTask& task, const TilePlan& plan, int64_t tile, GenerateRun generate,
                 char* scratch) {
   const int item = task.transform.item_size;
-  const int64_t c0 = tile % plan.col_tiles * plan.tile_cols;
-  tile /= plan.col_tiles;
-  const int64_t r0 = tile % plan.row_tiles * plan.tile_rows;
-  tile /= plan.row_tiles;
+  // Along the faster dimension of memory first: the next tile's strips lie in the same pages.
+  const bool along_rows = plan.row.memory < plan.col.memory;
+  const int64_t inner = along_rows ? plan.row_tiles : plan.col_tiles;
+  const int64_t outer = along_rows ? plan.col_tiles : plan.row_tiles;
+  const int64_t first = tile % inner, second = tile / inner % outer;
+  tile /= inner * outer;
+  const int64_t c0 = (along_rows ? second : first) * plan.tile_cols;
+  const int64_t r0 = (along_rows ? first : second) * plan.tile_rows;
   int64_t address = r0 * plan.row.memory + c0 * plan.col.memory;
   uint64_t logical = task.layout.first + static_cast<uint64_t>(r0 * plan.row.logical) +
                      static_cast<uint64_t>(c0 * plan.col.logical);
