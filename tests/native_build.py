@@ -23,6 +23,7 @@ OUTPUT = ROOT / "build" / "native-tests"
 # The rounding rules of setup.py. psABI: the shim's wide structs are passed within one program.
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-Wno-psabi")
 INCLUDES = (f"-I{ROOT / 'csrc'}", f"-I{NATIVE}")
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -71,23 +72,34 @@ def _state(words: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def build(name: str, sources: Sequence[Path], flags: Sequence[str], link: Sequence[str]) -> Path:
-    """The path of a program (or library, by its flags) built from these sources as they are now."""
-    command = [*compiler(), *FLAGS, *flags]
-    target = OUTPUT / f"{name}-{_state([name, *command, *link, *map(str, sources)])}"
+def build(
+    name: str,
+    sources: Sequence[Path],
+    flags: Sequence[str],
+    link: Sequence[str],
+    reference: Sequence[Path] = (),
+) -> Path:
+    """The path of a program (or library, by its flags) built from these sources as they are now.
+
+    Sources of `reference` are compiled without `flags`, to be fast.
+    """
+    plain = [*compiler(), *FLAGS]
+    command = [*plain, *flags]
+    target = OUTPUT / f"{name}-{_state([name, *command, *link, *map(str, [*sources, *reference])])}"
     if target.exists():
         return target
     OUTPUT.mkdir(parents=True, exist_ok=True)
     for old in OUTPUT.glob(f"{name}-*"):
         old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=OUTPUT) as folder:
-        objects = [Path(folder, f"{source.name}.o") for source in sources]
+        objects = [Path(folder, f"{source.name}.o") for source in [*sources, *reference]]
 
-        def compile_one(pair: tuple[Path, Path]) -> None:
-            run([*command, *INCLUDES, "-x", "c++", "-c", pair[0], "-o", pair[1]])
+        def compile_one(source: Path, output: Path) -> None:
+            how = [*plain, "-O1"] if source in reference else command
+            run([*how, *INCLUDES, "-x", "c++", "-c", source, "-o", output])
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(compile_one, zip(sources, objects, strict=True)))
+            list(pool.map(compile_one, [*sources, *reference], objects))
         result = Path(folder, name)
         run([*command, *objects, *link, "-o", result])
         result.replace(target)  # at once, should two test runs build it
@@ -108,22 +120,21 @@ def build_driver() -> Path:
 
 def build_cuda_host() -> Path:
     """The kernels of csrc/cuda compiled as C++ under their driver, sanitized likewise."""
-    sources = [
-        *sorted(CUDA.glob("*.cu")),
-        *(CPU / f"{name}.cpp" for name in ("fill_avx2", "fill_scalar", "executor", "tiles")),
-        NATIVE / "cuda_host.cpp",
-        NATIVE / "forced_dispatch.cpp",
-        NATIVE / "fill_avx512_shim.cpp",
+    sources = [*sorted(CUDA.glob("*.cu")), NATIVE / "cuda_host.cpp"]
+    reference = [
+        *(CPU / f"{name}.cpp" for name in ("fill_scalar", "executor", "tiles")),
+        NATIVE / "scalar_dispatch.cpp",
     ]
     sanitizers = SANITIZERS if has_sanitizers() else ()
     # In place of the toolkit's headers; `#pragma unroll` is nvcc's.
-    shim = [f"-I{NATIVE / 'cuda'}", "-Wno-unknown-pragmas"]
-    return build("cuda-host", sources, ["-O0", "-g1", *shim, *sanitizers], ["-pthread"])
+    shim = [f"-I{NATIVE / 'cuda'}", *WARNINGS, "-Wno-unknown-pragmas"]
+    flags = ["-O0", "-g1", *shim, *sanitizers]
+    return build("cuda-host", sources, flags, ["-pthread"], reference)
 
 
 def build_cuda_exact() -> Path:
     """The exhaustive checks of the device's square root and quotient."""
-    return build("cuda-exact", [NATIVE / "cuda_exact.cpp"], ["-O2"], [])
+    return build("cuda-exact", [NATIVE / "cuda_exact.cpp"], ["-O2", *WARNINGS], [])
 
 
 def build_library(name: str) -> Path:

@@ -182,7 +182,7 @@ FASTINIT_DEVICE TransformArgs<Real> copied(const TransformArgs<Real>& from) {
   TransformArgs<Real> args;
   args.lo = from.lo;
   args.hi = from.hi;
-  if constexpr (kind == Kind::Uniform) args.uniform = {from.uniform.scale, from.uniform.shift};
+  if constexpr (kind == Kind::Uniform) args.uniform = from.uniform;
   if constexpr (kind == Kind::Normal) args.normal = {from.normal.mean, from.normal.std};
   if constexpr (kind == Kind::Central) {
     const auto& c = from.central;
@@ -264,7 +264,8 @@ struct Random {
 
   FASTINIT_DEVICE void write_units(const Units& units) const {
     // Four blocks in a row: what is read or set up for each round of the loop is shared by them.
-    constexpr int blocks = unit / 4, kUnroll = from == From::Table || wide || blocks > 1 ? 2 : 4;
+    constexpr int blocks = unit / 4;
+    [[maybe_unused]] constexpr int kUnroll = from == From::Table || wide || blocks > 1 ? 2 : 4;
     const High h =
         high(static_cast<uint32_t>((units.block + uint64_t{units.first} * blocks) >> 32));
     const uint32_t counter = static_cast<uint32_t>(units.block);
