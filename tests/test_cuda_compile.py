@@ -27,7 +27,17 @@ def compiled(source: Path, folder: Path) -> str:
     """What ptxas says of one file, for all targets and PTX at once."""
     codes = [f"-gencode=arch=compute_{t[3:]},code={t}" for t in TARGETS]
     codes.append(f"-gencode=arch=compute_{TARGETS[-1][3:]},code=compute_{TARGETS[-1][3:]}")
-    command = [str(NVCC), *FLAGS, *codes, "-c", str(source), "-o", str(folder / "kernel.o")]
+    command = [
+        str(NVCC),
+        *FLAGS,
+        *codes,
+        "--threads",
+        "2",
+        "-c",
+        str(source),
+        "-o",
+        str(folder / "kernel.o"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if "Unsupported gpu architecture" in done.stderr + done.stdout:
         pytest.skip("this nvcc is too old for " + ", ".join(TARGETS))
