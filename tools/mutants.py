@@ -86,9 +86,13 @@ def run_samples(pattern: str) -> list[Row]:
 
 
 class Copy:
-    """A copy of the project: as it is, compiled once and kept, and with one change at a time."""
+    """A copy of the project: as it is, compiled once and kept, and with one change at a time.
 
-    def __init__(self, number: int) -> None:
+    `native`: for tests that compile what they need, without the extension and without torch.
+    """
+
+    def __init__(self, number: int, native: bool) -> None:
+        self.native = native
         self.work, self.kept = FOLDER / f"work-{number}", FOLDER / f"kept-{number}"
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.rmtree(self.kept, ignore_errors=True)
@@ -101,7 +105,10 @@ class Copy:
             # Code that is hardly optimised has the same bits and compiles in half the time.
             "CXXFLAGS": f"{os.environ.get('CXXFLAGS', '')} -O1".strip(),
         }
-        self.compile()
+        if native:  # a defect may also leave something unused
+            self.environment["CXX"] = f"{os.environ.get('CXX', 'g++')} -w"
+        else:
+            self.compile()
         shutil.copytree(self.work, self.kept)
 
     def compile(self) -> None:
@@ -118,6 +125,8 @@ class Copy:
     def failure(self, tests: Sequence[str]) -> str | None:
         """What fails when these tests run here, or None."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        if self.native:
+            command.append("--noconftest")  # which is torch's
         try:
             done = subprocess.run(
                 command,
@@ -135,6 +144,8 @@ class Copy:
             fail(f"pytest {' '.join(tests)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
         if done.returncode < 0:
             return f"{' '.join(tests)} dies of signal {-done.returncode}"
+        if self.native and re.search(r"^E +.*\berror: ", done.stdout, re.MULTILINE):
+            fail(f"does not compile\n{done.stdout[-5000:]}")
         found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
         return found.group(1) if found else f"{' '.join(tests)} fails"
 
@@ -147,14 +158,20 @@ class Copy:
         if text.count(mutant.old) != 1:
             fail(f"'{mutant.name}' has no place in {mutant.path}: adapt tools/source_mutants.py")
         path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        if path.suffix != ".py" or path.name == "setup.py":
+        if not self.native and (path.suffix != ".py" or path.name == "setup.py"):
             self.compile()
 
 
 def run_sources(pattern: str) -> list[Row]:
-    chosen = [mutant for mutant in MUTANTS if re.search(pattern, mutant.name)]
-    if not chosen:
-        return []
+    rows: list[Row] = []
+    for native in (False, True):
+        chosen = [m for m in MUTANTS if m.native == native and re.search(pattern, m.name)]
+        if chosen:
+            rows += run_planted(chosen, native)
+    return rows
+
+
+def run_planted(chosen: Sequence[Mutant], native: bool) -> list[Row]:
     number = max(1, min(os.cpu_count() or 1, 8, len(chosen)))
     copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
 
@@ -172,7 +189,7 @@ def run_sources(pattern: str) -> list[Row]:
         return say(row)
 
     with ThreadPoolExecutor(number) as pool:
-        for copy in pool.map(Copy, range(number)):
+        for copy in pool.map(lambda k: Copy(k, native), range(number)):
             copies.put(copy)
         list(pool.map(sound, dict.fromkeys(mutant.tests for mutant in chosen)))
         return list(pool.map(planted, chosen))

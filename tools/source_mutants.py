@@ -22,6 +22,11 @@ RADIUS = ("tests/test_distributions.py", "-k", "test_normal and radius")
 TIES = ("tests/test_distribution_defects.py", "-k", "ties_go")
 FAR = ("tests/test_reference.py", "-k", "far")
 REFLECTIONS = ("tests/test_orthogonal.py", "-k", "product_of or signed_zeros")
+CUDA_HOST = "tests/test_cuda_host.py"
+CUDA_LENGTHS = (CUDA_HOST, "-k", "lengths")
+CUDA_LAYOUTS = (CUDA_HOST, "-k", "layouts")
+CUDA_MANY = (CUDA_HOST, "-k", "many")
+CUDA_ROOTS = (CUDA_HOST, "-k", "square_root")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Mutant:
     old: str
     new: str
     tests: tuple[str, ...]
+
+    @property
+    def native(self) -> bool:
+        """Whether the tests compile all they need themselves, so that no extension is built."""
+        return self.tests[0] == CUDA_HOST
 
 
 _CHECKS = """  check_fill(self, fill);
@@ -325,6 +335,97 @@ MUTANTS = [
         "products in the precision the caller allows", "csrc/torch/full_precision.cpp",
         "if (users++ == 0) exclude();", "++users;",
         ("tests/test_orthogonal.py", "-k", "meanwhile"),
+    ),
+    # ---- CUDA kernels, run on the host
+    Mutant(
+        "CUDA: a head of one element is left out", "csrc/cuda/fill.cuh",
+        "if (tile.middle > tile.begin)", "if (tile.middle > tile.begin + 1)", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: a tail is written to the end of its group", "csrc/cuda/fill.cuh",
+        "b = group + 4 < to ? group + 4 : to;", "b = group + 4;", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: stores of several elements at any address", "csrc/cuda/fill.cuh",
+        " && (reinterpret_cast<uintptr_t>(to) & (aligned - 1)) == 0;", ";", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: units of doubles at any address", "csrc/cuda/fill.cuh",
+        "            ((address - before * item) & 15) == 0;", "            true;", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: the counter's high word is lost in a block", "csrc/cuda/program.cuh",
+        "make(high(static_cast<uint32_t>(n >> 32)), ", "make(high(0), ", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: the counter carries within units", "csrc/cuda/fill.cuh",
+        "(block + end * blocks - 1) >> 32;", "(block + first * blocks) >> 32;", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: a round of units repeats its first block", "csrc/cuda/program.cuh",
+        "counter + (u + k * kThreads) * blocks", "counter + u * blocks", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: no clamping where it is decided when compiling", "csrc/cuda/program.cuh",
+        "clamp_ == Clamp::Yes || (clamp_ == Clamp::Ask && clamped)",
+        "clamp_ == Clamp::Ask && clamped", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: no clamping where the task is asked", "csrc/cuda/program.cuh",
+        "clamp_ == Clamp::Yes || (clamp_ == Clamp::Ask && clamped)", "clamp_ == Clamp::Yes",
+        CUDA_LAYOUTS,
+    ),
+    Mutant(
+        "CUDA: bfloat16 is cut off", "csrc/cuda/program.cuh",
+        "return round_bf16<ScalarF32>(first) |", "return ScalarF32::bits(first) >> 16 |",
+        CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: two float8 in the wrong order", "csrc/cuda/program.cuh",
+        "round_small<ScalarF32, Format>(first) | round_small<ScalarF32, Format>(second) << 8;",
+        "round_small<ScalarF32, Format>(second) | round_small<ScalarF32, Format>(first) << 8;",
+        CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: a stride of the stream for one of memory", "csrc/cuda/fill.cuh",
+        "p.memory += at * r.dims[k].memory;", "p.memory += at * r.dims[k].logical;",
+        CUDA_LAYOUTS,
+    ),
+    Mutant(
+        "CUDA: a quotient off by one is not corrected", "csrc/cuda/plan.h",
+        "} else if (d.rest >= by.value) {", "} else if (d.rest > by.value) {", CUDA_LAYOUTS,
+    ),
+    Mutant(
+        "CUDA: the search for a tile's task stops one early", "csrc/cuda/many.cu",
+        "if (first_tile[middle] <= tile)", "if (first_tile[middle] < tile)", CUDA_MANY,
+    ),
+    Mutant(
+        "CUDA: thread blocks forget the odd tiles before theirs", "csrc/cuda/many.cu",
+        "(one_more ? blockIdx.x : tasks.more)", "(one_more ? blockIdx.x : 0)", CUDA_MANY,
+    ),
+    Mutant(
+        "CUDA: tasks by value start at the same tile", "csrc/cuda/executor.cu",
+        "few.few_first_tile[few.count] + few.few[few.count].tiles;",
+        "few.few[few.count].tiles;", CUDA_LAYOUTS,
+    ),
+    Mutant(
+        "CUDA: a table is read from its beginning", "csrc/cuda/executor.cu",
+        "reinterpret_cast<const Record*>(device + behind)",
+        "reinterpret_cast<const Record*>(device)", CUDA_MANY,
+    ),
+    Mutant(
+        "CUDA: a task takes its neighbour's key", "csrc/cuda/executor.cu",
+        "      take(records[k]);",
+        "      take(records[k]);\n      if (k > 0) records[k].key = records[k - 1].key;",
+        CUDA_MANY,
+    ),
+    Mutant(
+        "CUDA: square roots without their last step", "csrc/core/from_estimate.h",
+        "return L::fma(L::negative_fma(g1, g1, x), h1, g1);", "return g1;", CUDA_ROOTS,
+    ),
+    Mutant(
+        "CUDA: reciprocals of all ones are not corrected", "csrc/core/from_estimate.h",
+        "L::iselect(all_ones, L::iset(1), L::iset(0))", "L::iset(0)", CUDA_ROOTS,
     ),
     # Last, for it compiles everything anew.
     Mutant(
