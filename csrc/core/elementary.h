@@ -27,10 +27,13 @@ FASTINIT_HD FASTINIT_INLINE typename L::F horner(const typename L::Real (&c)[n],
   return p;
 }
 
-// log(2^e (1 + f)) for f in [sqrt(1/2) - 1, sqrt(2) - 1]. In float e comes times 2^23, in place.
-template <class L>
+// factor * log(2^e (1 + f)) for f in [sqrt(1/2) - 1, sqrt(2) - 1]; f comes times factor. In float e
+// comes times 2^23, in place, and the factor may be any power of two, negative ones too: the same
+// bits as a multiplication afterwards, for it is exact.
+template <class L, int factor = 1>
 FASTINIT_HD FASTINIT_INLINE typename L::F log_reduced(typename L::F e, typename L::F f) {
   if constexpr (is_double<L>) {
+    static_assert(factor == 1, "in float only");
     const auto s = L::div(f, L::add(f, L::set(2.0)));
     const auto z = L::mul(s, s);
     const auto r = L::mul(z, horner<L>(coef::kLog64, z));
@@ -40,27 +43,31 @@ FASTINIT_HD FASTINIT_INLINE typename L::F log_reduced(typename L::F e, typename 
   } else {
     // Pairs of terms first: a chain of four multiply-adds where Horner's rule has seven.
     const auto& c = coef::kLog32;
+    constexpr float d = 1.0f / factor, d2 = d * d, d4 = d2 * d2;
     const auto f2 = L::mul(f, f);
-    const auto p01 = L::fma(L::set(c[1]), f, L::set(c[0]));
-    const auto p23 = L::fma(L::set(c[3]), f, L::set(c[2]));
-    const auto p45 = L::fma(L::set(c[5]), f, L::set(c[4]));
-    const auto p = L::fma(L::fma(L::fma(L::set(c[6]), f2, p45), f2, p23), f2, p01);
-    return L::fma(e, L::set(coef::kLn2 * 0x1p-23f), L::fma(f2, p, f));
+    const auto p01 = L::fma(L::set(c[1] * d2), f, L::set(c[0] * d));
+    const auto p23 = L::fma(L::set(c[3] * d4), f, L::set(c[2] * (d2 * d)));
+    const auto p45 = L::fma(L::set(c[5] * (d4 * d2)), f, L::set(c[4] * (d4 * d)));
+    const auto c6 = L::set(c[6] * (d4 * d2 * d));
+    const auto p = L::fma(L::fma(L::fma(c6, f2, p45), f2, p23), f2, p01);
+    return L::fma(e, L::set(factor * coef::kLn2 * 0x1p-23f), L::fma(f2, p, f));
   }
 }
 
-// log(x) for 0 < x <= 1 where x - 1 is also known as `v`, more exactly than x can say near 1.
-template <class L>
+// factor * log(x) for 0 < x <= 1 where x - 1 is also known as `v`, more exactly than x can say near
+// 1. Both come times factor: 1, or in float -2.
+template <class L, int factor = 1>
 FASTINIT_HD FASTINIT_INLINE typename L::F log_near_one(typename L::F x, typename L::F v) {
+  static_assert(factor == 1 || factor == -2, "bits of factor * sqrt(1/2)");
   const auto i = L::bits(x);
   typename L::I h;
   if constexpr (is_double<L>)
     h = L::isub(i, L::iset(0x3FE6A09E667F3BCDull));
   else
-    h = L::isub(i, L::iset(0x3F3504F3u));
+    h = L::isub(i, L::iset(factor == 1 ? 0x3F3504F3u : 0xBFB504F3u));
   const auto m = L::from_bits(L::isub(i, L::exponent_part(h)));
-  const auto f = L::select(L::sign_of(h), L::sub(m, L::set(1)), v);
-  return log_reduced<L>(L::exponent_value(h), f);
+  const auto f = L::select(L::sign_of(h), L::sub(m, L::set(factor)), v);
+  return log_reduced<L, factor>(L::exponent_value(h), f);
 }
 
 // log(x) for 0 < x <= 1.
@@ -94,12 +101,12 @@ FASTINIT_HD FASTINIT_INLINE void cos_sin(typename L::W t, typename L::W low, typ
     s = L::mul(y, horner<L>(coef::kSin32, z));
     c = horner<L>(coef::kCos32, z);
   }
-  // Quadrant = top two bits of t + 2^29: bit 30 swaps, bit 31 negates the sine, their xor the
-  // cosine.
+  // Quadrant = top two bits of t + 2^29: bit 30 swaps, bit 31 negates the sine, and that
+  // of the next quadrant the cosine.
   const auto q = L::word_add(t, L::word_set(0x20000000u));
-  const auto q1 = L::template word_shl<1>(q);
-  const auto swap = L::word_sign(q1);
-  cosine = L::from_bits(L::ixor(L::bits(L::select(swap, s, c)), L::word_top(L::word_xor(q, q1))));
+  const auto swap = L::word_sign(L::template word_shl<1>(q));
+  const auto next = L::word_add(q, L::word_set(0x40000000u));
+  cosine = L::from_bits(L::ixor(L::bits(L::select(swap, s, c)), L::word_top(next)));
   sine = L::from_bits(L::ixor(L::bits(L::select(swap, c, s)), L::word_top(q)));
 }
 

@@ -4,11 +4,10 @@
 //   Real, F (values), I (integers as wide as Real), M (mask)
 //   set, iset            broadcast
 //   add sub mul div fma negative_fma (c - a b) sqrt negate magnitude
-//   bits, from_bits, iadd isub iand ixor, sign_of (I -> M), exponent_part,
-//   exponent_value (of an exponent_part; in float times 2^23)
-//   greater, select(M, yes, no), any
-//   at_least(x, lo) = x < lo ? lo : x and at_most(x, hi) = x > hi ? hi : x, exactly so
-//   word_* operate on the low 32 bits of an integer lane, which hold one word of the stream
+//   bits, from_bits, iadd isub iand ixor, sign_of (I -> M), sign_of_value (not of 0),
+//   exponent_part, exponent_value (of an exponent_part; in float times 2^23) greater, select(M,
+//   yes, no), any at_least(x, lo) = x < lo ? lo : x and at_most(x, hi) = x > hi ? hi : x, exactly
+//   so word_* operate on the low 32 bits of an integer lane, which hold one word of the stream
 #pragma once
 
 #include <cmath>
@@ -68,11 +67,15 @@ struct ScalarF32 : ScalarWords {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
     return quotient_from_estimate<ScalarF32>(a, b, y);
   }
-  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) {
+  static FASTINIT_HD FASTINIT_INLINE F sqrt_by_estimate(F a, F like) {
     F y;
-    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(fmaxf(a, 0x1p-126f)));  // finite for 0
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(like));
     return sqrt_from_estimate<ScalarF32>(a, y);
   }
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) {
+    return sqrt_by_estimate(a, fmaxf(a, 0x1p-126f));  // finite for 0
+  }
+  static FASTINIT_HD FASTINIT_INLINE F negate(F a) { return -a; }  // free, in a multiply-add
 #else
   static FASTINIT_HD FASTINIT_INLINE F add(F a, F b) { return a + b; }
   static FASTINIT_HD FASTINIT_INLINE F sub(F a, F b) { return a - b; }
@@ -80,12 +83,12 @@ struct ScalarF32 : ScalarWords {
   static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return a / b; }
   static FASTINIT_HD FASTINIT_INLINE F fma(F a, F b, F c) { return ::fmaf(a, b, c); }
   static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return ::sqrtf(a); }
+  static FASTINIT_HD FASTINIT_INLINE F negate(F a) { return from_bits(bits(a) ^ 0x80000000u); }
   static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return x > hi ? hi : x; }
 #endif
   static FASTINIT_HD FASTINIT_INLINE I bits(F a) { return bit_cast<uint32_t>(a); }
   static FASTINIT_HD FASTINIT_INLINE F from_bits(I a) { return bit_cast<float>(a); }
   static FASTINIT_HD FASTINIT_INLINE F negative_fma(F a, F b, F c) { return fma(negate(a), b, c); }
-  static FASTINIT_HD FASTINIT_INLINE F negate(F a) { return from_bits(bits(a) ^ 0x80000000u); }
   static FASTINIT_HD FASTINIT_INLINE F magnitude(F a) { return from_bits(bits(a) & 0x7fffffffu); }
   static FASTINIT_HD FASTINIT_INLINE I iadd(I a, I b) { return a + b; }
   static FASTINIT_HD FASTINIT_INLINE I isub(I a, I b) { return a - b; }
@@ -101,7 +104,8 @@ struct ScalarF32 : ScalarWords {
     return a << n;
   }
   static FASTINIT_HD FASTINIT_INLINE M sign_of(I a) { return static_cast<int32_t>(a) < 0; }
-  static FASTINIT_HD FASTINIT_INLINE M sign_of_value(F a) { return sign_of(bits(a)); }
+  // A comparison with zero can be one instruction with the choice between 0 and 1 that follows.
+  static FASTINIT_HD FASTINIT_INLINE M sign_of_value(F a) { return !(a > 0.0f); }
   static FASTINIT_HD FASTINIT_INLINE I exponent_part(I a) { return a & 0xff800000u; }
   static FASTINIT_HD FASTINIT_INLINE F exponent_value(I a) {
     return static_cast<float>(static_cast<int32_t>(exponent_part(a)));
@@ -123,6 +127,13 @@ struct ScalarF32 : ScalarWords {
   }
   // The word's top bit as the sign bit of a value, all other bits clear.
   static FASTINIT_HD FASTINIT_INLINE I word_top(W w) { return w & 0x80000000u; }
+};
+
+// The same where no square root is taken of zero.
+struct ScalarF32Positive : ScalarF32 {
+#if FASTINIT_DEVICE_PASS
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return sqrt_by_estimate(a, a); }
+#endif
 };
 
 struct ScalarF64 : ScalarWords {

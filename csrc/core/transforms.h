@@ -33,15 +33,16 @@ FASTINIT_HD FASTINIT_INLINE typename L::F uniform(const TransformArgs<typename L
   return L::fma(u, L::set(t.uniform.scale), L::set(t.uniform.shift));
 }
 
-// (w + 1/2) / 2^32 folded around 1: in [-1/2, 1/2], negative values standing for 1 + value.
-template <class L>
+// (w + 1/2) / 2^32 folded around 1: in [-1/2, 1/2], negative values standing for 1 + value. In
+// float times a power of two if wanted.
+template <class L, int factor = 1>
 FASTINIT_HD FASTINIT_INLINE typename L::F signed_unit(typename L::W w, typename L::W low) {
   if constexpr (is_double<L>) {
     return L::fma(L::word_value(w), L::set(0x1p-32),
                   L::mul(L::add(L::word_value_unsigned(low), L::set(0.5)), L::set(0x1p-64)));
   } else {
     (void)low;
-    return L::fma(L::word_value(w), L::set(0x1p-32f), L::set(0x1p-33f));
+    return L::fma(L::word_value(w), L::set(factor * 0x1p-32f), L::set(factor * 0x1p-33f));
   }
 }
 
@@ -49,10 +50,19 @@ FASTINIT_HD FASTINIT_INLINE typename L::F signed_unit(typename L::W w, typename 
 template <class L>
 FASTINIT_HD FASTINIT_INLINE typename L::F normal_radius(const TransformArgs<typename L::Real>& t,
                                                         typename L::W w, typename L::W low) {
-  const auto v = signed_unit<L>(w, low);
-  const auto x = L::select(L::sign_of_value(v), L::add(v, L::set(1)), v);
-  const auto r = L::sqrt(L::mul(L::set(-2), log_near_one<L>(x, v)));
-  return L::mul(r, L::set(t.normal.std));
+  // -2 log x, in float of -2 x from the start.
+  typename L::F square;
+  if constexpr (is_double<L>) {
+    const auto v = signed_unit<L>(w, low);
+    const auto x = L::select(L::sign_of_value(v), L::add(v, L::set(1)), v);
+    square = L::mul(L::set(-2), log_near_one<L>(x, v));
+  } else {
+    const auto v = signed_unit<L, -2>(w, low);
+    const auto folded = L::select(L::sign_of_value(v), L::set(0), L::set(1));
+    const auto x = L::fma(folded, L::set(-2), v);
+    square = log_near_one<L, -2>(x, v);
+  }
+  return L::mul(L::sqrt(square), L::set(t.normal.std));
 }
 
 // The pair of samples at that radius.

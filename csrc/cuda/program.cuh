@@ -207,7 +207,9 @@ template <From from, Kind kind, DType dtype, Clamp clamp_>
 struct Random {
   static constexpr bool wide = dtype == DType::F64, constant = false;
   static constexpr uint32_t item = bytes_of(dtype), unit = unit_elements(item, false);
-  using L = std::conditional_t<wide, ScalarF64, ScalarF32>;
+  // No radius is zero (docs/stream.md, section 5).
+  using Narrow = std::conditional_t<kind == Kind::Normal, ScalarF32Positive, ScalarF32>;
+  using L = std::conditional_t<wide, ScalarF64, Narrow>;
   using Args = TransformArgs<typename L::Real>;
   using Block = Four<item>;
 
@@ -264,26 +266,38 @@ struct Random {
 
   FASTINIT_DEVICE void write_units(const Units& units) const {
     // Four blocks in a row: what is read or set up for each round of the loop is shared by them.
-    constexpr int blocks = unit / 4;
-    [[maybe_unused]] constexpr int kUnroll = from == From::Table || wide || blocks > 1 ? 2 : 4;
+    constexpr uint32_t blocks = unit / 4;
+    constexpr uint32_t kUnroll = from == From::Table || wide || blocks > 1 ? 2 : 4;
     const High h =
         high(static_cast<uint32_t>((units.block + uint64_t{units.first} * blocks) >> 32));
     const uint32_t counter = static_cast<uint32_t>(units.block);
-#pragma unroll kUnroll
-    for (uint32_t u = units.first + threadIdx.x; u < units.end; u += kThreads) {
-      char* const to = units.origin + static_cast<uint64_t>(u) * (unit * item);
-      if constexpr (blocks == 1) {
-        store_four(to, make(h, counter + u));
-      } else {
-        uint32_t w[4];
+    uint32_t u = units.first + threadIdx.x;
+    char* to = units.origin + static_cast<uint64_t>(u) * (unit * item);
+    // Nothing is asked between them.
+#pragma unroll 1
+    for (; u + (kUnroll - 1) * kThreads < units.end; u += kUnroll * kThreads) {
 #pragma unroll
-        for (int k = 0; k < blocks; ++k) {
-          const Block four = make(h, counter + u * blocks + k);
+      for (uint32_t k = 0; k < kUnroll; ++k)
+        write_unit(to + k * (kThreads * unit * item), h, counter + (u + k * kThreads) * blocks);
+      to += kUnroll * (kThreads * unit * item);
+    }
+#pragma unroll 1
+    for (; u < units.end; u += kThreads, to += kThreads * unit * item)
+      write_unit(to, h, counter + u * blocks);
+  }
+
+  FASTINIT_DEVICE void write_unit(char* to, const High& h, uint32_t counter) const {
+    if constexpr (unit == 4) {
+      store_four(to, make(h, counter));
+    } else {
+      uint32_t w[4];
 #pragma unroll
-          for (uint32_t j = 0; j < item; ++j) w[k * item + j] = four.w[j];
-        }
-        store16(to, w[0], w[1], w[2], w[3]);
+      for (uint32_t k = 0; k < unit / 4; ++k) {
+        const Block four = make(h, counter + k);
+#pragma unroll
+        for (uint32_t j = 0; j < item; ++j) w[k * item + j] = four.w[j];
       }
+      store16(to, w[0], w[1], w[2], w[3]);
     }
   }
 };
