@@ -97,8 +97,8 @@ MUTANTS = [
     # ---- transforms
     Mutant(
         "a radius of 24 bits", "csrc/core/transforms.h",
-        "const auto v = signed_unit<L>(w, low);",
-        "const auto v = signed_unit<L>(L::template word_shl<8>(L::template word_shr<8>(w)), low);",
+        "const auto v = signed_unit<L, -2>(w, low);",
+        "const auto v = signed_unit<L, -2>(L::template word_shl<8>(L::template word_shr<8>(w)), low);",
         RADIUS,
     ),
     Mutant(
@@ -120,13 +120,13 @@ MUTANTS = [
     ),
     Mutant(
         "the standard deviation off by 5e-4", "csrc/core/transforms.h",
-        "return L::mul(r, L::set(t.normal.std));",
-        "return L::mul(r, L::set(t.normal.std * 1.0005f));",
+        "return L::mul(L::sqrt(square), L::set(t.normal.std));",
+        "return L::mul(L::sqrt(square), L::set(t.normal.std * 1.0005f));",
         ("tests/test_distributions.py", "-k", "test_normal and moments"),
     ),
     Mutant(
         "the middle of the radius' cell", "csrc/core/transforms.h",
-        "L::set(0x1p-33f)", "L::set(0.0f)", ACCURACY,
+        "L::set(factor * 0x1p-33f)", "L::set(0.0f)", ACCURACY,
     ),
     Mutant(
         "a coefficient of log", "csrc/core/coefficients.h", "-0.100822857", "-0.1004",
@@ -396,8 +396,8 @@ MUTANTS = [
         "} else if (d.rest >= by.value) {", "} else if (d.rest > by.value) {", CUDA_LAYOUTS,
     ),
     Mutant(
-        "CUDA: the search for a tile's task stops one early", "csrc/cuda/many.cu",
-        "if (first_tile[middle] <= tile)", "if (first_tile[middle] < tile)", CUDA_MANY,
+        "CUDA: the search for a tile's task goes one too far", "csrc/cuda/many.cu",
+        "if (first_tile[middle] <= tile)", "if (first_tile[middle] <= tile + 1)", CUDA_MANY,
     ),
     Mutant(
         "CUDA: thread blocks forget the odd tiles before theirs", "csrc/cuda/many.cu",
