@@ -97,8 +97,8 @@ MUTANTS = [
     # ---- transforms
     Mutant(
         "a radius of 24 bits", "csrc/core/transforms.h",
-        "const auto v = signed_unit<L, -2>(w, low);",
-        "const auto v = signed_unit<L, -2>(L::template word_shl<8>(L::template word_shr<8>(w)), low);",
+        "signed_unit<L, -2>(w, low);",
+        "signed_unit<L, -2>(L::template word_shl<8>(L::template word_shr<8>(w)), low);",
         RADIUS,
     ),
     Mutant(
