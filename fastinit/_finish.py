@@ -84,7 +84,7 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[int], object] | None]
         yield None
         return
     try:
-        from tqdm.auto import tqdm  # type: ignore[import-untyped]
+        from tqdm.auto import tqdm
     except ImportError:
         raise ImportError("argument 'progress': the progress bar needs tqdm; install it") from None
     with tqdm(total=total, unit="B", unit_scale=True, desc="fastinit") as bar:
