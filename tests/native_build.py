@@ -19,6 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "tests" / "native"
 CPU = ROOT / "csrc" / "cpu"
 CUDA = ROOT / "csrc" / "cuda"
+# What the drivers link of the CPU's part, AVX-512 over the stand-ins of its intrinsics.
+ON_CPU = (
+    *(CPU / f"{name}.cpp" for name in ("fill_avx2", "fill_scalar", "executor", "tiles")),
+    *(CPU / f"{name}.cpp" for name in ("orthogonal", "orthogonal_avx2", "orthogonal_scalar")),
+    *(NATIVE / f"{name}_avx512_shim.cpp" for name in ("fill", "orthogonal")),
+    NATIVE / "forced_dispatch.cpp",
+)
 OUTPUT = ROOT / "build" / "native-tests"
 # The rounding rules of setup.py. psABI: the shim's wide structs are passed within one program.
 FLAGS = ("-std=c++17", "-ffp-contract=off", "-Wno-psabi")
@@ -108,21 +115,18 @@ def build(
 
 def build_driver() -> Path:
     """The executor without torch under its drivers, sanitized where the compiler can."""
-    sources = [
-        *(CPU / f"{name}.cpp" for name in ("fill_avx2", "fill_scalar", "executor", "tiles")),
-        *sorted(NATIVE.glob("*driver.cpp")),
-        NATIVE / "forced_dispatch.cpp",
-        NATIVE / "fill_avx512_shim.cpp",
-    ]
+    sources = [*ON_CPU, *sorted(NATIVE.glob("*driver.cpp"))]
     sanitizers = SANITIZERS if has_sanitizers() else ()
     return build("driver", sources, ["-O1", "-g1", *sanitizers], ["-pthread"])
 
 
 def build_cuda_host() -> Path:
     """The kernels of csrc/cuda compiled as C++ under their driver, sanitized likewise."""
-    sources = [*sorted(CUDA.glob("*.cu")), NATIVE / "cuda_host.cpp"]
+    drivers = (NATIVE / f"{name}.cpp" for name in ("cuda_host", "cuda_orthogonal"))
+    sources = [*sorted(CUDA.glob("*.cu")), *drivers]
     reference = [
         *(CPU / f"{name}.cpp" for name in ("fill_scalar", "executor", "tiles")),
+        *(CPU / f"{name}.cpp" for name in ("orthogonal", "orthogonal_scalar")),
         NATIVE / "scalar_dispatch.cpp",
     ]
     sanitizers = SANITIZERS if has_sanitizers() else ()

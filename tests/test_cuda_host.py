@@ -56,6 +56,13 @@ def test_indices_beyond_32_bits(program: Path) -> None:
     assert output["fills"] > 30
 
 
+def test_small_orthogonal_matrices(program: Path) -> None:
+    """Drawn and given, in batches and lists, to rounding as the CPU makes them."""
+    output = output_of(program, "orthogonal")
+    assert output["wrong"] == 0
+    assert output["fills"] > 250
+
+
 def test_square_root_and_division() -> None:
     """The device's square root and quotient are correctly rounded for every estimate it may get."""
     output = output_of(build_cuda_exact())

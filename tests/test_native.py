@@ -56,6 +56,13 @@ def test_threads_with_other_floating_point_modes(driver: Path) -> None:
     assert int(output["modes not restored"]) == 0
 
 
+def test_small_orthogonal_matrices(driver: Path) -> None:
+    """The kernels of every capability make the scalar one's matrices, to rounding."""
+    output = output_of(driver, "orthogonal")
+    assert int(output["wrong"]) == 0
+    assert int(output["matrices"]) > 100
+
+
 def test_sanitized() -> None:
     if not has_sanitizers():
         pytest.skip("the compiler has no address sanitizer: the tests above ran without one")

@@ -26,8 +26,10 @@
 #define FASTINIT_TABLE constexpr
 #endif
 
-// Before a loop whose arrays have to become registers.
-#if defined(__GNUC__) && !defined(__clang__)
+// Before a loop whose arrays have to become registers. nvcc's pass for the host takes neither.
+#if defined(__CUDACC__) && !FASTINIT_DEVICE_PASS
+#define FASTINIT_UNROLL
+#elif defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #define FASTINIT_UNROLL _Pragma("GCC unroll 16")
 #else
 #define FASTINIT_UNROLL _Pragma("unroll")

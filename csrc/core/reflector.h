@@ -41,4 +41,59 @@ FASTINIT_HD FASTINIT_INLINE Reflector<Real> make_reflector(Real x1, double squar
   return {first, 0.5 * (square + (v * v - x * x)), sign};
 }
 
+// Small matrices are reflected by a few vectors at a time: I - V S^-1 V^T, S upper triangular.
+constexpr int kReflections = 4;
+
+template <class Real>
+struct ReflectionBlock {
+  Real inverse[kReflections][kReflections];  // of S
+  Real diagonal[kReflections];               // the block's columns of the identity are scaled by it
+  Real own[kReflections][kReflections];      // those columns of Q are the scaled ones - V own
+};
+
+// Makes reflectors of `width` columns of a Gaussian: `top` holds their first rows, kReflections
+// elements each, of which the diagonal changes, and `dot` their products with each other, of which
+// the upper triangle is used (and changed).
+template <class Real>
+FASTINIT_HD FASTINIT_INLINE void make_reflection_block(ReflectionBlock<Real>& block, Real* top,
+                                                       double (&dot)[kReflections][kReflections],
+                                                       int width, double gain) {
+  double inverse[kReflections][kReflections] = {};
+  double diagonal[kReflections] = {};
+  FASTINIT_UNROLL
+  for (int s = 0; s < kReflections; ++s) {
+    if (s >= width) continue;
+    Real* const row = top + s * kReflections;
+    const Real x1 = row[s];
+    const auto reflector = make_reflector(x1, dot[s][s]);
+    row[s] = reflector.first;
+    diagonal[s] = -reflector.sign * gain;
+    // The new first element changes the products with the vectors before it.
+    const double more = static_cast<double>(reflector.first) - static_cast<double>(x1);
+    inverse[s][s] = 1.0 / reflector.half_square;
+    FASTINIT_UNROLL
+    for (int t = s - 1; t >= 0; --t) {
+      dot[t][s] += static_cast<double>(row[t]) * more;
+      double sum = 0;
+      FASTINIT_UNROLL
+      for (int u = t + 1; u <= s; ++u) sum += dot[t][u] * inverse[u][s];
+      inverse[t][s] = -sum * inverse[t][t];
+    }
+  }
+  FASTINIT_UNROLL
+  for (int s = 0; s < kReflections; ++s) {
+    block.diagonal[s] = static_cast<Real>(diagonal[s]);
+    FASTINIT_UNROLL
+    for (int t = 0; t < kReflections; ++t) {
+      block.inverse[s][t] = static_cast<Real>(inverse[s][t]);
+      Real own = 0;
+      FASTINIT_UNROLL
+      for (int u = s; u <= t; ++u)
+        own += static_cast<Real>(inverse[s][u]) * top[t * kReflections + u] *
+               static_cast<Real>(diagonal[t]);
+      block.own[s][t] = own;
+    }
+  }
+}
+
 }  // namespace fastinit

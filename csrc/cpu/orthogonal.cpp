@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "core/macros.h"
 #include "cpu/dispatch.h"
@@ -23,9 +24,9 @@ int64_t item_size(DType dtype) { return dtype == DType::F64 ? 8 : 4; }
 
 struct Job {
   SmallShape shape;
-  const SmallMatrix* matrices;
-  int64_t count;
-  FillTask task;  // the Gaussian, but for its key
+  const SmallBatch* batches;
+  std::vector<int64_t> begin;  // numbers of the batches' first matrices, and behind the last
+  FillTask task;               // the Gaussian, but for its key
   std::atomic<int64_t> next{0};
 };
 
@@ -56,7 +57,7 @@ void work_in(Job& job, Reflect reflect) {
   const int64_t line = 64 / static_cast<int64_t>(sizeof(Real));
   const int64_t pitch = ((narrow + kReflectPadding + line - 1) / line | 1) * line;
   const int64_t drawn_at = tall * pitch, panel_at = drawn_at + (size + line - 1) / line * line;
-  const int64_t total = panel_at + 4 * tall;
+  const int64_t total = panel_at + 4 * std::max<int64_t>(tall, 4);
   const std::align_val_t alignment{64};
   const auto free = [&](Real* p) { ::operator delete[](p, alignment); };
   const std::unique_ptr<Real[], decltype(free)> scratch(
@@ -69,16 +70,20 @@ void work_in(Job& job, Reflect reflect) {
   FillTask task = job.task;
   for (;;) {
     const int64_t at = job.next.fetch_add(1, std::memory_order_relaxed);
-    if (at >= job.count) return;
-    const SmallMatrix& m = job.matrices[at];
-    const Real* gaussian = static_cast<const Real*>(m.given);
-    if (gaussian == nullptr) {
-      task.key = m.key;
-      const Run run{m.first, size, 1, 0, 0};
+    if (at >= job.begin.back()) return;
+    const auto behind = std::upper_bound(job.begin.begin(), job.begin.end(), at);
+    const SmallBatch& batch = job.batches[behind - job.begin.begin() - 1];
+    const int64_t number = at - behind[-1];
+    const Real* gaussian = static_cast<const Real*>(batch.given);
+    if (gaussian != nullptr) {
+      gaussian += number * size;
+    } else {
+      task.key = batch.key;
+      const Run run{batch.first + static_cast<uint64_t>(number * size), size, 1, 0, 0};
       generate(task, run, reinterpret_cast<char*>(matrix + drawn_at));
       gaussian = matrix + drawn_at;
     }
-    Real* const out = static_cast<Real*>(m.out);
+    Real* const out = static_cast<Real*>(batch.out) + number * batch.step;
     if (wide) {
       move_matrix(gaussian, shape.cols, shape.rows, shape.cols, matrix, 1, pitch);
       reflect(reflection);
@@ -119,9 +124,9 @@ void work(void* context) {
 
 }  // namespace
 
-bool is_small(int64_t rows, int64_t cols, DType dtype) {
-  return std::min(rows, cols) <= kSmallNarrow && rows <= kSmallBytes && cols <= kSmallBytes &&
-         rows * cols * item_size(dtype) <= kSmallBytes;
+bool is_small(const SmallShape& shape) {
+  return shape.narrow() <= kSmallNarrow && shape.tall() <= kSmallBytes &&
+         shape.size() * item_size(shape.dtype) <= kSmallBytes;
 }
 
 void add_squares(const Columns& x, int64_t first, int64_t last, double* squares) {
@@ -133,19 +138,19 @@ void add_squares(const Columns& x, int64_t first, int64_t last, double* squares)
   }
 }
 
-void make_orthogonal(const SmallShape& shape, const SmallMatrix* matrices, size_t count,
+void make_orthogonal(const SmallShape& shape, const SmallBatch* batches, size_t count,
                      const ThreadPool& pool) {
   Job job;
   job.shape = shape;
-  job.matrices = matrices;
-  job.count = static_cast<int64_t>(count);
+  job.batches = batches;
+  job.begin.assign(1, 0);
+  for (size_t k = 0; k < count; ++k) job.begin.push_back(job.begin.back() + batches[k].count);
   memset(&job.task, 0, sizeof job.task);
   const double args[4] = {0, 1, 0, 0};
   job.task.transform = prepare_transform(Kind::Normal, shape.dtype, args);
   job.task.purpose = Purpose::Value;
-  const int64_t useful = job.count * shape.rows * shape.cols / kElementsPerWorker;
-  const int64_t workers =
-      std::max<int64_t>(1, std::min<int64_t>({pool.workers, useful, job.count}));
+  const int64_t matrices = job.begin.back(), useful = matrices * shape.size() / kElementsPerWorker;
+  const int64_t workers = std::max<int64_t>(1, std::min<int64_t>({pool.workers, useful, matrices}));
   if (workers == 1)
     work(&job);
   else

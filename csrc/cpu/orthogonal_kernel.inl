@@ -1,9 +1,9 @@
 // Gaussian matrix -> orthogonal matrix in place, over the struct Lanes of the including namespace.
 //
-// Reflections are applied from the last to the first, four at a time: I - V S^-1 V^T with S upper
-// triangular. The columns to the right already hold Q, those to the left still the Gaussian.
+// Reflections are applied from the last to the first, kBlock at a time (core/reflector.h). The
+// columns to the right already hold Q, those to the left still the Gaussian.
 
-constexpr int kBlock = 4;
+constexpr int kBlock = kReflections;
 
 template <class L>
 FASTINIT_INLINE typename L::F load(const typename L::Real* from) {
@@ -19,11 +19,9 @@ FASTINIT_INLINE void store(typename L::Real* to, typename L::F x) {
 
 // The block's vectors, row by row and zero above the diagonal, and the small matrices they make.
 template <class Real>
-struct Block {
-  Real* rows;                    // kBlock elements each
-  int64_t height;                // how many
-  Real inverse[kBlock][kBlock];  // of S
-  Real diagonal[kBlock];         // what the block's columns of the identity are scaled by
+struct Block : ReflectionBlock<Real> {
+  Real* rows;      // kBlock elements each
+  int64_t height;  // how many
 };
 
 // Copies the columns from k on, which are columns of the Gaussian, and makes reflectors of them.
@@ -42,41 +40,21 @@ void make_block(Block<Real>& block, const Real* matrix, int64_t pitch, int64_t k
     for (int s = 0; s < kBlock; ++s)
       for (int t = 0; t < kBlock; ++t) dot[s][t] += x[s] * x[t];
   }
-  double inverse[kBlock][kBlock] = {};
-  for (int s = 0; s < width; ++s) {
-    Real* const row = block.rows + s * kBlock;
-    const Real x1 = row[s];
-    const auto reflector = make_reflector(x1, dot[s][s]);
-    row[s] = reflector.first;
-    block.diagonal[s] = static_cast<Real>(-reflector.sign * gain);
-    // The new first element changes the products with the vectors before it.
-    const double more = static_cast<double>(reflector.first) - static_cast<double>(x1);
-    inverse[s][s] = 1.0 / reflector.half_square;
-    for (int t = s - 1; t >= 0; --t) {
-      dot[t][s] += static_cast<double>(row[t]) * more;
-      double sum = 0;
-      for (int u = t + 1; u <= s; ++u) sum += dot[t][u] * inverse[u][s];
-      inverse[t][s] = -sum * inverse[t][t];
-    }
-  }
-  for (int s = 0; s < kBlock; ++s)
-    for (int t = 0; t < kBlock; ++t) block.inverse[s][t] = static_cast<Real>(inverse[s][t]);
+  // Of a matrix of fewer rows than a block, the rows that are not there count as zeros.
+  for (int64_t i = block.height; i < kBlock; ++i)
+    for (int s = 0; s < kBlock; ++s) block.rows[i * kBlock + s] = Real(0);
+  make_reflection_block(block, block.rows, dot, width, gain);
 }
 
 // The block's own columns, which the reflections before it left as columns of the identity.
 template <class Real>
 void write_own(const Block<Real>& block, Real* matrix, int64_t pitch, int64_t k, int width) {
-  Real w[kBlock][kBlock] = {};
-  for (int s = 0; s < width; ++s)
-    for (int t = 0; t < width; ++t)
-      for (int u = s; u <= t; ++u)
-        w[s][t] += block.inverse[s][u] * block.rows[t * kBlock + u] * block.diagonal[t];
   for (int64_t i = 0; i < block.height; ++i) {
     const Real* v = block.rows + i * kBlock;
     Real* to = matrix + (k + i) * pitch + k;
     Real sum[kBlock] = {};
     for (int s = 0; s < kBlock; ++s)
-      for (int t = 0; t < kBlock; ++t) sum[t] -= v[s] * w[s][t];
+      for (int t = 0; t < kBlock; ++t) sum[t] -= v[s] * block.own[s][t];
     if (i < width) sum[i] += block.diagonal[i];
     for (int t = 0; t < width; ++t) to[t] = sum[t];
   }

@@ -9,6 +9,8 @@
 #if !defined(FASTINIT_LAUNCH)
 #define FASTINIT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+// The dynamic shared memory of a thread block, aligned to 16 bytes.
+#define FASTINIT_SHARED_MEMORY(name) extern __shared__ uint4 name[]
 #endif
 
 namespace fastinit::cuda {

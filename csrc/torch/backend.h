@@ -8,6 +8,7 @@
 
 #include <optional>
 
+#include "core/small_matrices.h"
 #include "core/task.h"
 
 namespace fastinit::ops {
@@ -19,7 +20,14 @@ struct Backend {
                           const std::optional<at::Generator>& generator);
   // Runs tasks whose memory is on `device` and does not overlap.
   void (*execute)(const char* name, c10::Device device, const FillTask* tasks, size_t count);
+  // Whether its kernel makes orthogonal matrices of this shape; for the current device.
+  bool (*makes_small)(const SmallShape& shape);
+  void (*make_orthogonal)(const char* name, c10::Device device, const SmallShape& shape,
+                          const SmallBatch* batches, size_t count);
 };
+
+// Null for a device that has none.
+const Backend* backend_of(c10::Device device);
 
 // At namespace scope: makes a backend known when the module is loaded.
 struct RegisterBackend {

@@ -13,6 +13,7 @@
 
 #include "cpu/executor.h"
 #include "cpu/fp_env.h"
+#include "cpu/orthogonal.h"
 #include "torch/backend.h"
 #include "torch/introspection.h"
 #include "torch/support.h"
@@ -38,6 +39,11 @@ void execute_on_cpu(const char*, at::Device, const FillTask* tasks, size_t count
   last_threads = cpu::execute(tasks, count, pool);
 }
 
+void make_orthogonal_on_cpu(const char*, at::Device, const SmallShape& shape,
+                            const SmallBatch* batches, size_t count) {
+  cpu::make_orthogonal(shape, batches, count, torch_pool());
+}
+
 // ---- backends -----------------------------------------------------------------------------------
 
 // By device type; those not built in are empty. A function, as other files register from their
@@ -47,12 +53,8 @@ std::array<Backend, at::COMPILE_TIME_MAX_DEVICE_TYPES>& backends() {
   return table;
 }
 
-const Backend* backend_of(at::Device device) {
-  const Backend& backend = backends()[static_cast<size_t>(device.type())];
-  return backend.execute != nullptr ? &backend : nullptr;
-}
-
-const RegisterBackend the_cpu(at::kCPU, {reserve_cpu_key, execute_on_cpu});
+const RegisterBackend the_cpu(at::kCPU, {reserve_cpu_key, execute_on_cpu, cpu::is_small,
+                                         make_orthogonal_on_cpu});
 
 int64_t reserve_key(at::Device device, std::optional<at::Generator> generator) {
   const Backend* backend = backend_of(device);
@@ -240,6 +242,11 @@ void fill_many_nowhere_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayR
 }
 
 }  // namespace
+
+const Backend* backend_of(at::Device device) {
+  const Backend& backend = backends()[static_cast<size_t>(device.type())];
+  return backend.execute != nullptr ? &backend : nullptr;
+}
 
 RegisterBackend::RegisterBackend(at::DeviceType type, Backend backend) {
   backends()[static_cast<size_t>(type)] = backend;

@@ -8,6 +8,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "cuda/executor.h"
+#include "cuda/orthogonal.h"
 #include "torch/backend.h"
 
 namespace fastinit::ops {
@@ -68,6 +69,14 @@ class Table {
   c10::DataPtr host_, device_;
 };
 
+void check_launch(const char* name, c10::Device device, int error) {
+  TORCH_CHECK(error == cudaSuccess, name, ": the launch on ", device,
+              " failed: ", cuda::error_text(error), " (CUDA error ", error, ")",
+              error == cudaErrorNoKernelImageForDevice
+                  ? "; build fastinit with TORCH_CUDA_ARCH_LIST naming this device's capability"
+                  : "");
+}
+
 void execute(const char* name, c10::Device device, const FillTask* tasks, size_t count) {
   if (count == 0) return;
   const c10::cuda::CUDAGuard guard(device);
@@ -77,14 +86,18 @@ void execute(const char* name, c10::Device device, const FillTask* tasks, size_t
   const Table table(bytes, stream);
   const int error = cuda::execute(tasks, count, stream.stream(), table.memory());
   table.queued();  // also after an error: part of the work may be on its way
-  TORCH_CHECK(error == cudaSuccess, name, ": the launch on ", device,
-              " failed: ", cuda::error_text(error), " (CUDA error ", error, ")",
-              error == cudaErrorNoKernelImageForDevice
-                  ? "; build fastinit with TORCH_CUDA_ARCH_LIST naming this device's capability"
-                  : "");
+  check_launch(name, device, error);
 }
 
-const RegisterBackend the_gpus(at::kCUDA, {reserve_key, execute});
+void make_orthogonal(const char* name, c10::Device device, const SmallShape& shape,
+                     const SmallBatch* batches, size_t count) {
+  const c10::cuda::CUDAGuard guard(device);
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(device.index());
+  check_launch(name, device, cuda::make_orthogonal(shape, batches, count, stream.stream()));
+}
+
+const RegisterBackend the_gpus(at::kCUDA,
+                               {reserve_key, execute, cuda::fits_block, make_orthogonal});
 
 }  // namespace
 }  // namespace fastinit::ops

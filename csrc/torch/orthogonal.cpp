@@ -1,5 +1,6 @@
 // The operators that fill with orthogonal matrices. What is filled, in which batches and through
-// which layout is decided here; the arithmetic is in reflections.cpp and csrc/cpu/orthogonal.cpp.
+// which layout is decided here; the arithmetic is in reflections.cpp and in the kernels for small
+// matrices.
 #include <ATen/MemoryOverlap.h>
 #include <ATen/TensorUtils.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -16,7 +17,7 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/orthogonal.h"
+#include "torch/backend.h"
 #include "torch/full_precision.h"
 #include "torch/reflections.h"
 #include "torch/support.h"
@@ -119,9 +120,14 @@ struct Group {
 
 DType real_type(ScalarType type) { return type == ScalarType::Double ? DType::F64 : DType::F32; }
 
-bool fits_core(const Group& group) {
-  return !group.qr && group.device.is_cpu() && !at::isComplexType(group.type) &&
-         cpu::is_small(group.rows, group.cols, real_type(group.type));
+SmallShape small_shape(const Group& group) {
+  return {real_type(group.type), group.rows, group.cols, group.gain};
+}
+
+// Whether the device's kernel for small matrices makes them.
+bool is_small(const Group& group) {
+  return !group.qr && !at::isComplexType(group.type) &&
+         backend_of(group.device)->makes_small(small_shape(group));
 }
 
 bool row_major(const Tensor& matrices) {
@@ -160,24 +166,21 @@ void draw_pieces(const std::vector<Piece>& pieces, const Tensor& panel, int64_t 
   if (!parts.empty()) fill_many(parts, plan, args, keys);
 }
 
-void make_in_cores(const Group& group, const std::vector<Piece>& pieces) {
-  const cpu::SmallShape shape{real_type(group.type), group.rows, group.cols, group.gain};
-  const int64_t size = group.rows * group.cols, bytes = size * c10::elementSize(group.type);
-  std::vector<cpu::SmallMatrix> matrices;
+void make_small(const Group& group, const std::vector<Piece>& pieces) {
+  const SmallShape shape = small_shape(group);
+  const int64_t bytes = shape.size() * static_cast<int64_t>(c10::elementSize(group.type));
+  std::vector<SmallBatch> batches;
   for (const Piece& piece : pieces) {
-    char* out = static_cast<char*>(piece.out.mutable_data_ptr());
-    const int64_t step = piece.out.stride(0) * c10::elementSize(group.type);
     const Tensor& gaussian = piece.target->gaussian;
     const auto* given =
         gaussian.defined() ? static_cast<const char*>(gaussian.const_data_ptr()) : nullptr;
-    for (int64_t b = 0; b < piece.count; ++b) {
-      const int64_t number = piece.first + b;
-      matrices.push_back({static_cast<uint64_t>(piece.target->key),
-                          static_cast<uint64_t>(number) * static_cast<uint64_t>(size),
-                          given == nullptr ? nullptr : given + number * bytes, out + b * step});
-    }
+    batches.push_back({static_cast<uint64_t>(piece.target->key),
+                       static_cast<uint64_t>(piece.first) * static_cast<uint64_t>(shape.size()),
+                       given == nullptr ? nullptr : given + piece.first * bytes,
+                       piece.out.mutable_data_ptr(), piece.out.stride(0), piece.count});
   }
-  cpu::make_orthogonal(shape, matrices.data(), matrices.size(), torch_pool());
+  backend_of(group.device)
+      ->make_orthogonal("orthogonal_", group.device, shape, batches.data(), batches.size());
 }
 
 // How many matrices are made together, and so need memory together.
@@ -185,7 +188,7 @@ int64_t at_once(const Group& group) {
   const int64_t bytes = std::max<int64_t>(
       1, group.rows * group.cols * static_cast<int64_t>(c10::elementSize(group.type)));
   constexpr int64_t mebi = 1 << 20;
-  if (fits_core(group)) return std::max<int64_t>(1, 64 * mebi / bytes);
+  if (group.device.is_cpu() && is_small(group)) return std::max<int64_t>(1, 64 * mebi / bytes);
   // One product of this size already occupies every core, but not a GPU.
   if (group.device.is_cpu()) return std::max<int64_t>(1, mebi / bytes);
   return std::max<int64_t>(1, 256 * mebi / bytes);
@@ -198,12 +201,12 @@ void write(const Tensor& to, const Tensor& values, double gain) {
 }
 
 void make_pieces(const Group& group, std::vector<Piece>& pieces) {
-  const bool in_cores = fits_core(group);
+  const bool small = is_small(group);
   int64_t count = 0, buffered = 0;
   const auto direct = [&](const Piece& piece) {
     const Tensor& to = piece.target->matrices;
     if (to.scalar_type() != group.type) return false;
-    return in_cores ? row_major(to) : pieces.size() == 1 && blas_strides(to);
+    return small ? row_major(to) : pieces.size() == 1 && blas_strides(to);
   };
   for (const Piece& piece : pieces) {
     count += piece.count;
@@ -222,8 +225,8 @@ void make_pieces(const Group& group, std::vector<Piece>& pieces) {
       used += piece.count;
     }
   }
-  if (in_cores) {
-    make_in_cores(group, pieces);
+  if (small) {
+    make_small(group, pieces);
   } else {
     const Tensor& out = pieces.size() == 1 ? pieces[0].out : buffer;
     const auto draw = [&](const Tensor& panel, int64_t k) { draw_pieces(pieces, panel, k); };

@@ -1,6 +1,6 @@
 // The kernels of csrc/cuda compiled as C++ (cuda_shim.h), for tests/test_cuda_host.py:
-// cuda_host lengths|layouts|many|far. All memory of a fill is compared, byte for byte, with
-// elements that the CPU's scalar lanes made.
+// cuda_host lengths|layouts|many|far|orthogonal. All memory of a fill is compared, byte for byte,
+// with elements that the CPU's scalar lanes made.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include "tensors.h"
 
 namespace native {
+int check_orthogonal();  // cuda_orthogonal.cpp
 namespace {
 
 // Fills the tasks, by table or by value; the table is exactly as large as it was said to be.
@@ -250,6 +251,8 @@ int main(int argc, char** argv) {
     check_many();
   else if (what == "far")
     check_far();
+  else if (what == "orthogonal")
+    return check_orthogonal();
   else
     return 2;
   std::printf("fills: %d\nwrong: %d\n", fills, wrong);

@@ -47,6 +47,7 @@ constexpr size_t kStackBytes = 256 * 1024;
 
 // What a test sets and sees.
 inline int processors = 3;
+inline int shared_limit = 227 * 1024;
 inline int launches = 0;
 inline std::function<bool(unsigned)> only_block;  // empty: all blocks of a grid run
 
@@ -174,17 +175,28 @@ inline void __syncthreads() { shim::wait_for_block(); }
 #define FASTINIT_LAUNCH(kernel, grid, threads, shared_bytes, stream, ...) \
   (static_cast<void>(stream), shim::launch(kernel, grid, threads, shared_bytes, __VA_ARGS__))
 
+// malloc aligns to 16 bytes, which the memory behind a vector comes from.
+#define FASTINIT_SHARED_MEMORY(name) uint4* const name = static_cast<uint4*>(shim::shared_memory())
+
 // The runtime, as far as launchers call it. Nothing fails.
 using cudaStream_t = struct CUstream_st*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int bytes) {
+  return bytes <= shim::shared_limit ? cudaSuccess : cudaErrorInvalidValue;
+}
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = shim::processors;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {
+  *value = what == cudaDevAttrMultiProcessorCount ? shim::processors : shim::shared_limit;
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,

@@ -1,4 +1,5 @@
-// The executor of csrc/cpu without torch, for tests/test_native.py: driver lanes|layouts|threads.
+// The executor of csrc/cpu without torch, for tests/test_native.py: driver
+// lanes|layouts|threads|orthogonal.
 #include <cstdio>
 #include <cstring>
 
@@ -6,6 +7,7 @@ namespace native {
 int check_lanes();
 int check_layouts();
 int check_threads();
+int check_orthogonal();
 }  // namespace native
 
 int main(int argc, char** argv) {
@@ -13,6 +15,7 @@ int main(int argc, char** argv) {
   if (std::strcmp(what, "lanes") == 0) return native::check_lanes();
   if (std::strcmp(what, "layouts") == 0) return native::check_layouts();
   if (std::strcmp(what, "threads") == 0) return native::check_threads();
-  std::fprintf(stderr, "usage: driver lanes|layouts|threads\n");
+  if (std::strcmp(what, "orthogonal") == 0) return native::check_orthogonal();
+  std::fprintf(stderr, "usage: driver lanes|layouts|threads|orthogonal\n");
   return 2;
 }
