@@ -51,6 +51,30 @@ def test_sparse_mask_is_that_of_the_smallest_words():
     assert torch.equal(tensor == 0, expected)
 
 
+def test_sparse_settles_ties_by_row():
+    """Equal words on both sides of the cut: the upper row becomes zero, in either half of 2^32."""
+    rows, upper_half, lower_half = 2**17, 0, 0
+    for key in range(6):
+        words = torch.empty(rows, 1, dtype=torch.int32)
+        torch.ops.fastinit.random_words_(words, key=key)
+        words = words.view(-1).numpy().view(np.uint32)
+        order = np.argsort(words, kind="stable")
+        for rank in np.flatnonzero(np.diff(words[order]) == 0):
+            count, (zeroed, kept) = int(rank) + 1, order[rank : rank + 2]
+            upper_half += words[kept] >= 2**31
+            lower_half += words[kept] < 2**31
+            tensor = fastinit.sparse_(torch.empty(rows, 1), count / rows, key=key)
+            ranked = torch.ones(rows, 1)
+            torch.ops.fastinit.zero_smallest_(ranked, count, key)
+            expected = np.zeros(rows, bool)
+            expected[order[:count]] = True
+            assert zeroed < kept
+            for zeros in (tensor == 0, ranked == 0):
+                assert np.array_equal(zeros.view(-1).numpy(), expected)
+    assert upper_half > 0
+    assert lower_half > 0
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [*REAL_DTYPES, *COMPLEX_DTYPES])
 def test_sparse_by_ranking_is_the_same(layout, dtype):
