@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from common import LAYOUTS, same_bits
-from test_orthogonal import SHAPES, orthogonality, tolerance
+from orthogonal_helpers import SHAPES, orthogonality, tolerance
 
 import fastinit
 
