@@ -232,3 +232,17 @@ def test_settings_under_several_threads(level, precision_settings):
     assert precisions() == before
     LEVELS[level]("ieee")
     assert "bf16" not in precisions()
+
+
+def test_short_calls_leave_a_long_one_its_setting(precision_settings):
+    """Only the last call under way puts the setting back."""
+    LEVELS["products"]("bf16")
+    products, seen = torch.backends.mkldnn.matmul, 0
+    long = threading.Thread(target=fastinit.orthogonal_, args=(torch.empty(2000, 2000),))
+    long.start()
+    while long.is_alive():
+        seen += products.fp32_precision == "ieee"  # by the long call alone
+        fastinit.orthogonal_(torch.empty(4, 4), key=1)
+    long.join()
+    assert seen >= 3
+    assert products.fp32_precision == "bf16"
