@@ -46,6 +46,11 @@ def _fill(what: str, function: str, dtype: str, figure: str, limit: float) -> Go
     return Goal(what, "sizes", row, figure, AT_LEAST, limit)
 
 
+def _orthogonal(tensor: str, limit: float) -> Goal:
+    row = {"function": "orthogonal_", "tensor": tensor}
+    return Goal(f"orthogonal_ {tensor} over native", "orthogonal", row, "ratio", AT_LEAST, limit)
+
+
 _TRUNC = 4.0 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12) else 20.0
 GOALS = [
     _fill("fp32 uniform, share of memset", "uniform_", "fp32", "share_of_memset", 0.88),
@@ -58,6 +63,9 @@ GOALS = [
     _fill("bf16 normal over native", "normal_", "bf16", "ratio", 2.5),
     _fill("fp32 trunc_normal over native", "trunc_normal_", "fp32", "ratio", _TRUNC),
     _fill("bf16 trunc_normal over native", "trunc_normal_", "bf16", "ratio", _TRUNC),
+    _orthogonal("4096x4096", 10.0),
+    _orthogonal("64x1024x1024", 30.0),
+    _orthogonal("4096x64x64", 100.0),
     Goal("ResNet-50 over native", "models", {"model": "ResNet-50"}, "ratio", AT_LEAST, 8.0),
     Goal("Llama-3-8B in memsets", "models", {"model": "Llama-3-8B"}, "over_memset", AT_MOST, 2.5),
     Goal("a small call, in native calls", "small_calls", {}, "fastinit_over_native", AT_MOST, 1.0),

@@ -138,17 +138,23 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         return {
             "function": self.case.function,
-            "shape": list(self.tensor.shape),
+            "tensor": report.shape_name(self.tensor.shape),
             "native_matrices": self.case.sampled or None,
             "ratio": self.ratio,
             "contenders": {name: c.as_dict() for name, c in self.race.contenders.items()},
         }
 
 
-def rows(quick: bool, device: str = "cpu") -> list[Row]:
+def expected_seconds(quick: bool) -> float:
+    """What the table takes on two cores, warming up and two rounds."""
+    return 2.0 if quick else 20.0
+
+
+def rows(quick: bool, device: torch.device | str = "cpu") -> list[Row]:
     """The rows of the table, none of them timed yet."""
-    cases = CUDA if device == "cuda" else QUICK if quick else CPU
-    return [Row(case, torch.device(device)) for case in cases]
+    where = torch.device(device)
+    cases = QUICK if quick else CUDA if where.type == "cuda" else CPU
+    return [Row(case, where) for case in cases]
 
 
 def table(timed: Sequence[Row]) -> report.Table:

@@ -1,7 +1,8 @@
 """Measure fastinit against ``torch.nn.init`` and ``fill_``: ``python benchmarks/run.py``.
 
-Prints tables of single-tensor fills, of non-contiguous layouts, of the cost of a call, and of a
-real GPT-2 built both ways; exits with 1 when a parameter of that model is not what it should be.
+Prints tables of single-tensor fills, of non-contiguous layouts, of the cost of a call, of
+orthogonal and sparse matrices, and of a real GPT-2 built both ways; exits with 1 when a parameter
+of that model is not what it should be.
 All contenders of a row are timed in turn in the same process, on memory that is already touched.
 """
 
@@ -25,6 +26,7 @@ except ImportError as error:
     sys.exit(f"fastinit cannot be imported ({error}); `make bench` builds it first")
 
 import models  # noqa: E402
+import orthogonal  # noqa: E402
 import report  # noqa: E402
 import tensors  # noqa: E402
 import torch  # noqa: E402
@@ -150,10 +152,22 @@ def main() -> int:
     part.run_small()
     part.run(1, math.inf)
     reserved = models.expected_seconds(choice, **part.speeds()) if choice else 0.0
-    part.run(part.sizes.rounds, end - reserved)
+    part.run(part.sizes.rounds, end - reserved - orthogonal.expected_seconds(options.quick))
     tables, numbers = part.tables(), part.as_dict()
     show(tables)
     del part  # its arena, so that the model has the memory
+
+    matrices = orthogonal.rows(options.quick)
+    run_rounds(
+        [row.race for row in matrices],
+        rounds=5,
+        deadline=end - reserved,
+        progress=report.progress,
+    )
+    tables.append(orthogonal.table(matrices))
+    numbers["orthogonal"] = [row.as_dict() for row in matrices]
+    show(tables[-1:])
+    del matrices
 
     failures: list[str] = []
     if choice is None:

@@ -18,12 +18,13 @@ START = time.perf_counter()
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import device as on_device  # noqa: E402
+import orthogonal  # noqa: E402
 import provenance  # noqa: E402
 import report  # noqa: E402
 import tensors  # noqa: E402
 import torch  # noqa: E402
 from run import fastinit_facts  # noqa: E402
-from timing import Race  # noqa: E402
+from timing import Race, run_rounds  # noqa: E402
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -153,6 +154,16 @@ class Run:
             rows,
         )
 
+    def orthogonal(self) -> None:
+        rows = orthogonal.rows(self.options.quick, self.device)
+        run_rounds(
+            [row.race for row in rows],
+            rounds=self.scale.rounds,
+            deadline=START + self.options.budget,
+            progress=report.progress,
+        )
+        self.add("orthogonal", orthogonal.table(rows), rows)
+
 
 def main() -> int:
     options = parse()
@@ -160,7 +171,7 @@ def main() -> int:
         sys.exit("there is no CUDA device; `--quick --device cpu` tries the benchmark out")
     run = Run(options)
     print(report.header(run.facts), flush=True)
-    for part in (run.small_calls, run.models, run.fills, run.layouts):
+    for part in (run.small_calls, run.models, run.fills, run.layouts, run.orthogonal):
         part()
     import goals
 
