@@ -77,6 +77,14 @@ def test_columns_without_length_and_signed_zeros(dtype, size):
     torch.testing.assert_close(gaussian.to(expected.dtype), expected, atol=atol, rtol=0)
 
 
+@pytest.mark.parametrize("width", [1, 3, 32, 70, 1000])
+@pytest.mark.parametrize("shape", [(90, 70), (70, 90), (70, 70), (1, 5), (5, 1)])
+def test_the_number_of_reflections_at_once_makes_no_difference(shape, width):
+    gaussian = fastinit.normal_(torch.empty(shape), key=1)
+    OPS.orthogonal_from_(gaussian, width=width)
+    torch.testing.assert_close(gaussian, draw(shape), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("method", ["householder", "qr"])
 @pytest.mark.parametrize("dtype", COMPUTED)
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (150, 150)])

@@ -1,64 +1,19 @@
 // The operators that fill with orthogonal matrices. What is filled, in which batches and through
-// which layout is decided here; the arithmetic is in reflections.cpp and in the kernels for small
-// matrices.
+// which layout is decided in orthogonal_groups.cpp; the arithmetic is in reflections.cpp and in the
+// kernels for small matrices.
 #include <ATen/MemoryOverlap.h>
-#include <ATen/TensorUtils.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/enum_tag.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include <c10/core/DeviceGuard.h>
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <map>
-#include <tuple>
-#include <vector>
-
-#include "torch/backend.h"
-#include "torch/full_precision.h"
-#include "torch/reflections.h"
+#include "torch/orthogonal_groups.h"
 #include "torch/support.h"
 #include "torch/tasks.h"
 
 namespace fastinit::ops {
 namespace {
 
-using at::ScalarType;
 using at::Tensor;
-
-struct Request {
-  const char* name;  // of the operator, for messages
-  Tensor self;
-  double gain;
-  int64_t batch_dims;
-  std::string_view method;
-  bool given = false;  // the Gaussian is what `self` holds
-};
-
-// The type that reflections are computed in.
-ScalarType compute_type(ScalarType type) {
-  const bool wide = type == ScalarType::Double || type == ScalarType::ComplexFloat ||
-                    type == ScalarType::ComplexDouble;
-  return wide ? type : ScalarType::Float;
-}
-
-double largest_value(ScalarType type) {
-  switch (type) {
-    case ScalarType::Half:
-      return std::numeric_limits<c10::Half>::max();
-    case ScalarType::BFloat16:
-      return std::numeric_limits<c10::BFloat16>::max();
-    case ScalarType::Float8_e4m3fn:
-      return std::numeric_limits<c10::Float8_e4m3fn>::max();
-    case ScalarType::Float8_e5m2:
-      return std::numeric_limits<c10::Float8_e5m2>::max();
-    default:
-      return std::numeric_limits<double>::infinity();
-  }
-}
+using Request = OrthogonalRequest;
 
 void check_request(const Request& request) {
   const Fill gaussian{request.name, Distribution::Normal, {0, 1, 0, 0}};
@@ -74,240 +29,6 @@ void check_request(const Request& request) {
                     std::string(request.method), "'");
 }
 
-// A tensor as the matrices to fill: (matrices, rows, cols).
-struct Target {
-  Tensor self;
-  Tensor matrices;  // a view of `self`, or memory of the compute type where there can be none
-  Tensor gaussian;  // in place of the draws; or undefined
-  int64_t key;
-};
-
-Target make_target(const Request& request, int64_t key) {
-  const Tensor& self = request.self;
-  at::assert_no_internal_overlap(self);
-  int64_t count = 1;
-  for (int64_t k = 0; k < request.batch_dims; ++k) count *= self.size(k);
-  const int64_t rows = self.size(request.batch_dims);
-  const std::vector<int64_t> size{count, rows, self.numel() / (count * rows)};
-  const auto options = self.options().dtype(compute_type(self.scalar_type()));
-  Target target{self, Tensor(), Tensor(), key};
-  if (request.given) target.gaussian = at::empty(size, options).copy_(self.reshape(size));
-  const auto strides = at::detail::computeStride(self.sizes(), self.strides(), size);
-  const bool lazy = self.is_conj() || self.is_neg();
-  target.matrices =
-      strides.has_value() && !lazy ? self.as_strided(size, *strides) : at::empty(size, options);
-  return target;
-}
-
-// ---- one group of matrices of one shape
-// -----------------------------------------------------------
-
-struct Piece {
-  const Target* target;
-  int64_t first, count;  // of the target's matrices
-  Tensor out;            // where they are made, in the compute type
-};
-
-struct Group {
-  std::vector<const Target*> targets;
-  int64_t rows, cols;
-  ScalarType type;
-  at::Device device;
-  double gain;
-  bool qr;
-  bool frugal;  // 16 bits computed in 32, or complex products, whose conjugates are copies
-};
-
-DType real_type(ScalarType type) { return type == ScalarType::Double ? DType::F64 : DType::F32; }
-
-SmallShape small_shape(const Group& group) {
-  return {real_type(group.type), group.rows, group.cols, group.gain};
-}
-
-// Whether the device's kernel for small matrices makes them.
-bool is_small(const Group& group) {
-  return !group.qr && !at::isComplexType(group.type) &&
-         backend_of(group.device)->makes_small(small_shape(group));
-}
-
-bool row_major(const Tensor& matrices) {
-  const auto size = matrices.sizes(), stride = matrices.strides();
-  return (stride[2] == 1 || size[2] == 1) && (stride[1] == size[2] || size[1] == 1);
-}
-
-// Whether matrix products write there without a copy.
-bool blas_strides(const Tensor& matrices) {
-  const auto size = matrices.sizes(), stride = matrices.strides();
-  return (stride[2] == 1 && stride[1] >= size[2]) || (stride[1] == 1 && stride[2] >= size[1]);
-}
-
-// Draws the part of the pieces' Gaussians that lies right of and below (k, k), or copies it.
-void draw_pieces(const std::vector<Piece>& pieces, const Tensor& panel, int64_t k) {
-  std::vector<Tensor> parts;
-  std::vector<int64_t> plan, keys;
-  std::vector<double> args;
-  int64_t at = 0;
-  for (const Piece& piece : pieces) {
-    const Tensor part = panel.narrow(0, at, piece.count);
-    at += piece.count;
-    if (piece.target->gaussian.defined()) {
-      part.copy_(piece.target->gaussian.narrow(0, piece.first, piece.count)
-                     .narrow(1, k, part.size(1))
-                     .narrow(2, k, part.size(2)));
-      continue;
-    }
-    const Tensor& full = piece.target->matrices;
-    parts.push_back(part);
-    plan.insert(plan.end(), {static_cast<int64_t>(Distribution::Normal), 3, full.size(0),
-                             full.size(1), full.size(2), piece.first, k, k});
-    args.insert(args.end(), {0.0, 1.0, 0.0, 0.0});
-    keys.push_back(piece.target->key);
-  }
-  if (!parts.empty()) fill_many(parts, plan, args, keys);
-}
-
-void make_small(const Group& group, const std::vector<Piece>& pieces) {
-  const SmallShape shape = small_shape(group);
-  const int64_t bytes = shape.size() * static_cast<int64_t>(c10::elementSize(group.type));
-  std::vector<SmallBatch> batches;
-  for (const Piece& piece : pieces) {
-    const Tensor& gaussian = piece.target->gaussian;
-    const auto* given =
-        gaussian.defined() ? static_cast<const char*>(gaussian.const_data_ptr()) : nullptr;
-    batches.push_back({static_cast<uint64_t>(piece.target->key),
-                       static_cast<uint64_t>(piece.first) * static_cast<uint64_t>(shape.size()),
-                       given == nullptr ? nullptr : given + piece.first * bytes,
-                       piece.out.mutable_data_ptr(), piece.out.stride(0), piece.count});
-  }
-  backend_of(group.device)
-      ->make_orthogonal("orthogonal_", group.device, shape, batches.data(), batches.size());
-}
-
-// How many matrices are made together, and so need memory together.
-int64_t at_once(const Group& group) {
-  const int64_t bytes = std::max<int64_t>(
-      1, group.rows * group.cols * static_cast<int64_t>(c10::elementSize(group.type)));
-  constexpr int64_t mebi = 1 << 20;
-  if (group.device.is_cpu() && is_small(group)) return std::max<int64_t>(1, 64 * mebi / bytes);
-  // One product of this size already occupies every core, but not a GPU.
-  if (group.device.is_cpu()) return std::max<int64_t>(1, mebi / bytes);
-  return std::max<int64_t>(1, 256 * mebi / bytes);
-}
-
-// The write through layout and type. Small types saturate, as in every other fill.
-void write(const Tensor& to, const Tensor& values, double gain) {
-  const double largest = largest_value(to.scalar_type());
-  to.copy_(std::abs(gain) > largest ? values.clamp(-largest, largest) : values);
-}
-
-void make_pieces(const Group& group, std::vector<Piece>& pieces) {
-  const bool small = is_small(group);
-  int64_t count = 0, buffered = 0;
-  const auto direct = [&](const Piece& piece) {
-    const Tensor& to = piece.target->matrices;
-    if (to.scalar_type() != group.type) return false;
-    return small ? row_major(to) : pieces.size() == 1 && blas_strides(to);
-  };
-  for (const Piece& piece : pieces) {
-    count += piece.count;
-    if (!direct(piece)) buffered += piece.count;
-  }
-  Tensor buffer;
-  if (buffered > 0)
-    buffer = at::empty({buffered, group.rows, group.cols},
-                       pieces[0].target->self.options().dtype(group.type));
-  int64_t used = 0;
-  for (Piece& piece : pieces) {
-    if (direct(piece)) {
-      piece.out = piece.target->matrices.narrow(0, piece.first, piece.count);
-    } else {
-      piece.out = buffer.narrow(0, used, piece.count);
-      used += piece.count;
-    }
-  }
-  if (small) {
-    make_small(group, pieces);
-  } else {
-    const Tensor& out = pieces.size() == 1 ? pieces[0].out : buffer;
-    const auto draw = [&](const Tensor& panel, int64_t k) { draw_pieces(pieces, panel, k); };
-    group.qr ? qr(out, group.gain, draw) : householder(out, group.gain, group.frugal, draw);
-  }
-  for (Piece& piece : pieces) {
-    const Tensor to = piece.target->matrices.narrow(0, piece.first, piece.count);
-    if (!piece.out.is_alias_of(to)) write(to, piece.out, group.gain);
-  }
-}
-
-void make_group(const Group& group) {
-  const int64_t limit = at_once(group);
-  std::vector<Piece> pieces;
-  int64_t taken = 0;
-  const auto flush = [&] {
-    if (!pieces.empty()) make_pieces(group, pieces);
-    pieces.clear();
-    taken = 0;
-  };
-  for (const Target* target : group.targets) {
-    const int64_t count = target->matrices.size(0);
-    for (int64_t first = 0; first < count;) {
-      const int64_t n = std::min(limit - taken, count - first);
-      pieces.push_back({target, first, n, Tensor()});
-      first += n;
-      taken += n;
-      if (taken == limit) flush();
-    }
-  }
-  flush();
-}
-
-// ---- the operators
-// --------------------------------------------------------------------------------
-
-// Whether some of the tensors may share memory; then their order matters.
-bool any_alias(const std::vector<Target>& targets) {
-  std::vector<const void*> storages;
-  for (const Target& target : targets) storages.push_back(target.self.storage().data());
-  std::sort(storages.begin(), storages.end());
-  return std::adjacent_find(storages.begin(), storages.end()) != storages.end();
-}
-
-// Fills tensors of one device that have elements.
-void run(const std::vector<Request>& requests, at::IntArrayRef keys) {
-  if (requests.empty()) return;
-  const FullPrecision precision;
-  const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const c10::OptionalDeviceGuard device(requests[0].self.device());
-  std::vector<Target> targets;
-  for (size_t k = 0; k < requests.size(); ++k) targets.push_back(make_target(requests[k], keys[k]));
-  const bool in_order = any_alias(targets);
-  // Same-shaped matrices are made together, in the order in which their shapes first occur.
-  using Same = std::tuple<size_t, int64_t, int64_t, ScalarType, double, bool, bool>;
-  std::map<Same, size_t> numbers;
-  std::vector<Group> groups;
-  for (size_t k = 0; k < requests.size(); ++k) {
-    const Target& target = targets[k];
-    const Group group{{},
-                      target.matrices.size(1),
-                      target.matrices.size(2),
-                      compute_type(target.self.scalar_type()),
-                      target.self.device(),
-                      requests[k].gain,
-                      requests[k].method == "qr",
-                      target.self.is_complex() || target.self.element_size() < 4};
-    const Same same{in_order ? k : 0, group.rows, group.cols,  group.type,
-                    group.gain,       group.qr,   group.frugal};
-    const auto [found, added] = numbers.emplace(same, groups.size());
-    if (added) groups.push_back(group);
-    groups[found->second].targets.push_back(&target);
-  }
-  for (const Group& group : groups) {
-    make_group(group);
-    for (const Target* target : group.targets)
-      if (!target->matrices.is_alias_of(target->self))
-        write(target->self, target->matrices.view(target->self.sizes()), group.gain);
-  }
-}
-
 void orthogonal_(const Tensor& self, double gain, int64_t batch_dims, std::string_view method,
                  std::optional<int64_t> key, std::optional<at::Generator> generator) {
   const Request request{"orthogonal_", self, gain, batch_dims, method};
@@ -315,7 +36,7 @@ void orthogonal_(const Tensor& self, double gain, int64_t batch_dims, std::strin
   check_request(request);
   if (self.numel() > 0) {
     at::assert_no_internal_overlap(self);
-    run({request}, {key.has_value() ? *key : reserve_key_of(self.device(), generator)});
+    make_orthogonal({request}, {key.has_value() ? *key : reserve_key_of(self.device(), generator)});
   }
   bump_version(self);
 }
@@ -365,7 +86,7 @@ void orthogonal_many_(at::TensorList tensors, at::ArrayRef<double> gains, int64_
     their_keys.push_back(keys.has_value() ? (*keys)[k]
                                           : reserve_key_of(tensors[k].device(), generator));
   }
-  run(filled, their_keys);
+  make_orthogonal(filled, their_keys);
   for (const Tensor& t : tensors) bump_version(t);
 }
 
@@ -376,13 +97,17 @@ void orthogonal_many_meta_(at::TensorList tensors, at::ArrayRef<double> gains, i
   for (const Tensor& t : tensors) bump_version(t);
 }
 
-// The same from the Gaussian that the tensor holds: what the tests compare with explicit products.
-void orthogonal_from_(const Tensor& self, double gain, int64_t batch_dims,
-                      std::string_view method) {
+// The same from the Gaussian that the tensor holds, and with a number of reflections at once: what
+// the tests compare with explicit products, and benchmarks/reflections_at_once.py measures.
+void orthogonal_from_(const Tensor& self, double gain, int64_t batch_dims, std::string_view method,
+                      int64_t width) {
   Request request{"orthogonal_from_", self, gain, batch_dims, method};
   request.given = true;
+  TORCH_CHECK_VALUE(width >= 0, request.name, ": argument 'width' must not be negative, but got ",
+                    width);
+  request.width = width;
   check_request(request);
-  if (self.numel() > 0) run({request}, {0});
+  if (self.numel() > 0) make_orthogonal({request}, {0});
   bump_version(self);
 }
 
@@ -407,7 +132,7 @@ TORCH_LIBRARY_FRAGMENT(fastinit, m) {
       {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
   m.def(
       "orthogonal_from_(Tensor(a!) self, float gain=1., int batch_dims=0, "
-      "str method='householder') -> ()",
+      "str method='householder', int width=0) -> ()",
       {at::Tag::pt2_compliant_tag});
 }
 

@@ -24,13 +24,6 @@ namespace {
 
 using at::Tensor;
 
-// Reflections applied at once. More make larger products but also more work; docs/orthogonal.md has
-// the measurements. The memory of panels and products is in proportion.
-int64_t block_width(int64_t narrow, bool frugal) {
-  if (frugal && narrow < 960) return std::max<int64_t>(8, narrow / 10 / 8 * 8);
-  return std::clamp<int64_t>(narrow / 10 / 32 * 32, 96, 256);
-}
-
 // Lengths of columns, in double. That is what decides the accuracy of the result.
 Tensor column_lengths(const Tensor& x) {
   const bool complex = x.scalar_type() == at::kComplexFloat;
@@ -86,10 +79,18 @@ Scales make_reflectors(const Tensor& v, double gain) {
 
 }  // namespace
 
-void householder(const Tensor& out, double gain, bool frugal, const Draw& draw) {
+// Reflections applied at once. More make larger products but also more work; docs/orthogonal.md has
+// the measurements. The memory of panels and products is in proportion.
+int64_t block_width(const Tensor& out, bool frugal) {
+  const int64_t narrow = std::min(out.size(1), out.size(2));
+  if (frugal && narrow < 960) return std::max<int64_t>(8, narrow / 10 / 8 * 8);
+  return std::clamp<int64_t>(narrow / 10 / 32 * 32, 96, 256);
+}
+
+void householder(const Tensor& out, double gain, int64_t block, const Draw& draw) {
   const bool wide = out.size(1) < out.size(2);
   const Tensor q = wide ? out.transpose(1, 2) : out;
-  const int64_t count = q.size(0), m = q.size(1), n = q.size(2), block = block_width(n, frugal);
+  const int64_t count = q.size(0), m = q.size(1), n = q.size(2);
   const Tensor panels = at::empty({count * m * std::min(block, n)}, q.options());
   const Tensor products = at::empty({count * n * std::min(block, n)}, q.options());
   const auto view = [](const Tensor& memory, at::IntArrayRef size) {

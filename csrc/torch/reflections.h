@@ -14,8 +14,12 @@ using Draw = std::function<void(const at::Tensor& panel, int64_t k)>;
 // Fills (matrices, rows, cols) with gain times the product of the reflections that would
 // triangulate the Gaussian. Works in place: any strides that a matrix product writes directly will
 // do.
-// `frugal` asks for narrower panels, where these are large beside the matrix.
-void householder(const at::Tensor& out, double gain, bool frugal, const Draw& draw);
+// `block` is how many reflections are applied at once.
+void householder(const at::Tensor& out, double gain, int64_t block, const Draw& draw);
+
+// How many it should be. `frugal` asks for narrower panels, where these are large beside the
+// matrix.
+int64_t block_width(const at::Tensor& out, bool frugal);
 
 // The same distribution the literal way: Q of the Gaussian's QR factorisation, its phases fixed.
 void qr(const at::Tensor& out, double gain, const Draw& draw);
