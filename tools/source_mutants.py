@@ -312,16 +312,16 @@ MUTANTS = [
         "phase.mul_(-gain)", "phase.mul_(gain)", REFLECTIONS,
     ),
     Mutant(
-        "the first elements' change is left out of the products", "csrc/cpu/orthogonal_kernel.inl",
+        "the first elements' change is left out of the products", "csrc/core/reflector.h",
         "dot[t][s] += static_cast<double>(row[t]) * more;", "", REFLECTIONS,
     ),
     Mutant(
-        "every matrix of a batch from the first one's draws", "csrc/torch/orthogonal.cpp",
-        "static_cast<uint64_t>(number) * static_cast<uint64_t>(size)", "0 * number",
+        "every matrix of a batch from the first one's draws", "csrc/cpu/orthogonal.cpp",
+        "batch.first + static_cast<uint64_t>(number * size)", "batch.first",
         ("tests/test_orthogonal.py", "-k", "batch"),
     ),
     Mutant(
-        "blocks of a batch from the first one's draws", "csrc/torch/orthogonal.cpp",
+        "blocks of a batch from the first one's draws", "csrc/torch/orthogonal_groups.cpp",
         "full.size(1), full.size(2), piece.first, k, k});",
         "full.size(1), full.size(2), 0, k, k});",
         ("tests/test_orthogonal.py", "-k", "batch"),
@@ -334,7 +334,7 @@ MUTANTS = [
     Mutant(
         "products in the precision the caller allows", "csrc/torch/full_precision.cpp",
         "if (users++ == 0) exclude();", "++users;",
-        ("tests/test_orthogonal.py", "-k", "meanwhile"),
+        ("tests/test_orthogonal_calls.py", "-k", "meanwhile"),
     ),
     # ---- CUDA kernels, run on the host
     Mutant(

@@ -1,10 +1,15 @@
 // In place of csrc/cpu/dispatch.cpp where the CPU is no more than a reference: its scalar lanes.
 #include "cpu/dispatch.h"
 
+namespace native {
+int forced = 0;  // the only one
+}
+
 namespace fastinit::cpu {
 
 const std::vector<Capability>& capabilities() {
-  static const std::vector<Capability> all{{"scalar", scalar::generate_run}};
+  static const std::vector<Capability> all{
+      {"scalar", scalar::generate_run, scalar::reflect32, scalar::reflect64}};
   return all;
 }
 
