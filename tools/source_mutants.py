@@ -363,7 +363,7 @@ MUTANTS = [
     ),
     Mutant(
         "CUDA: a round of units repeats its first block", "csrc/cuda/program.cuh",
-        "counter + (u + k * kThreads) * blocks", "counter + u * blocks", CUDA_LENGTHS,
+        "write(u + k * kThreads);", "write(u);", CUDA_LENGTHS,
     ),
     Mutant(
         "CUDA: no clamping where it is decided when compiling", "csrc/cuda/program.cuh",

@@ -267,23 +267,24 @@ struct Random {
   FASTINIT_DEVICE void write_units(const Units& units) const {
     // Four blocks in a row: what is read or set up for each round of the loop is shared by them.
     constexpr uint32_t blocks = unit / 4;
-    constexpr uint32_t kUnroll = from == From::Table || wide || blocks > 1 ? 2 : 4;
+    [[maybe_unused]] constexpr uint32_t kUnroll = from == From::Table || blocks > 1 ? 2 : 4;
     const High h =
         high(static_cast<uint32_t>((units.block + uint64_t{units.first} * blocks) >> 32));
     const uint32_t counter = static_cast<uint32_t>(units.block);
+    const auto write = [&](uint32_t u) {
+      write_unit(units.origin + static_cast<uint64_t>(u) * (unit * item), h, counter + u * blocks);
+    };
     uint32_t u = units.first + threadIdx.x;
-    char* to = units.origin + static_cast<uint64_t>(u) * (unit * item);
-    // Nothing is asked between them.
+    // Nothing is asked between the units of a round. (In double calls get in the way: they spill.)
+    if constexpr (!wide) {
 #pragma unroll 1
-    for (; u + (kUnroll - 1) * kThreads < units.end; u += kUnroll * kThreads) {
+      for (; u + (kUnroll - 1) * kThreads < units.end; u += kUnroll * kThreads)
 #pragma unroll
-      for (uint32_t k = 0; k < kUnroll; ++k)
-        write_unit(to + k * (kThreads * unit * item), h, counter + (u + k * kThreads) * blocks);
-      to += kUnroll * (kThreads * unit * item);
+        for (uint32_t k = 0; k < kUnroll; ++k) write(u + k * kThreads);
     }
-#pragma unroll 1
-    for (; u < units.end; u += kThreads, to += kThreads * unit * item)
-      write_unit(to, h, counter + u * blocks);
+    [[maybe_unused]] constexpr int kRest = wide ? 2 : 1;
+#pragma unroll kRest
+    for (; u < units.end; u += kThreads) write(u);
   }
 
   FASTINIT_DEVICE void write_unit(char* to, const High& h, uint32_t counter) const {
