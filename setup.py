@@ -165,12 +165,21 @@ def main():
     torch = import_torch()
     import setuptools
 
-    if int(setuptools.__version__.split(".")[0]) < 77:
-        fail(f"setuptools is {setuptools.__version__}. Run: pip install 'setuptools>=77'")
+    class WithoutMetadata(setuptools.Distribution):
+        def parse_config_files(self, *args, **kwargs):
+            pass
+
+    distribution = setuptools.Distribution
+    if int(setuptools.__version__.split(".")[0]) < 77:  # cannot read this pyproject.toml
+        if "build_ext" not in sys.argv:
+            fail(f"setuptools is {setuptools.__version__}. Run: pip install 'setuptools>=77'")
+        distribution = WithoutMetadata  # compiling does not need it
     extension = make_extension(torch)
     from torch.utils.cpp_extension import BuildExtension
 
     setuptools.setup(
+        name="fastinit",
+        distclass=distribution,
         ext_modules=[extension],
         cmdclass={"build_ext": BuildExtension},
         # Objects of different torch releases do not mix, so each has its own folder. (Python and
