@@ -8,7 +8,7 @@
 #   CXX=...          C++ compiler (g++)
 #   ARGS=...         handed to pytest, the benchmark or the tool, for instance ARGS='-k uniform -x'
 #   FASTINIT_CUDA=auto|0|1
-#   STAGES=...       of gpu-check (build,tests,bench-gpu,sanitizer,cpu-tests,bench-cpu)
+#   STAGES=...       of gpu-check (build,bits,headline,sanitizer,tests,bench-gpu,...: its --help)
 
 PYTHON ?= python3
 ARGS ?=

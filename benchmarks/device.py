@@ -257,13 +257,17 @@ def size_rows(scale: Scale, memory: Memory) -> list[DeviceRow]:
     ]
 
 
-def shape_rows(scale: Scale, memory: Memory) -> list[DeviceRow]:
+def shape_rows(
+    scale: Scale,
+    memory: Memory,
+    functions: Sequence[str] = (*FILLS, "kaiming_uniform_", "xavier_normal_"),
+) -> list[DeviceRow]:
     """A large embedding and a large convolution."""
     return [
         device_row(function, f"{label} {report.shape_name(shape)}", shape, dtype, memory)
         for label, shape in (("embedding", scale.embedding), ("conv", scale.conv))
         for dtype in (torch.float32, torch.bfloat16)
-        for function in (*FILLS, "kaiming_uniform_", "xavier_normal_")
+        for function in functions
         if math.prod(shape) * dtype.itemsize <= memory.nbytes
     ]
 

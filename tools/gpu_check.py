@@ -1,16 +1,20 @@
 """Build with CUDA, test, sanitize and measure on a machine with a GPU: ``make gpu-check``.
 
 Runs unattended, with the interpreter that runs this file and what it has: no environment is made
-and nothing is fetched. The work is in stages of under eight minutes each. After every stage the
-result folder, ``benchmarks/results/<gpu>/``, says what has been found so far:
+and nothing is fetched. A GPU may be lent for a quarter of an hour only, so the stages come in the
+order of what one would regret most to miss: the build for the GPU at hand, the bits of every
+kernel, the headline figures, the sanitizer on the smallest cases; then the other tests, the long
+tables and the processor. After every stage the result folder, ``benchmarks/results/<gpu>/``, says
+what has been found so far, in seven files:
 
     check.json  check.md      every stage: what it found, and how its output ended if it failed
     gpu.json    gpu.md  .png  the benchmarks on the GPU
     cpu.json    cpu.md        the benchmarks on the processor beside it
 
-A second run repeats what has not passed yet, or what was run on other sources. Whole logs are in
-``build/gpu-check``. Exit status: 0 if everything asked for passed, 1 if something failed, 2 if
-something could not be run here (no device, no sanitizer, no time).
+``--budget S`` bounds everything. A second run goes on: it repeats what has not passed yet, or what
+was run on other sources. Whole logs are in ``build/gpu-check``. Exit status: 0 if everything asked
+for passed, 1 if something failed, 2 if something could not be run here (no device, no sanitizer, no
+time).
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ import provenance  # noqa: E402
 
 LOGS = ROOT / "build" / "gpu-check"
 LIMIT_S = 460.0  # of a stage
+LEAST_S = 25.0  # with less left a stage is not begun
 GRACE_S = 12.0  # to end in after an interrupt, which lets pytest say what it has
 PASSED, FAILED, LATE, IMPOSSIBLE = "passed", "failed", "out of time", "not possible here"
 PROBE = """
@@ -68,6 +73,7 @@ class Stage:
     variables: dict[str, str] = dataclasses.field(default_factory=dict)
     needs_device: bool = False
     impossible: str = ""
+    limit: float = LIMIT_S
 
     @property
     def group(self) -> str:
@@ -75,7 +81,7 @@ class Stage:
         return next(g for g in GROUPS if self.name.startswith(g))
 
 
-GROUPS = ("build", "tests", "sanitizer", "bench-gpu", "cpu-tests", "bench-cpu")
+GROUPS = ("build", "bits", "headline", "sanitizer", "tests", "bench-gpu", "cpu-tests", "bench-cpu")
 
 
 def say(text: str) -> None:
@@ -121,51 +127,63 @@ def folder_name(device: str | None) -> str:
 
 
 def pytest(*words: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words)
+    short = ("--tb=short", "--maxfail=30")
+    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *short, *words)
+
+
+BITS = ("tests/test_cuda_bits.py", "tests/test_cuda_orthogonal.py")
+
+
+def run_cuda(out: Path, *words: str) -> tuple[str, ...]:
+    """The benchmark on the GPU; its runs add to one set of files."""
+    files = [("--json", "gpu.json"), ("--markdown", "gpu.md"), ("--plot", "gpu.png")]
+    saved = [word for option, name in files for word in (option, str(out / name))]
+    return (sys.executable, f"{ROOT / 'benchmarks' / 'run_cuda.py'}", *words, *saved)
+
+
+def sanitizer(tool: str, cases: str, limit: float) -> Stage:
+    command = (
+        of_the_toolkit("compute-sanitizer"),
+        *("--error-exitcode", "86", "--target-processes", "all", "--tool", tool),
+        *(sys.executable, "tests/cuda_small_cases.py", cases),
+    )
+    return Stage(
+        f"sanitizer-{cases}-{tool}",
+        command,
+        # Each tensor in an allocation of its own, so that what lies beside it is seen.
+        {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        needs_device=True,
+        impossible=r"Device not supported|No supported devices|LibraryNotLoaded"
+        r"|Unable to initialize",
+        limit=limit,
+    )
 
 
 def stages(out: Path, capabilities: Sequence[str]) -> list[Stage]:
     """In order of what one would regret most to miss."""
     python, cuda = sys.executable, os.environ.get("FASTINIT_CUDA", "1")
-    sanitizer = (
-        of_the_toolkit("compute-sanitizer"),
-        "--error-exitcode",
-        "86",
-        "--target-processes",
-        "all",
-    )
-    refused = r"Device not supported|No supported devices|LibraryNotLoaded|Unable to initialize"
-    bench = f"{ROOT / 'benchmarks'}{os.sep}"
+    rest = [f"--ignore={path}" for path in BITS]
     found = [
         Stage("build", (python, "setup.py", "build_ext", "--inplace"), {"FASTINIT_CUDA": cuda}),
-        Stage("tests", pytest("-m", "cuda", "tests"), needs_device=True),
+        Stage("bits", pytest("-m", "cuda", *BITS), needs_device=True, limit=90.0),
         Stage(
-            "bench-gpu",
-            (
-                *(python, f"{bench}run_cuda.py", "--budget", "330"),
-                *("--json", str(out / "gpu.json"), "--markdown", str(out / "gpu.md")),
-                *("--plot", str(out / "gpu.png")),
-            ),
+            "headline",
+            run_cuda(out, "--headline", "--budget", "100"),
             needs_device=True,
+            limit=120.0,
         ),
+        sanitizer("memcheck", "smallest", 90.0),
+        sanitizer("racecheck", "smallest", 90.0),
+        Stage("tests", pytest("-m", "cuda", *rest, "tests"), needs_device=True, limit=180.0),
+        Stage("bench-gpu", run_cuda(out, "--budget", "330"), needs_device=True),
     ]
-    for tool in ("memcheck", "racecheck", "initcheck"):
-        found.append(
-            Stage(
-                f"sanitizer-{tool}",
-                (*sanitizer, "--tool", tool, python, "tests/cuda_small_cases.py"),
-                # Each tensor in an allocation of its own, so that what lies beside it is seen.
-                {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-                needs_device=True,
-                impossible=refused,
-            )
-        )
+    found += [sanitizer(tool, "all", LIMIT_S) for tool in ("memcheck", "racecheck", "initcheck")]
     for capability in reversed(capabilities):  # the best first
         variables = {"FASTINIT_CPU_CAPABILITY": capability}
         words = pytest("-m", "not cuda", "tests")
         found.append(Stage(f"cpu-tests-{capability}", words, variables))
     results = ("--json", str(out / "cpu.json"), "--markdown", str(out / "cpu.md"))
-    command = (python, f"{bench}run.py", "--budget", "200", *results)
+    command = (python, f"{ROOT / 'benchmarks' / 'run.py'}", "--budget", "200", *results)
     return [*found, Stage("bench-cpu", command)]
 
 
@@ -212,7 +230,7 @@ def run(stage: Stage, limit: float, log: Path) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "command": " ".join(stage.command),
         "last line": lines[-1] if lines else "",
-        "end": [] if state == PASSED else lines[-60:],
+        "end": [] if state == PASSED else lines[-150:],
     }
 
 
@@ -314,12 +332,13 @@ def go_through(
             say(f"{stage.name}: passed before")
             states.append(PASSED)
             continue
-        if why or left < min(30.0, options.limit):
+        if why or left < min(LEAST_S, options.limit):
             state = IMPOSSIBLE if why else LATE
             found = {"state": state, "seconds": 0, "last line": why or "no time left", "end": []}
         else:
             say(f"{stage.name}: {' '.join(stage.command)}")
-            found = run(stage, min(options.limit, left - GRACE_S), logs / f"{stage.name}.log")
+            limit = min(options.limit, stage.limit, left - GRACE_S)
+            found = run(stage, limit, logs / f"{stage.name}.log")
         results.add(stage, found)
         say(f"{stage.name}: {found['state']}, {found['seconds']} s: {found['last line']}")
         states.append(str(found["state"]))
