@@ -41,13 +41,6 @@
 #define FASTINIT_X86_64 0
 #endif
 
-// Before a plain loop that the compiler may write for wider vectors, too.
-#if FASTINIT_X86_64 && !defined(__CUDACC__)
-#define FASTINIT_CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define FASTINIT_CLONES
-#endif
-
 #if defined(__aarch64__)
 #define FASTINIT_AARCH64 1
 #else

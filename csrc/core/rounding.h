@@ -17,7 +17,7 @@ using FormatF16 = SmallFormat<10, -14, 16>;
 using FormatE4M3 = SmallFormat<3, -6, 8>;
 using FormatE5M2 = SmallFormat<2, -14, 8>;
 
-FASTINIT_HD constexpr uint32_t float_bits_of_power(int exponent) {
+FASTINIT_HD FASTINIT_INLINE constexpr uint32_t float_bits_of_power(int exponent) {
   return static_cast<uint32_t>(exponent + 127) << 23;
 }
 

@@ -7,7 +7,6 @@
 #include <new>
 #include <vector>
 
-#include "core/macros.h"
 #include "cpu/dispatch.h"
 #include "cpu/fp_env.h"
 
@@ -96,23 +95,6 @@ void work_in(Job& job, Reflect reflect) {
   }
 }
 
-FASTINIT_CLONES double squares_of_run(const float* x, int64_t n) {
-  double sums[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    for (int j = 0; j < 8; ++j) sums[j] += static_cast<double>(x[i + j]) * x[i + j];
-  double sum = 0;
-  for (; i < n; ++i) sum += static_cast<double>(x[i]) * x[i];
-  for (const double s : sums) sum += s;
-  return sum;
-}
-
-FASTINIT_CLONES void squares_of_rows(const float* x, int64_t rows, int64_t pitch, int64_t n,
-                                     double* sums) {
-  for (int64_t r = 0; r < rows; ++r, x += pitch)
-    for (int64_t c = 0; c < n; ++c) sums[c] += static_cast<double>(x[c]) * x[c];
-}
-
 void work(void* context) {
   Job& job = *static_cast<Job*>(context);
   const FpEnv env;
@@ -130,11 +112,12 @@ bool is_small(const SmallShape& shape) {
 }
 
 void add_squares(const Columns& x, int64_t first, int64_t last, double* squares) {
+  const Capability& by = capability();
   if (x.row_stride == 1) {
     for (int64_t c = first; c < last; ++c)
-      squares[c] += squares_of_run(x.data + c * x.col_stride, x.rows);
+      squares[c] += by.squares_of_run(x.data + c * x.col_stride, x.rows);
   } else {
-    squares_of_rows(x.data + first, x.rows, x.row_stride, last - first, squares + first);
+    by.squares_of_rows(x.data + first, x.rows, x.row_stride, last - first, squares + first);
   }
 }
 

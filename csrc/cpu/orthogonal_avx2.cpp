@@ -17,6 +17,7 @@ FASTINIT_TARGET_BEGIN("avx2,fma")
 
 namespace fastinit::cpu::avx2 {
 #include "cpu/orthogonal_kernel.inl"
+#include "cpu/plain_loops.inl"
 }  // namespace fastinit::cpu::avx2
 FASTINIT_TARGET_END
 #endif

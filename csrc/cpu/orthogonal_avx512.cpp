@@ -22,6 +22,7 @@ FASTINIT_TARGET_BEGIN("avx2,fma,avx512f,avx512dq,avx512vl")
 
 namespace fastinit::cpu::avx512 {
 #include "cpu/orthogonal_kernel.inl"
+#include "cpu/plain_loops.inl"
 }  // namespace fastinit::cpu::avx512
 FASTINIT_TARGET_END
 #endif

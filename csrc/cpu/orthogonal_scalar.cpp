@@ -9,4 +9,5 @@
 
 namespace fastinit::cpu::scalar {
 #include "cpu/orthogonal_kernel.inl"
+#include "cpu/plain_loops.inl"
 }  // namespace fastinit::cpu::scalar

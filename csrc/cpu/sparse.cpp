@@ -6,7 +6,6 @@
 #include <cstring>
 #include <vector>
 
-#include "core/macros.h"
 #include "cpu/dispatch.h"
 #include "cpu/fp_env.h"
 
@@ -17,9 +16,6 @@ namespace {
 constexpr int64_t kStrip = 192, kShortestStrip = 16;
 constexpr int64_t kStripBytes = 4 << 20;
 constexpr int64_t kBlockWords = 4096;  // in the first-level cache
-
-// What is known of an element before its column is settled.
-constexpr uint8_t kZero = 1, kCandidate = 2;
 
 struct Window {
   uint64_t low, high;  // words below `low` become zero; those in [low, high) are ranked
@@ -45,59 +41,39 @@ struct Job {
   std::atomic<int64_t> next{0};
 };
 
-// Marks of a strip of columns, and the ranked words: (word, row) in one integer, so that of equal
-// words the smaller row comes first.
+// Of equal words the smaller row comes first.
+struct Candidate {
+  uint32_t word;
+  int64_t row;
+  bool operator<(const Candidate& other) const {
+    return word != other.word ? word < other.word : row < other.row;
+  }
+};
+
+// Marks of a strip of columns, and the ranked words.
 struct Strip {
   int64_t first, cols;
   std::vector<uint8_t> marks;  // rows x cols
   std::vector<uint8_t> sums;
-  std::vector<int32_t> zeros;
-  std::vector<std::vector<uint64_t>> candidates;
+  std::vector<int64_t> zeros;
+  std::vector<std::vector<Candidate>> candidates;
 };
 
-// Words as ordered signed integers, which every instruction set compares.
-FASTINIT_CLONES void mark(const uint32_t* words, int64_t n, Window window, uint8_t* marks) {
-  const auto flip = [](uint32_t w) { return static_cast<int32_t>(w ^ 0x80000000u); };
-  // `low` may be 2^32, which no word reaches; then all are below.
-  const bool all = window.low >> 32 != 0, open = window.high >> 32 != 0;
-  const int32_t low = flip(static_cast<uint32_t>(window.low));
-  const int32_t high = flip(static_cast<uint32_t>(window.high));
-  const uint8_t outside = open ? kCandidate : 0;
-  for (int64_t k = 0; k < n; ++k) {
-    const int32_t w = flip(words[k]);
-    const uint8_t inside = w < high ? kCandidate : outside;
-    marks[k] = all || w < low ? kZero : inside;
-  }
-}
-
-// Adds the marks of `rows` rows, at most 255, to the counts.
-FASTINIT_CLONES void count_zeros(const uint8_t* marks, int64_t rows, int64_t cols, uint8_t* sums,
-                                 int32_t* zeros) {
-  for (int64_t c = 0; c < cols; ++c) sums[c] = 0;
-  for (int64_t r = 0; r < rows; ++r, marks += cols)
-    for (int64_t c = 0; c < cols; ++c) sums[c] = static_cast<uint8_t>(sums[c] + (marks[c] & kZero));
-  for (int64_t c = 0; c < cols; ++c) zeros[c] += sums[c];
-}
-
-FASTINIT_CLONES void write_row32(const uint8_t* marks, int64_t cols, uint32_t* to) {
-  for (int64_t c = 0; c < cols; ++c) to[c] = marks[c] & kZero ? 0 : to[c];
-}
-
-void gather(const uint32_t* words, const uint8_t* marks, uint64_t row, Strip& strip) {
+void gather(const uint32_t* words, const uint8_t* marks, int64_t row, Strip& strip) {
   for (int64_t first = 0; first < strip.cols; first += 8) {
     uint64_t eight = 0;
     memcpy(&eight, marks + first, static_cast<size_t>(std::min<int64_t>(8, strip.cols - first)));
     eight &= 0x0101010101010101u * kCandidate;
     for (; eight != 0; eight &= eight - 1) {
       const int64_t c = first + (__builtin_ctzll(eight) >> 3);
-      strip.candidates[c].push_back(uint64_t{words[c]} << 32 | row);
+      strip.candidates[c].push_back({words[c], row});
     }
   }
 }
 
 void mark_strip(const Job& job, Strip& strip, Window window, uint32_t* words) {
   const SparseTask& task = job.task;
-  const GenerateRun generate = capability().generate;
+  const Capability& by = capability();
   std::fill(strip.zeros.begin(), strip.zeros.end(), 0);
   for (auto& list : strip.candidates) list.clear();
   const bool whole = strip.cols == task.cols;
@@ -107,14 +83,14 @@ void mark_strip(const Job& job, Strip& strip, Window window, uint32_t* words) {
     Run run{static_cast<uint64_t>(row * task.cols + strip.first), strip.cols, rows,
             static_cast<uint64_t>(task.cols), strip.cols * 4};
     if (whole) run = {static_cast<uint64_t>(row * task.cols), n, 1, 0, 0};
-    generate(job.words, run, reinterpret_cast<char*>(words));
+    by.generate(job.words, run, reinterpret_cast<char*>(words));
     uint8_t* const marks = strip.marks.data() + row * strip.cols;
-    mark(words, n, window, marks);
+    by.mark_words(words, n, window.low, window.high, marks);
     for (int64_t r = 0; r < rows; r += 255)
-      count_zeros(marks + r * strip.cols, std::min<int64_t>(255, rows - r), strip.cols,
-                  strip.sums.data(), strip.zeros.data());
+      by.count_zeros(marks + r * strip.cols, std::min<int64_t>(255, rows - r), strip.cols,
+                     strip.sums.data(), strip.zeros.data());
     for (int64_t r = 0; r < rows; ++r)
-      gather(words + r * strip.cols, marks + r * strip.cols, static_cast<uint64_t>(row + r), strip);
+      gather(words + r * strip.cols, marks + r * strip.cols, row + r, strip);
   }
 }
 
@@ -126,8 +102,7 @@ bool settle(const Job& job, Strip& strip) {
     if (wanted < 0 || wanted > static_cast<int64_t>(list.size())) return false;
     if (wanted > 0 && wanted < static_cast<int64_t>(list.size()))
       std::nth_element(list.begin(), list.begin() + wanted, list.end());
-    for (int64_t k = 0; k < wanted; ++k)
-      strip.marks[static_cast<int64_t>(list[k] & 0xffffffffu) * strip.cols + c] = kZero;
+    for (int64_t k = 0; k < wanted; ++k) strip.marks[list[k].row * strip.cols + c] = kZero;
   }
   return true;
 }
@@ -141,7 +116,7 @@ void write_zeros(const SparseTask& task, const Strip& strip) {
       Item* const to = data + r * task.row_stride;
       const uint8_t* m = marks + r * strip.cols;
       if constexpr (sizeof(Item) == 4) {
-        write_row32(m, strip.cols, to);
+        capability().zero_row32(m, strip.cols, to);
       } else {
         for (int64_t c = 0; c < strip.cols; ++c) to[c] = m[c] & kZero ? Item{} : to[c];
       }

@@ -10,13 +10,12 @@ namespace fastinit::cpu {
 
 const std::vector<Capability>& capabilities() {
   static const std::vector<Capability> all = [] {
-    std::vector<Capability> list{
-        {"scalar", scalar::generate_run, scalar::reflect32, scalar::reflect64}};
+    std::vector<Capability> list{FASTINIT_CAPABILITY(scalar)};
 #if FASTINIT_X86_64
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-      list.push_back({"avx2", avx2::generate_run, avx2::reflect32, avx2::reflect64});
+      list.push_back(FASTINIT_CAPABILITY(avx2));
 #endif
-    list.push_back({"avx512", avx512::generate_run, avx512::reflect32, avx512::reflect64});
+    list.push_back(FASTINIT_CAPABILITY(avx512));
     return list;
   }();
   return all;

@@ -13,4 +13,5 @@
 
 namespace fastinit::cpu::avx512 {
 #include "cpu/orthogonal_kernel.inl"
+#include "cpu/plain_loops.inl"
 }  // namespace fastinit::cpu::avx512

@@ -8,8 +8,7 @@ int forced = 0;  // the only one
 namespace fastinit::cpu {
 
 const std::vector<Capability>& capabilities() {
-  static const std::vector<Capability> all{
-      {"scalar", scalar::generate_run, scalar::reflect32, scalar::reflect64}};
+  static const std::vector<Capability> all{FASTINIT_CAPABILITY(scalar)};
   return all;
 }
 
