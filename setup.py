@@ -150,7 +150,9 @@ def make_extension(torch):
         depends=relative("csrc/**/*.h", "csrc/**/*.inl", "csrc/**/*.cuh"),
         define_macros=macros,
         extra_compile_args=flags,
-        extra_link_args=["-fopenmp"],
+        # A toolchain may link libstdc++ into the module. Then its symbols must stay inside: mixed with
+        # those of the libstdc++ that torch runs on, streams fail or crash.
+        extra_link_args=["-fopenmp", "-shared-libgcc", "-Wl,--exclude-libs,libstdc++.a"],
     )
 
 

@@ -38,7 +38,8 @@ def orthogonal_(
     if it is not square; unitary if complex): a product of Householder reflections drawn one by one
     (Stewart, "The efficient generation of random orthogonal matrices", 1980), in place of the
     factorisation of a Gaussian matrix that has the same distribution; docs/orthogonal.md. It goes
-    through matrix products, so two machines, or two numbers of threads, agree to rounding only.
+    through matrix products, so two machines, two numbers of threads, or (of complex and of large
+    matrices) two sizes of a batch, agree to rounding only.
 
     Args:
         tensor: at least 2 dimensions besides those of the batch, those after the first taken as

@@ -86,7 +86,7 @@ MUTANTS = [
         "if (wanted == high) return;", "return;", FAR,
     ),
     Mutant(
-        "keys of generators are keys of split", "csrc/torch/ops.cpp",
+        "keys of generators are keys of split", "csrc/torch/backend_cpu.cpp",
         "impl->random64(), Purpose::GeneratorCpu", "impl->random64(), Purpose::Split",
         ("tests/test_known_answers.py", "tests/test_keys.py"),
     ),
@@ -265,12 +265,27 @@ MUTANTS = [
         ENVIRONMENT,
     ),
     Mutant(
-        "overlapping tensors in any order", "csrc/torch/ops.cpp",
+        "overlapping tensors in any order", "csrc/torch/fills.cpp",
         "if (spans[k].begin < spans[k - 1].end) return true;",
         "if (k > spans.size()) return true;",
         ("tests/test_promises_overlap.py", "-k", "later or many_times"),
     ),
+    Mutant(
+        "strides that meet far away are let through", "csrc/core/overlap.h",
+        "return !nested && returns(0, 0, false);", "return false;",
+        ("tests/test_self_overlap.py",),
+    ),
+    Mutant(
+        "a forked child waits for threads that are not there", "csrc/torch/thread_pool.cpp",
+        "forked ? run_on_own : run_on_torchs", "run_on_torchs", ("tests/test_fork.py",),
+    ),
     # ---- operators
+    Mutant(
+        "lazy views are left to torch's fallback", "csrc/torch/registry.cpp",
+        "TORCH_LIBRARY_IMPL(fastinit, Conjugate, m) {",
+        "[[maybe_unused]] static void unused(torch::Library& m) {",
+        ("tests/test_registry.py",),
+    ),
     Mutant(
         "the version counter stands still", "csrc/torch/support.h",
         "if (!self.is_inference()) self.unsafeGetTensorImpl()->bump_version();",
@@ -278,12 +293,12 @@ MUTANTS = [
         ("tests/test_ops.py", "-k", "version"),
     ),
     Mutant(
-        "a key reserved before the arguments are checked", "csrc/torch/ops.cpp",
+        "a key reserved before the arguments are checked", "csrc/torch/fills.cpp",
         CHECKED_FIRST, RESERVED_FIRST,
         ("tests/test_ops.py", "-k", "rejected"),
     ),
     Mutant(
-        "empty tensors draw", "csrc/torch/ops.cpp",
+        "empty tensors draw", "csrc/torch/fills.cpp",
         "  if (!tasks.empty()) {\n    const Backend&", "  {\n    const Backend&",
         ("tests/test_semantics.py", "-k", "empty"),
     ),

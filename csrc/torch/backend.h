@@ -1,10 +1,9 @@
 // What a device brings to the operators: a source of keys and an executor. Everything else (checks,
-// the order of events, lists of tensors) is one for all devices and stands in ops.cpp.
+// the order of events, lists of tensors) is one for all devices and stands in fills.cpp.
 #pragma once
 
 #include <ATen/core/Generator.h>
 #include <c10/core/Device.h>
-#include <torch/library.h>
 
 #include <optional>
 
@@ -33,8 +32,5 @@ const Backend* backend_of(c10::Device device);
 struct RegisterBackend {
   RegisterBackend(c10::DeviceType type, Backend backend);
 };
-
-// The kernels of a device that has a backend, for its TORCH_LIBRARY_IMPL.
-void implement(torch::Library& library);
 
 }  // namespace fastinit::ops

@@ -10,6 +10,7 @@
 #include "cuda/executor.h"
 #include "cuda/orthogonal.h"
 #include "torch/backend.h"
+#include "torch/registry.h"
 
 namespace fastinit::ops {
 namespace {
@@ -102,4 +103,4 @@ const RegisterBackend the_gpus(at::kCUDA,
 }  // namespace
 }  // namespace fastinit::ops
 
-TORCH_LIBRARY_IMPL(fastinit, CUDA, m) { fastinit::ops::implement(m); }
+TORCH_LIBRARY_IMPL(fastinit, CUDA, m) { fastinit::ops::implement_on_device(m); }

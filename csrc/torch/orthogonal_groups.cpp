@@ -1,13 +1,14 @@
 #include "torch/orthogonal_groups.h"
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/TensorUtils.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/view_as_real.h>
 #include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <tuple>
@@ -17,6 +18,7 @@
 #include "torch/reflections.h"
 #include "torch/support.h"
 #include "torch/tasks.h"
+#include "torch/thread_pool.h"
 
 namespace fastinit::ops {
 namespace {
@@ -47,6 +49,19 @@ double largest_value(ScalarType type) {
   }
 }
 
+// Complex memory need not be aligned to more than its parts (NumPy's is not), which ATen's loops
+// over complex numbers rely on; those over the parts do not.
+void copy(const Tensor& to, const Tensor& from) {
+  if (to.is_complex())
+    at::view_as_real(to).copy_(at::view_as_real(from));
+  else
+    to.copy_(from);
+}
+
+bool is_aligned(const Tensor& t) {
+  return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % t.element_size() == 0;
+}
+
 // A tensor as the matrices to fill: (matrices, rows, cols).
 struct Target {
   Tensor self;
@@ -57,18 +72,19 @@ struct Target {
 
 Target make_target(const Request& request, int64_t key) {
   const Tensor& self = request.self;
-  at::assert_no_internal_overlap(self);
   int64_t count = 1;
   for (int64_t k = 0; k < request.batch_dims; ++k) count *= self.size(k);
   const int64_t rows = self.size(request.batch_dims);
   const std::vector<int64_t> size{count, rows, self.numel() / (count * rows)};
   const auto options = self.options().dtype(compute_type(self.scalar_type()));
   Target target{self, Tensor(), Tensor(), key};
-  if (request.given) target.gaussian = at::empty(size, options).copy_(self.reshape(size));
+  if (request.given) {
+    target.gaussian = at::empty(size, options);
+    copy(target.gaussian.view(self.sizes()), self);
+  }
   const auto strides = at::detail::computeStride(self.sizes(), self.strides(), size);
-  const bool lazy = self.is_conj() || self.is_neg();
-  target.matrices =
-      strides.has_value() && !lazy ? self.as_strided(size, *strides) : at::empty(size, options);
+  target.matrices = strides.has_value() && is_aligned(self) ? self.as_strided(size, *strides)
+                                                            : at::empty(size, options);
   return target;
 }
 
@@ -171,7 +187,7 @@ int64_t at_once(const Group& group) {
 // The write through layout and type. Small types saturate, as in every other fill.
 void write(const Tensor& to, const Tensor& values, double gain) {
   const double largest = largest_value(to.scalar_type());
-  to.copy_(std::abs(gain) > largest ? values.clamp(-largest, largest) : values);
+  copy(to, std::abs(gain) > largest ? values.clamp(-largest, largest) : values);
 }
 
 void make_pieces(const Group& group, std::vector<Piece>& pieces) {
@@ -249,13 +265,15 @@ bool any_alias(const std::vector<Target>& targets) {
 void make_orthogonal(const std::vector<OrthogonalRequest>& requests, at::IntArrayRef keys) {
   if (requests.empty()) return;
   const FullPrecision precision;
+  const SerialAfterFork serial;
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::OptionalDeviceGuard device(requests[0].self.device());
   std::vector<Target> targets;
   for (size_t k = 0; k < requests.size(); ++k) targets.push_back(make_target(requests[k], keys[k]));
   const bool in_order = any_alias(targets);
   // Same-shaped matrices are made together, in the order in which their shapes first occur.
-  using Same = std::tuple<size_t, int64_t, int64_t, ScalarType, double, bool, int64_t, bool>;
+  // Gains are compared by their bits: a NaN is not less than, nor equal to, any other.
+  using Same = std::tuple<size_t, int64_t, int64_t, ScalarType, uint64_t, bool, int64_t, bool>;
   std::map<Same, size_t> numbers;
   std::vector<Group> groups;
   for (size_t k = 0; k < requests.size(); ++k) {
@@ -269,8 +287,10 @@ void make_orthogonal(const std::vector<OrthogonalRequest>& requests, at::IntArra
                       requests[k].method == "qr",
                       requests[k].width,
                       target.self.is_complex() || target.self.element_size() < 4};
-    const Same same{in_order ? k : 0, group.rows, group.cols,  group.type,
-                    group.gain,       group.qr,   group.width, group.frugal};
+    uint64_t gain;
+    memcpy(&gain, &group.gain, sizeof gain);
+    const Same same{in_order ? k : 0, group.rows,  group.cols,  group.type, gain,
+                    group.qr,         group.width, group.frugal};
     const auto [found, added] = numbers.emplace(same, groups.size());
     if (added) groups.push_back(group);
     groups[found->second].targets.push_back(&target);

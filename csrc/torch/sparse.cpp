@@ -1,31 +1,29 @@
 // sparse_: normal draws, of which each column loses an exact number to zeros.
-#include <ATen/MemoryOverlap.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/enum_tag.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/kthvalue.h>
 #include <c10/core/DeviceGuard.h>
-#include <torch/library.h>
 
 #include <cmath>
 
 #include "cpu/sparse.h"
+#include "torch/operators.h"
 #include "torch/support.h"
 #include "torch/tasks.h"
+#include "torch/thread_pool.h"
 
 namespace fastinit::ops {
 namespace {
 
 using at::Tensor;
-using Generator = std::optional<at::Generator>;
 
 // How many elements a device other than the CPU ranks at a time, at about 30 bytes each.
 constexpr int64_t kRankedAtOnce = int64_t{1} << 24;
 
-void check_sparse(const Tensor& self, double sparsity, double std,
-                  const std::optional<int64_t>& key, const Generator& generator) {
+void check_sparse(const Tensor& self, double sparsity, double std, const Key& key,
+                  const Generator& generator) {
   const char* name = "sparse_";
   check_one_source(name, key, generator);
   check_fill(self, {name, Distribution::Normal, {0, std, 0, 0}});
@@ -38,6 +36,8 @@ void check_sparse(const Tensor& self, double sparsity, double std,
 // By ranking in 64-bit integers: for devices that have no kernel of their own.
 void zero_smallest(const Tensor& self, int64_t count, int64_t key) {
   const int64_t rows = self.size(0), cols = self.size(1);
+  TORCH_CHECK_NOT_IMPLEMENTED(rows <= int64_t{1} << 32, "sparse_: not implemented for ", rows,
+                              " rows on ", self.device(), "; the CPU takes any number");
   const Tensor values = self.element_size() == 1 ? self.view(at::kByte) : self;  // masks no float8
   const Tensor row = at::arange(rows, self.options().dtype(at::kLong));
   const int64_t at_once = std::max<int64_t>(1, kRankedAtOnce / rows);
@@ -56,16 +56,12 @@ void zero_smallest(const Tensor& self, int64_t count, int64_t key) {
   }
 }
 
-void sparse_(const Tensor& self, double sparsity, double std, std::optional<int64_t> key,
-             Generator generator) {
-  check_sparse(self, sparsity, std, key, generator);
-  if (self.numel() == 0) {
-    bump_version(self);
-    return;
-  }
-  at::assert_no_internal_overlap(self);
+void make_sparse(const Tensor& self, double sparsity, double std, const Key& key,
+                 const Generator& generator) {
+  check_no_overlap("sparse_", self);
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::OptionalDeviceGuard device(self.device());
+  const SerialAfterFork serial;
   const int64_t word = key.has_value() ? *key : reserve_key_of(self.device(), generator);
   // Bumps the version, too.
   fill_many({self}, {static_cast<int64_t>(Distribution::Normal), 0}, {0.0, std, 0.0, 0.0}, {word});
@@ -84,33 +80,27 @@ void sparse_(const Tensor& self, double sparsity, double std, std::optional<int6
   }
 }
 
-void sparse_meta_(const Tensor& self, double sparsity, double std, std::optional<int64_t> key,
-                  Generator generator) {
+}  // namespace
+
+template <On on>
+void sparse_(const Tensor& self, double sparsity, double std, Key key, Generator generator) {
   check_sparse(self, sparsity, std, key, generator);
-  bump_version(self);
+  if (on == On::Device && self.numel() > 0)
+    make_sparse(self, sparsity, std, key, generator);
+  else
+    bump_version(self);
 }
 
 // What devices without a kernel run, for the tests to compare.
+template <On on>
 void zero_smallest_(const Tensor& self, int64_t count, int64_t key) {
-  zero_smallest(self, count, key);
+  if (on == On::Device) zero_smallest(self, count, key);
+  bump_version(self);
 }
 
-}  // namespace
+template void sparse_<On::Device>(const Tensor&, double, double, Key, Generator);
+template void sparse_<On::Meta>(const Tensor&, double, double, Key, Generator);
+template void zero_smallest_<On::Device>(const Tensor&, int64_t, int64_t);
+template void zero_smallest_<On::Meta>(const Tensor&, int64_t, int64_t);
+
 }  // namespace fastinit::ops
-
-TORCH_LIBRARY_FRAGMENT(fastinit, m) {
-  m.def(
-      "sparse_(Tensor(a!) self, float sparsity, float std=0.01, *, int? key=None, "
-      "Generator? generator=None) -> ()",
-      {at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag});
-  m.def("zero_smallest_(Tensor(a!) self, int count, int key) -> ()");
-}
-
-TORCH_LIBRARY_IMPL(fastinit, CPU, m) {
-  m.impl("sparse_", fastinit::ops::sparse_);
-  m.impl("zero_smallest_", fastinit::ops::zero_smallest_);
-}
-
-TORCH_LIBRARY_IMPL(fastinit, CUDA, m) { m.impl("sparse_", fastinit::ops::sparse_); }
-
-TORCH_LIBRARY_IMPL(fastinit, Meta, m) { m.impl("sparse_", fastinit::ops::sparse_meta_); }

@@ -1,14 +1,11 @@
-// What operators above the fills share: the other operators as functions, and the thread pool.
+// What operators above the fills share: the other operators as functions.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <optional>
-
-#include "cpu/executor.h"
 
 namespace fastinit::ops {
 
@@ -31,15 +28,6 @@ inline void fill_many(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef
           .findSchemaOrThrow("fastinit::fill_many_", "")
           .typed<void(at::TensorList, at::IntArrayRef, at::ArrayRef<double>, at::IntArrayRef)>();
   op.call(tensors, plan, args, keys);
-}
-
-inline cpu::ThreadPool torch_pool() {
-  const auto run = [](int workers, void (*body)(void*), void* context) {
-    at::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) body(context);
-    });
-  };
-  return {at::in_parallel_region() ? 1 : at::get_num_threads(), run};
 }
 
 }  // namespace fastinit::ops

@@ -1,6 +1,5 @@
 #include "torch/tasks.h"
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
@@ -9,6 +8,7 @@
 #include <limits>
 
 #include "core/host_math.h"
+#include "core/overlap.h"
 #include "cpu/executor.h"
 
 namespace fastinit::ops {
@@ -154,14 +154,31 @@ void check_one_source(const char* name, const std::optional<int64_t>& key,
               ": pass either 'key' or 'generator', not both");
 }
 
+void check_writable(const char* name, const at::Tensor& self) {
+  TORCH_CHECK(!self.is_inference() || c10::InferenceMode::is_enabled(), name,
+              ": inplace update to an inference tensor outside InferenceMode is not allowed; clone "
+              "the tensor first");
+}
+
+void check_no_overlap(const char* name, const at::Tensor& self) {
+  TORCH_CHECK(!overlaps_itself(self.sizes().data(), self.strides().data(), self.dim()), name,
+              ": more than one element of the tensor of size ", self.sizes(), " and strides ",
+              self.strides(), " refers to a single memory location; clone() it before filling it");
+}
+
+void check_nowhere(const char* name, at::TensorList tensors) {
+  if (tensors.empty()) return;
+  const at::Tensor& t = tensors[0];
+  TORCH_CHECK_NOT_IMPLEMENTED(false, name, ": not implemented for device ", t.device(), ", layout ",
+                              t.layout(), " and type ", t.scalar_type());
+}
+
 void check_fill(const at::Tensor& self, const Fill& fill) {
   const ScalarType type = self.scalar_type();
   TORCH_CHECK_NOT_IMPLEMENTED(self.layout() == at::kStrided, fill.name,
                               ": only strided tensors are supported, but got layout ",
                               self.layout());
-  TORCH_CHECK(!self.is_inference() || c10::InferenceMode::is_enabled(), fill.name,
-              ": inplace update to an inference tensor outside InferenceMode is not allowed; clone "
-              "the tensor first");
+  check_writable(fill.name, self);
   if (fill.distribution == Distribution::Constant) return;
   if (fill.distribution == Distribution::Words) {
     TORCH_CHECK_NOT_IMPLEMENTED(type == ScalarType::Int, fill.name, ": expects int32, but got ",
@@ -183,7 +200,7 @@ void check_fill(const at::Tensor& self, const Fill& fill) {
 
 void append_tasks(std::vector<FillTask>& tasks, const at::Tensor& self, const Fill& fill,
                   uint64_t key, Shard shard) {
-  if (is_random(fill.distribution)) at::assert_no_internal_overlap(self);
+  if (is_random(fill.distribution)) check_no_overlap(fill.name, self);
   const int64_t ndim = self.dim();
   if (!shard.full_size.empty()) {
     double elements = 1;

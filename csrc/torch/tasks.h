@@ -39,6 +39,17 @@ void check_fill(const at::Tensor& self, const Fill& fill);
 void append_tasks(std::vector<FillTask>& tasks, const at::Tensor& self, const Fill& fill,
                   uint64_t key, Shard shard = {});
 
+// Raises where writing to the tensor is not allowed: to an inference tensor outside of inference
+// mode, for instance.
+void check_writable(const char* name, const at::Tensor& self);
+
+// Raises what torch raises where two elements of a tensor share memory, also where torch does not
+// look for it (at::assert_no_internal_overlap knows strides of zero only).
+void check_no_overlap(const char* name, const at::Tensor& self);
+
+// For lists in which the dispatcher finds no kernel: raises unless there is nothing in them.
+void check_nowhere(const char* name, at::TensorList tensors);
+
 void check_one_source(const char* name, const std::optional<int64_t>& key,
                       const std::optional<at::Generator>& generator);
 

@@ -1,74 +1,23 @@
-// The operators: schemas, the kernels of every device, and the backend of the CPU. A kernel checks
-// its arguments, reserves its key, runs the tasks and bumps the version counter, in that order, so
-// that a rejected, empty, fake or meta call consumes no randomness.
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/enum_tag.h>
-#include <torch/library.h>
-
+// The fills, of one tensor and of many, whatever the device. A kernel checks its arguments,
+// reserves its key, runs the tasks and bumps the version counter, in that order, so that a
+// rejected, empty, fake or meta call consumes no randomness.
 #include <algorithm>
-#include <array>
-#include <atomic>
-#include <numeric>
 
-#include "cpu/executor.h"
 #include "cpu/fp_env.h"
-#include "cpu/orthogonal.h"
 #include "torch/backend.h"
-#include "torch/introspection.h"
+#include "torch/operators.h"
 #include "torch/support.h"
 #include "torch/tasks.h"
 
 namespace fastinit::ops {
 namespace {
 
-std::atomic<int> last_threads{0};
-
-// ---- the CPU ------------------------------------------------------------------------------------
-
-uint64_t reserve_cpu_key(const char*, at::Device, const std::optional<at::Generator>& generator) {
-  auto* impl = at::get_generator_or_default<at::CPUGeneratorImpl>(
-      generator, at::detail::getDefaultCPUGenerator());
-  const std::lock_guard<std::mutex> lock(impl->mutex_);
-  return derive(0, impl->random64(), Purpose::GeneratorCpu);
-}
-
-void execute_on_cpu(const char*, at::Device, const FillTask* tasks, size_t count) {
-  if (count == 0) return;
-  const cpu::ThreadPool pool = torch_pool();
-  last_threads = cpu::execute(tasks, count, pool);
-}
-
-void make_orthogonal_on_cpu(const char*, at::Device, const SmallShape& shape,
-                            const SmallBatch* batches, size_t count) {
-  cpu::make_orthogonal(shape, batches, count, torch_pool());
-}
-
-// ---- backends -----------------------------------------------------------------------------------
-
-// By device type; those not built in are empty. A function, as other files register from their
-// initialisers.
-std::array<Backend, at::COMPILE_TIME_MAX_DEVICE_TYPES>& backends() {
-  static std::array<Backend, at::COMPILE_TIME_MAX_DEVICE_TYPES> table{};
-  return table;
-}
-
-const RegisterBackend the_cpu(at::kCPU, {reserve_cpu_key, execute_on_cpu, cpu::is_small,
-                                         make_orthogonal_on_cpu});
-
-int64_t reserve_key(at::Device device, std::optional<at::Generator> generator) {
-  const Backend* backend = backend_of(device);
-  TORCH_CHECK_NOT_IMPLEMENTED(backend != nullptr,
-                              "reserve_key: no generator of fastinit for device ", device);
-  return static_cast<int64_t>(backend->reserve_key("reserve_key", device, generator));
-}
-
 // ---- running ------------------------------------------------------------------------------------
 
 // Each kernel works under our floating-point environment from its checks on: whether an argument is
 // accepted must not depend on the caller's rounding or on flushed subnormals either.
-void fill_one(const at::Tensor& self, const Fill& fill, const std::optional<int64_t>& key,
-              const std::optional<at::Generator>& generator) {
+void fill_one(const at::Tensor& self, const Fill& fill, const Key& key,
+              const Generator& generator) {
   const cpu::FpEnv env;
   check_one_source(fill.name, key, generator);
   check_fill(self, fill);
@@ -84,41 +33,17 @@ void fill_one(const at::Tensor& self, const Fill& fill, const std::optional<int6
   bump_version(self);
 }
 
-void fill_none(const at::Tensor& self, const Fill& fill, const std::optional<int64_t>& key,
-               const std::optional<at::Generator>& generator) {
+void fill_none(const at::Tensor& self, const Fill& fill, const Key& key,
+               const Generator& generator) {
   const cpu::FpEnv env;
   check_one_source(fill.name, key, generator);
   check_fill(self, fill);
   bump_version(self);
 }
 
-// ---- one tensor ---------------------------------------------------------------------------------
-
-using FillFn = void (*)(const at::Tensor&, const Fill&, const std::optional<int64_t>&,
-                        const std::optional<at::Generator>&);
-
-template <FillFn fill>
-void uniform_(const at::Tensor& self, double a, double b, std::optional<int64_t> key,
-              std::optional<at::Generator> generator) {
-  fill(self, {"uniform_", Distribution::Uniform, {a, b, 0, 0}}, key, generator);
-}
-
-template <FillFn fill>
-void normal_(const at::Tensor& self, double mean, double std, std::optional<int64_t> key,
-             std::optional<at::Generator> generator) {
-  fill(self, {"normal_", Distribution::Normal, {mean, std, 0, 0}}, key, generator);
-}
-
-template <FillFn fill>
-void trunc_normal_(const at::Tensor& self, double mean, double std, double a, double b,
-                   std::optional<int64_t> key, std::optional<at::Generator> generator) {
-  fill(self, {"trunc_normal_", Distribution::TruncNormal, {mean, std, a, b}}, key, generator);
-}
-
-template <FillFn fill>
-void random_words_(const at::Tensor& self, std::optional<int64_t> key,
-                   std::optional<at::Generator> generator) {
-  fill(self, {"random_words_", Distribution::Words, {0, 0, 0, 0}}, key, generator);
+template <On on>
+void fill(const at::Tensor& self, const Fill& what, const Key& key, const Generator& generator) {
+  (on == On::Device ? fill_one : fill_none)(self, what, key, generator);
 }
 
 // ---- many tensors -------------------------------------------------------------------------------
@@ -203,6 +128,31 @@ DeviceTasks& tasks_of(std::vector<DeviceTasks>& groups, at::Device device, size_
   return groups.back();
 }
 
+}  // namespace
+
+// ---- the operators ------------------------------------------------------------------------------
+
+template <On on>
+void uniform_(const at::Tensor& self, double a, double b, Key key, Generator generator) {
+  fill<on>(self, {"uniform_", Distribution::Uniform, {a, b, 0, 0}}, key, generator);
+}
+
+template <On on>
+void normal_(const at::Tensor& self, double mean, double std, Key key, Generator generator) {
+  fill<on>(self, {"normal_", Distribution::Normal, {mean, std, 0, 0}}, key, generator);
+}
+
+template <On on>
+void trunc_normal_(const at::Tensor& self, double mean, double std, double a, double b, Key key,
+                   Generator generator) {
+  fill<on>(self, {"trunc_normal_", Distribution::TruncNormal, {mean, std, a, b}}, key, generator);
+}
+
+template <On on>
+void random_words_(const at::Tensor& self, Key key, Generator generator) {
+  fill<on>(self, {"random_words_", Distribution::Words, {0, 0, 0, 0}}, key, generator);
+}
+
 void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                 at::IntArrayRef keys) {
   const cpu::FpEnv env;
@@ -234,68 +184,27 @@ void fill_many_meta_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<
   for (const at::Tensor& t : tensors) bump_version(t);
 }
 
-// For lists the dispatcher finds no device in.
 void fill_many_nowhere_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                         at::IntArrayRef keys) {
-  for (const at::Tensor& t : tensors) check_device(t);
+  check_nowhere("fill_many_", tensors);
   for_each_fill(tensors, plan, args, keys, [](const at::Tensor&, const Fill&, uint64_t, Shard) {});
 }
 
-}  // namespace
-
-const Backend* backend_of(at::Device device) {
-  const Backend& backend = backends()[static_cast<size_t>(device.type())];
-  return backend.execute != nullptr ? &backend : nullptr;
+int64_t reserve_key(at::Device device, Generator generator) {
+  const Backend* backend = backend_of(device);
+  TORCH_CHECK_NOT_IMPLEMENTED(backend != nullptr,
+                              "reserve_key: no generator of fastinit for device ", device);
+  return static_cast<int64_t>(backend->reserve_key("reserve_key", device, generator));
 }
 
-RegisterBackend::RegisterBackend(at::DeviceType type, Backend backend) {
-  backends()[static_cast<size_t>(type)] = backend;
-}
-
-void implement(torch::Library& m) {
-  m.impl("uniform_", uniform_<fill_one>);
-  m.impl("normal_", normal_<fill_one>);
-  m.impl("trunc_normal_", trunc_normal_<fill_one>);
-  m.impl("random_words_", random_words_<fill_one>);
-  m.impl("fill_many_", fill_many_);
-}
-
-int last_fill_threads() { return last_threads.load(); }
+#define FASTINIT_INSTANTIATE(on)                                                          \
+  template void uniform_<on>(const at::Tensor&, double, double, Key, Generator);          \
+  template void normal_<on>(const at::Tensor&, double, double, Key, Generator);           \
+  template void trunc_normal_<on>(const at::Tensor&, double, double, double, double, Key, \
+                                  Generator);                                             \
+  template void random_words_<on>(const at::Tensor&, Key, Generator);
+FASTINIT_INSTANTIATE(On::Device)
+FASTINIT_INSTANTIATE(On::Meta)
+#undef FASTINIT_INSTANTIATE
 
 }  // namespace fastinit::ops
-
-TORCH_LIBRARY(fastinit, m) {
-  using fastinit::ops::reserve_key;
-  const std::vector<at::Tag> tags{at::Tag::nondeterministic_seeded, at::Tag::pt2_compliant_tag};
-  m.def(
-      "uniform_(Tensor(a!) self, float a=0., float b=1., *, int? key=None, "
-      "Generator? generator=None) -> ()",
-      tags);
-  m.def(
-      "normal_(Tensor(a!) self, float mean=0., float std=1., *, int? key=None, "
-      "Generator? generator=None) -> ()",
-      tags);
-  m.def(
-      "trunc_normal_(Tensor(a!) self, float mean=0., float std=1., float a=-2., float b=2., *, "
-      "int? key=None, Generator? generator=None) -> ()",
-      tags);
-  m.def("random_words_(Tensor(a!) self, *, int? key=None, Generator? generator=None) -> ()", tags);
-  m.def("fill_many_(Tensor(a!)[] tensors, int[] plan, float[] args, int[] keys) -> ()",
-        {at::Tag::pt2_compliant_tag});
-  m.def("reserve_key(Device device, Generator? generator=None) -> int", reserve_key);
-}
-
-TORCH_LIBRARY_IMPL(fastinit, CPU, m) { fastinit::ops::implement(m); }
-
-TORCH_LIBRARY_IMPL(fastinit, Meta, m) {
-  using namespace fastinit::ops;
-  m.impl("uniform_", uniform_<fill_none>);
-  m.impl("normal_", normal_<fill_none>);
-  m.impl("trunc_normal_", trunc_normal_<fill_none>);
-  m.impl("random_words_", random_words_<fill_none>);
-  m.impl("fill_many_", fill_many_meta_);
-}
-
-TORCH_LIBRARY_IMPL(fastinit, CompositeExplicitAutograd, m) {
-  m.impl("fill_many_", fastinit::ops::fill_many_nowhere_);
-}
