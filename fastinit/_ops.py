@@ -1,4 +1,4 @@
-"""The compiled module as the rest of the package sees it; only this file touches it.
+"""The compiled module as the rest of the package sees it.
 
 It also knows which tensors the ops take (`handled`) and what happens to all others (`otherwise`).
 """
@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function
 
-from fastinit import _C
+from fastinit._compiled import extension as _C
 
 STREAM_VERSION: int = _C.STREAM_VERSION
 
