@@ -1,4 +1,4 @@
-"""What `import fastinit` says where the compiled module does not fit.
+"""What `import fastinit` costs, and what it says where the compiled module does not fit.
 
 The messages are looked at under a stand-in for torch that has a version and nothing else: they have
 to come before anything is asked of torch.
@@ -7,6 +7,7 @@ to come before anything is asked of torch.
 from __future__ import annotations
 
 import importlib.machinery
+import json
 import os
 import shutil
 import subprocess
@@ -30,6 +31,102 @@ def python(code: str, path: Path | None = None) -> subprocess.CompletedProcess[s
     command = [sys.executable, "-c", code]
     where = path or PACKAGE.parent
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=where)
+
+
+# ---- cost ----------------------------------------------------------------------------------------
+
+NEW_MODULES = """
+import json, sys, time
+import torch
+before, start = set(sys.modules), time.process_time()
+import fastinit
+seconds = time.process_time() - start
+new = [name for name in sys.modules if name not in before]
+print(json.dumps({"seconds": seconds, "new": new, "compiler": "torch._dynamo" in sys.modules}))
+"""
+
+
+def test_importing_loads_nothing_beyond_torch() -> None:
+    """Besides itself, a few small modules of Python's own and nothing of torch's or anyone's."""
+    done = python(NEW_MODULES)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    outside = {name.split(".")[0] for name in found["new"]} - {"fastinit"}
+    assert not outside - set(sys.stdlib_module_names), sorted(outside)
+    assert len(found["new"]) < 60, sorted(found["new"])
+    assert not found["compiler"]
+    assert found["seconds"] < 1, "a tenth of that on a quiet machine"
+
+
+FIRST_USES = """
+import json, sys
+import torch
+before = set(sys.modules)
+import fastinit
+w = torch.empty(6, 5)
+for fill in (fastinit.normal_, fastinit.uniform_, fastinit.trunc_normal_, fastinit.orthogonal_):
+    fill(w)
+fastinit.sparse_(w, 0.5)
+fastinit.reserve_key("cpu")
+fastinit.normal_(w, key=fastinit.Key(0).fold_in("w"))
+with fastinit.patch(), fastinit.batch():
+    model = torch.nn.Linear(4, 4)
+fastinit.initialize_(model, key=0)
+str(fastinit.show_config())
+new = {name for name in sys.modules if name not in before}
+print(json.dumps(sorted(name for name in new if name.split(".")[0] in ("torch", "sympy"))))
+"""
+
+
+def test_first_uses_load_no_compiler() -> None:
+    done = python(FIRST_USES)
+    assert done.returncode == 0, done.stderr
+    heavy = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx", "sympy")
+    assert not [name for name in json.loads(done.stdout) if name.startswith(heavy)]
+
+
+RESERVED = """
+import sys
+import torch, fastinit
+generator = torch.Generator()
+assert "torch._dynamo" not in sys.modules
+wanted = {}
+for given in (generator, None):
+    (given or torch.random.default_generator).manual_seed(5)
+    wanted[given] = [int(fastinit.reserve_key("cpu", given)) for _ in range(4)]
+for given in (generator, None):
+    def drawing(x):
+        y = x + 1
+        key = fastinit.reserve_key("cpu", given)
+        return y * 2, key
+    (given or torch.random.default_generator).manual_seed(5)
+    compiled = torch.compile(drawing, backend="eager")
+    assert [int(compiled(torch.zeros(3))[1]) for _ in range(4)] == wanted[given], given
+    assert compiled(torch.zeros(3))[0].tolist() == [2, 2, 2]
+try:
+    torch._dynamo.reset()
+    torch.compile(drawing, backend="eager", fullgraph=True)(torch.zeros(3))
+except torch._dynamo.exc.Unsupported as error:
+    assert "pass key=" in str(error), error
+else:
+    raise AssertionError("a draw is in the graph")
+
+graphs = []
+def backend(graph, inputs):
+    graphs.append(graph.code)
+    return graph.forward
+hidden = fastinit._ops.untraced(lambda x: x.sin(), "a reason")
+torch._dynamo.reset()
+out = torch.compile(lambda x: hidden(x.cos()), backend=backend)(torch.zeros(3))
+assert torch.equal(out, torch.ones(3).sin())
+assert "cos" in "".join(graphs) and "sin" not in "".join(graphs), graphs
+"""
+
+
+def test_reserving_a_key_breaks_the_graph() -> None:
+    """Also where fastinit came before the compiler: no draw is traced, each call has its own."""
+    done = python(RESERVED)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- messages ------------------------------------------------------------------------------------
