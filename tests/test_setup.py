@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from fastinit._version import TORCH_TESTED
+
 ROOT = Path(__file__).resolve().parent.parent
 NVCC = """#!/bin/sh
 case "$1" in
@@ -168,3 +170,15 @@ def test_lists_are_kept_but_for_what_is_too_old(
 def test_an_nvcc_that_does_not_run_is_left_to_torch(toolkit: Make) -> None:
     toolkit(release="", targets="")
     assert outcome(a_torch("13.0"))[:2] == (True, "")
+
+
+def test_the_tested_range_is_the_same_everywhere():
+    """What builds, what pip and the Makefile ask for, and what the README says, is one range."""
+    oldest, newest = TORCH_TESTED
+    minimum = ".".join(oldest.split(".")[:2])
+    text = {name: (ROOT / name).read_text() for name in ("pyproject.toml", "README.md", "setup.py")}
+    text["tools/dev.py"] = (ROOT / "tools/dev.py").read_text()
+    assert f'dependencies = ["torch>={minimum}"]' in text["pyproject.toml"]
+    assert f"TORCH_MINIMUM = ({minimum.replace('.', ', ')})" in text["setup.py"]
+    assert f'TORCH_MINIMUM = "torch>={minimum}"' in text["tools/dev.py"]
+    assert f"torch {oldest} to {newest}" in text["README.md"]
