@@ -7,6 +7,7 @@
 #   TORCH_INDEX=...  package index to take it from, for instance torch's index of CPU builds
 #   CXX=...          C++ compiler (g++)
 #   ARGS=...         handed to pytest, the benchmark or the tool, for instance ARGS='-k uniform -x'
+#   RELEASES=...     of torch for test-range ('2.10.0 2.14.1')
 #   FASTINIT_CUDA=auto|0|1
 #   STAGES=...       of gpu-check (build,bits,headline,sanitizer,tests,bench-gpu,...: its --help)
 
@@ -16,11 +17,14 @@ PYTHON_EXPLICIT := $(filter-out file,$(origin PYTHON))
 export PYTHON_EXPLICIT VENV TORCH_SPEC TORCH_INDEX CXX
 
 DEV := $(PYTHON) tools/dev.py
+TESTED = $(shell $(PYTHON) -c "exec(open('fastinit/_version.py').read()); print(*TORCH_TESTED)")
+TORCH_TESTS = $(addprefix tests/test_,import.py setup.py ops.py torch_init.py dispatch.py semantics.py keys.py \
+	known_answers.py orthogonal_calls.py patch_*.py batch.py deferred.py initialize.py materialize.py)
 CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' \
 	-o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help build test bench gpu-check example compare lint format exhaustive mutants clean distclean python compiler
+.PHONY: help build test test-range bench gpu-check example compare lint format exhaustive mutants clean distclean python compiler
 .NOTPARALLEL:
 
 help: ## this list
@@ -32,6 +36,12 @@ build: python compiler ## compile the extension in place, if sources or torch ha
 
 test: python compiler ## run the tests
 	@$(DEV) test python -m pytest -q $(ARGS)
+
+test-range: python compiler ## what depends on torch, under the oldest and the newest release, in .venv-torch-*
+	@set -e; for release in $(or $(RELEASES),$(TESTED)); do \
+		PYTHON_EXPLICIT= VENV=.venv-torch-$$release TORCH_SPEC=torch==$$release \
+			$(DEV) test python -m pytest -q $(TORCH_TESTS) $(ARGS); \
+	done
 
 bench: python compiler ## measure against torch, then initialise a real model
 	@$(DEV) bench python benchmarks/run.py $(ARGS)
@@ -66,7 +76,7 @@ clean: ## remove what was built
 	rm -rf build dist fastinit.egg-info fastinit/_C.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 distclean: clean ## also remove the environments made here
-	rm -rf .venv .venv-over-*
+	rm -rf .venv .venv-over-* .venv-torch-*
 
 python:
 	@command -v $(PYTHON) >/dev/null || \

@@ -1,8 +1,8 @@
 """Measure fastinit against ``torch.nn.init`` and ``fill_``: ``python benchmarks/run.py``.
 
-Prints tables of single-tensor fills, of non-contiguous layouts, of the cost of a call, of
-orthogonal and sparse matrices, and of a real GPT-2 built both ways; exits with 1 when a parameter
-of that model is not what it should be.
+Prints tables of single-tensor fills, of non-contiguous layouts, of keyed fills, of the cost of a
+call, of orthogonal and sparse matrices, and of a real GPT-2 built both ways; exits with 1 when a
+parameter of that model is not what it should be.
 All contenders of a row are timed in turn in the same process, on memory that is already touched.
 """
 
@@ -25,6 +25,7 @@ try:
 except ImportError as error:
     sys.exit(f"fastinit cannot be imported ({error}); `make bench` builds it first")
 
+import keyed  # noqa: E402
 import models  # noqa: E402
 import orthogonal  # noqa: E402
 import report  # noqa: E402
@@ -32,6 +33,8 @@ import tensors  # noqa: E402
 import torch  # noqa: E402
 import whole  # noqa: E402
 from timing import run_rounds  # noqa: E402
+
+CPU = torch.device("cpu")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,9 +68,10 @@ class TensorPart:
         self.arena = tensors.Arena(sizes.arena_bytes)
         self.fills = tensors.fill_rows(sizes, self.arena)
         self.layouts = tensors.layout_rows(sizes, self.arena)
+        self.keyed = keyed.rows(lambda dtype: self.arena.tensor(sizes.embedding, dtype), CPU)
 
     def run(self, rounds: int, deadline: float) -> None:
-        races = [row.race for row in self.fills] + [row.race for row in self.layouts]
+        races = [row.race for row in (*self.fills, *self.layouts, *self.keyed)]
         run_rounds(races, rounds=rounds, deadline=deadline, progress=report.progress)
 
     def run_small(self) -> None:
@@ -97,6 +101,7 @@ class TensorPart:
                 [row.cells() for row in self.layouts],
                 ["of contiguous: share of fastinit's speed on the same shape, contiguous."],
             ),
+            keyed.table(self.keyed, CPU),
             report.Table(
                 "cost of a call, on 16 elements",
                 tensors.SMALL_HEADER,
@@ -109,6 +114,7 @@ class TensorPart:
         return {
             "fills": [row.as_dict() for row in self.fills],
             "layouts": [row.as_dict() for row in self.layouts],
+            "keyed": [row.as_dict() for row in self.keyed],
             "small_calls": [row.as_dict() for row in self.small],
         }
 

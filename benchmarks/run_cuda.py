@@ -21,6 +21,7 @@ START = time.perf_counter()
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import device as on_device  # noqa: E402
+import keyed  # noqa: E402
 import orthogonal  # noqa: E402
 import provenance  # noqa: E402
 import report  # noqa: E402
@@ -183,6 +184,16 @@ class Run:
             rows,
         )
 
+    def keyed(self) -> None:
+        def queued(function: Any, tensor: torch.Tensor) -> Any:
+            return on_device.queued(function, [tensor], device=self.device)
+
+        shape = self.scale.matrix
+        arena = tensors.Arena(4 * torch.Size(shape).numel(), str(self.device))
+        rows = keyed.rows(lambda dtype: arena.tensor(shape, dtype), self.device, queued)
+        self.measure([row.race for row in rows])
+        self.add("keyed", keyed.table(rows, self.device), rows)
+
     def orthogonal(self) -> None:
         rows = orthogonal.rows(self.options.quick, self.device, self.options.headline)
         run_rounds(
@@ -200,7 +211,7 @@ def main() -> int:
         sys.exit("there is no CUDA device; `--quick --device cpu` tries the benchmark out")
     run = Run(options)
     print(report.header(run.facts), flush=True)
-    parts = [run.small_calls, run.models, run.fills, run.layouts, run.orthogonal]
+    parts = [run.small_calls, run.models, run.fills, run.layouts, run.keyed, run.orthogonal]
     if options.headline:
         parts = [run.headline_fills, run.models, run.orthogonal]
     for part in parts:

@@ -5,6 +5,7 @@ Replace `torch.nn.init` by `fastinit` in a script, or run code that you do not o
 of threads, on any device, in any memory layout.
 """
 
+from fastinit import _compiled as _compiled  # first: it says what is missing
 from fastinit import init
 from fastinit._ops import STREAM_VERSION
 from fastinit._version import __version__

@@ -1,14 +1,15 @@
-"""The compiled module as the rest of the package sees it; only this file touches it.
+"""The compiled module as the rest of the package sees it.
 
 It also knows which tensors the ops take (`handled`) and what happens to all others (`otherwise`).
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function
 
-from fastinit import _C
+from fastinit._compiled import extension as _C
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 STREAM_VERSION: int = _C.STREAM_VERSION
 
@@ -71,8 +74,35 @@ def fold(key: int, data: int, purpose: Literal["int", "str", "split"]) -> int:
     return _C.fold(key, data, purpose)
 
 
+def untraced(function: _F, reason: str) -> _F:
+    """Keep torch.compile out of a function, as torch.compiler.disable does, at no cost before.
+
+    That loads the compiler, one to two seconds of work; nothing is traced until it is loaded.
+    """
+    disabled: Callable[..., Any] | None = None
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        nonlocal disabled
+        if disabled is None:
+            # The name is there from the start of its loading, which may run operators.
+            if not hasattr(sys.modules.get("torch._dynamo"), "disable"):
+                return function(*args, **kwargs)
+            disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+        return disabled(*args, **kwargs)
+
+    # As torch.compiler.disable marks functions: the graph breaks at the call, not somewhere inside.
+    # Private, and only the message of fullgraph=True depends on it.
+    run._torchdynamo_disable = True  # type: ignore[attr-defined]
+    run._torchdynamo_disable_msg = reason  # type: ignore[attr-defined]
+    return cast(_F, run)
+
+
 def _reserve_key(device: torch.device, generator: torch.Generator | None) -> int:
-    """Hash one draw of the generator (default: the device's) to a key, a signed 64-bit int."""
+    """Hash one draw of the generator (default: the device's) to a key, a signed 64-bit int.
+
+    Not in a graph of torch.compile: tracing the op would draw, and its result is no constant.
+    """
     if HAS_CUDA and device.type == "cuda":
         # Seeds that were set before CUDA started wait in Python until it does.
         torch.cuda.init()  # type: ignore[no-untyped-call]
@@ -80,10 +110,7 @@ def _reserve_key(device: torch.device, generator: torch.Generator | None) -> int
     return word
 
 
-# An int that leaves an op cannot be traced: torch.compile breaks its graph here.
-reserve_key: Callable[[torch.device, torch.Generator | None], int] = torch.compiler.disable(  # type: ignore[no-untyped-call]
-    _reserve_key
-)
+reserve_key = untraced(_reserve_key, "a key is drawn from a generator; pass key= instead")
 
 
 def capability() -> str:

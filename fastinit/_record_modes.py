@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fills import Region
 from fastinit._patch_mode import PatchMode
 from fastinit._patch_scope import Scope
 from fastinit._record import Recorder, meta_storage
-from fastinit._torch_calls import ESCAPES
+from fastinit._torch_calls import ESCAPES, DispatchMode
 from fastinit.patch import _Entered
 
 _ANY: Any = torch.Tensor
@@ -31,11 +31,11 @@ _DEVICE_QUESTIONS: dict[Any, Callable[[torch.device], Any]] = {
 _WATCHED = frozenset({*_DEVICE_QUESTIONS, *ESCAPES, _set_data})
 
 
-class _DispatchMode(TorchDispatchMode):
+class _DispatchMode(DispatchMode):
     """Sees operators."""
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._recorder = recorder
 
     def __torch_dispatch__(

@@ -7,10 +7,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinit import _ops
 
 _aten = torch.ops.aten
+
+
+class DispatchMode(TorchDispatchMode):
+    """A mode of torch's, without what its first operator costs there.
+
+    torch keeps its compiler out of what modes do, and loads it for that: more than a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
+        own: Any = cls
+        own.__torch_dispatch__ = _ops.untraced(own.__torch_dispatch__, "a mode of fastinit's")
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
 
 # Operators that give memory nobody has written to.
 ALLOCATING = frozenset(

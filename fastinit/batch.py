@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinit import _fills, _ops
-from fastinit._torch_calls import ALLOCATING, ESCAPES, METADATA_ONLY
+from fastinit._torch_calls import ALLOCATING, ESCAPES, METADATA_ONLY, DispatchMode
 
 
 class _Pending(NamedTuple):
@@ -136,11 +135,11 @@ class _Queue:
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-class _DispatchMode(TorchDispatchMode):
+class _DispatchMode(DispatchMode):
     """Sees every operator of its thread."""
 
     def __init__(self, queue: _Queue) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._queue = queue
 
     def __torch_dispatch__(

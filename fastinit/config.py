@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 
 import torch
 
 from fastinit import _ops
-from fastinit._version import __version__
+from fastinit._version import TORCH_TESTED, __version__
 
 
 def _names(dtypes: frozenset[torch.dtype]) -> tuple[str, ...]:
     return tuple(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    """The numbers of a release, of which 2.13.0+cpu and previews of 2.13.0 have the same."""
+    found = re.match(r"\d+(\.\d+)*", release)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,7 +30,10 @@ class Config:
         version: of fastinit.
         stream_version: of the random bits, see docs/stream.md.
         torch: the version of torch in use.
-        built_with: compiler, torch and CUDA of the binary.
+        torch_built_for: the release of torch that the binary was built for; it runs with no other.
+        torch_tested: the oldest and the newest release of torch that fastinit is tested with.
+        torch_in_range: whether the torch in use lies between them.
+        built_with: compiler, torch, Python and CUDA of the binary.
         capability: the instruction set in use.
         capabilities: those that this processor has, plainest first.
         threads: how many a large fill may use (`torch.set_num_threads`).
@@ -37,6 +47,9 @@ class Config:
     version: str
     stream_version: int
     torch: str
+    torch_built_for: str
+    torch_tested: tuple[str, str]
+    torch_in_range: bool
     built_with: dict[str, str]
     capability: str
     capabilities: tuple[str, ...]
@@ -48,9 +61,13 @@ class Config:
 
     def __str__(self) -> str:
         built = ", ".join(f"{name} {value}" for name, value in self.built_with.items())
+        tested = "{} to {}".format(*self.torch_tested)
+        tested = (
+            f"tested with {tested}" if self.torch_in_range else f"not among the tested {tested}"
+        )
         lines = [
             f"fastinit {self.version}, stream version {self.stream_version}",
-            f"  torch         {self.torch}, Python {platform.python_version()}",
+            f"  torch         {self.torch} ({tested}), Python {platform.python_version()}",
             f"  built with    {built}",
             f"  processor     {self.capability} in use; available: {', '.join(self.capabilities)}",
             f"  threads       {self.threads}",
@@ -79,10 +96,14 @@ def show_config() -> Config:
         >>> print(fastinit.show_config())
     """
     built_with = _ops.build_info()
+    oldest, newest = map(_numbers, TORCH_TESTED)
     return Config(
         version=__version__,
         stream_version=_ops.STREAM_VERSION,
         torch=torch.__version__,
+        torch_built_for=built_with["torch"],
+        torch_tested=TORCH_TESTED,
+        torch_in_range=oldest <= _numbers(torch.__version__) <= newest,
         built_with=built_with,
         capability=_ops.capability(),
         capabilities=tuple(_ops.capabilities()),

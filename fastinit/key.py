@@ -136,7 +136,8 @@ def key_argument(
             message = str(error).replace("'seed'", "'key'").replace("an integer", "a Key or an int")
             raise type(error)(f"fastinit.{where}: {message}") from None
     word = key._word
-    return word - _WORDS if word >> 63 else word
+    # Compared, not shifted: torch.compile makes a symbol of a key that changes, and fails on that.
+    return word if word < _WORDS >> 1 else word - _WORDS
 
 
 # What most calls give `source`; asking it would cost them a tenth of their time.

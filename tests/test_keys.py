@@ -167,6 +167,7 @@ def test_every_key_passes_the_schema(name, word):
     assert same_bits(value, fill(name, torch.empty(4, 3), key=word))
     assert same_bits(value, fill(name, torch.empty(4, 3), key=signed))
     assert same_bits(value, fill(name, torch.empty(4, 3), key=np.int64(signed)))
+    assert not same_bits(value, fill(name, torch.empty(4, 3), key=word ^ 2**63))  # all bits count
 
 
 @pytest.mark.parametrize("name", RANDOM)

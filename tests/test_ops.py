@@ -259,6 +259,27 @@ def test_compiled_with_a_key_from_outside():
     assert same_bits(tensor, fastinit.normal_(torch.zeros(9), key=-1))
 
 
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_compiled_with_keys_that_change():
+    def drawing(tensor: torch.Tensor) -> torch.Tensor:
+        return fastinit.normal_(tensor, key=fastinit.reserve_key("cpu"))
+
+    def given(tensor: torch.Tensor, key: object) -> torch.Tensor:
+        return fastinit.normal_(tensor, key=key)
+
+    torch.manual_seed(3)
+    eager = [drawing(torch.zeros(9)) for _ in range(5)]
+    torch.manual_seed(3)
+    compiled = torch.compile(drawing, backend="eager")
+    for expected in eager:
+        assert same_bits(compiled(torch.zeros(9)), expected)
+    compiled = torch.compile(given, fullgraph=True, backend="eager")
+    for word in (1, 2**63 + 2, -7):  # one graph each, of eight that torch allows
+        expected = fastinit.normal_(torch.zeros(9), key=word)
+        for key in (word, Key(word)):
+            assert same_bits(compiled(torch.zeros(9), key), expected)
+
+
 # ---- small tensors, threads ----------------------------------------------------------------------
 
 

@@ -107,6 +107,41 @@ def test_the_real_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(b, direct("trunc_normal_", (30,), 0.0, 0.5, -1.0, 1.0, key=nth(0, 1)))
 
 
+def test_a_model_of_the_real_timm() -> None:
+    """Where timm can be imported whole, with the torchvision it needs."""
+    try:
+        timm: Any = importlib.import_module("timm")
+    except Exception as error:  # a torchvision of another torch raises RuntimeError, for one
+        pytest.skip(f"timm does not import: {error}")
+
+    def factory() -> nn.Module:
+        sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+        return timm.create_model("vit_tiny_patch16_224", num_classes=3, **sizes)
+
+    def build(key: int) -> dict[str, torch.Tensor]:
+        with fastinit.patch(key):
+            return dict(factory().named_parameters())
+
+    with only_fastinit() as seen:
+        first = build(0)
+    assert len(seen.fastinit) > len(first) // 3
+    again, other = build(0), build(1)
+    assert all(same(parameter, again[name]) for name, parameter in first.items())
+    changed = [name for name, parameter in first.items() if not same(parameter, other[name])]
+    assert len(changed) > len(first) // 3
+    native = dict(factory().named_parameters())
+    for name, parameter in native.items():  # constants are the same, and spreads alike
+        if parameter.unique().numel() == 1:
+            assert torch.equal(parameter, first[name]), name
+        elif parameter.numel() >= 256:
+            assert first[name].std().item() == pytest.approx(parameter.std().item(), rel=0.3), name
+
+    whole = fastinit.materialize(factory, key=0)
+    model = fastinit.initialize_(factory(), key=0)
+    for name, parameter in whole.named_parameters():
+        assert same(parameter, dict(model.named_parameters())[name]), name
+
+
 def transformers_config(family: str) -> Any:
     transformers = pytest.importorskip("transformers")
     tiny = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -276,6 +276,7 @@ def test_show_config():
     assert config.version == fastinit.__version__
     assert config.stream_version == fastinit.STREAM_VERSION
     assert config.torch == torch.__version__
+    assert torch.__version__.startswith(config.torch_built_for)
     assert config.capability in config.capabilities
     assert config.capabilities[0] == "scalar"
     assert config.cuda is False or torch.version.cuda is not None
@@ -284,3 +285,23 @@ def test_show_config():
     for part in (fastinit.__version__, torch.__version__, config.capability, "CUDA", "float8_e5m2"):
         assert part in text
     assert "torch.nn.init" in text
+
+
+@pytest.mark.parametrize(
+    ("version", "among"),
+    [
+        ("2.9.1", False),
+        ("2.10.0+cpu", True),
+        ("2.13.0a0+git1", True),
+        ("{newest}", True),
+        ("{newest}+cu130", True),
+        ("{newest}.1", False),
+        ("3.0.0", False),
+    ],
+)
+def test_show_config_says_whether_this_torch_is_tested(monkeypatch, version, among):
+    newest = fastinit.show_config().torch_tested[1]
+    monkeypatch.setattr(torch, "__version__", version.format(newest=newest))
+    config = fastinit.show_config()
+    assert config.torch_in_range is among
+    assert ("not among the tested 2.10.0 to" in str(config)) is not among

@@ -291,6 +291,7 @@ def build(env: dict, variables: dict[str, str]) -> None:
         sys.stderr.write(text)
     if done.returncode:
         fail("the extension did not build (see above)")
+    sys.stderr.writelines(line for line in text.splitlines(True) if line.startswith("fastinit: "))
     # Sources edited while the compiler ran give a stamp that does not match: built again next time.
     stamp.write_text(json.dumps([wanted, binary_state(env)]))
 

@@ -13,8 +13,31 @@ RECORDING = ("tests/test_recording.py",)
 MODELS = ("tests/test_models.py", "-k", "gpt2 or gemma2 or rwkv or MultiheadAttention")
 DEFERRED = ("tests/test_deferred.py",)
 REPORT = ("tests/test_report.py",)
+IMPORT = ("tests/test_import.py",)
 
 MODEL_MUTANTS = [
+    # ---- import
+    Mutant(
+        "importing loads torch's compiler",
+        "fastinit/_ops.py",
+        'if not hasattr(sys.modules.get("torch._dynamo"), "disable"):',
+        "if False:",
+        IMPORT,
+    ),
+    Mutant(
+        "a draw of a key is traced",
+        "fastinit/_ops.py",
+        "disabled = torch.compiler.disable(function)",
+        "disabled = function",
+        IMPORT,
+    ),
+    Mutant(
+        "a binary of another torch is loaded",
+        "fastinit/_compiled.py",
+        'if record["torch"] != _release(torch.__version__):',
+        "if False:",
+        IMPORT,
+    ),
     # ---- batch
     Mutant(
         "a batch that never flushes before an operator",

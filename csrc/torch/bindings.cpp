@@ -33,6 +33,19 @@ uint64_t fold(uint64_t key, uint64_t data, const std::string& purpose) {
   throw py::value_error("fold: purpose must be 'int', 'str' or 'split', not '" + purpose + "'");
 }
 
+#define FASTINIT_TEXT(x) FASTINIT_TEXT_(x)
+#define FASTINIT_TEXT_(x) #x
+#if FASTINIT_CUDA
+#define FASTINIT_CUDA_TEXT FASTINIT_TEXT(CUDART_VERSION)
+#else
+#define FASTINIT_CUDA_TEXT "no"
+#endif
+
+// fastinit/_compiled.py finds this in the file and loads the file only where it fits: a binary of
+// another torch cannot say so itself, as it crashes or misses symbols first.
+__attribute__((used)) const char kBuiltFor[] =
+    "fastinit-built-for torch=" TORCH_VERSION " cuda=" FASTINIT_CUDA_TEXT " python=" PY_VERSION ";";
+
 py::dict build_info() {
   py::dict info;
 #if defined(__clang__)
@@ -41,6 +54,7 @@ py::dict build_info() {
   info["compiler"] = "gcc " __VERSION__;
 #endif
   info["torch"] = TORCH_VERSION;
+  info["python"] = PY_VERSION;
 #if FASTINIT_CUDA
   info["cuda"] = std::to_string(CUDART_VERSION / 1000) + "." +
                  std::to_string(CUDART_VERSION % 1000 / 10) + " for " FASTINIT_CUDA_TARGETS;
