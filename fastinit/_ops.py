@@ -187,6 +187,28 @@ def on_handled_device(tensor: Tensor) -> bool:
     return tensor.is_cpu or tensor.is_meta or (HAS_CUDA and tensor.is_cuda)
 
 
+def version_of(tensor: Tensor) -> int | None:
+    """Give torch's count of writes to a tensor; None for an inference tensor, which has none."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def is_closed(tensor: Tensor) -> bool:
+    """Whether this is an inference tensor outside of inference mode, which torch lets nobody write.
+
+    Torch says so after it has written.
+    """
+    return not is_compiling() and not torch.is_inference_mode_enabled() and tensor.is_inference()
+
+
+def check_open(name: str, tensor: Tensor) -> None:
+    """Raise RuntimeError for an ordinary tensor that is closed to writes, before one happens."""
+    if is_plain(type(tensor)) and is_closed(tensor):
+        raise RuntimeError(
+            f"fastinit.{name}: argument 'tensor' is an inference tensor, which can be written "
+            "inside torch.inference_mode() only; clone it to get one that can be written anywhere"
+        )
+
+
 def is_captured(tensor: Any) -> bool:
     """Whether filling this tensor would go into a CUDA graph under capture."""
     return (

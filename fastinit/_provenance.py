@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from fastinit import _fills
+from fastinit import _fills, _ops
 from fastinit._tape import Entry, Names
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Record:
         writes: what was done to it, in order; nothing that was overwritten as a whole.
         times: how often initialisers wrote all of it, including what was never computed.
         places: where the tensor was held at that time.
-        version: torch's version counter afterwards.
+        version: torch's version counter afterwards; inference tensors have none.
         written: whether it has values.
     """
 
@@ -53,7 +53,7 @@ class Record:
     writes: list[Write] = field(default_factory=list)
     times: int = 0
     places: list[tuple[weakref.ref[nn.Module], str]] = field(default_factory=list)
-    version: int = 0
+    version: int | None = None
     written: bool = True
 
 
@@ -124,5 +124,6 @@ class History:
                 record.rule = ", ".join(labels) or "as constructed"
             owner, attribute = named.places[0]
             tensor = owner._parameters.get(attribute)
-            record.version = tensor._version if isinstance(tensor, torch.Tensor) else 0
+            if isinstance(tensor, torch.Tensor):
+                record.version = _ops.version_of(tensor)
             _records.setdefault(owner, {})[attribute] = record

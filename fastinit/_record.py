@@ -135,6 +135,8 @@ class Recorder:
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run or record one operator."""
+        if func._schema.is_mutable and not torch.is_inference_mode_enabled():
+            self._check_open(func, args, kwargs)
         fill = _fills.parse(func, args, kwargs)
         if fill is not None and type(fill.tensor) in _PLAIN:
             cell = self.cell_of(fill.tensor)
@@ -173,6 +175,16 @@ class Recorder:
         if any(cell.open for cell in cells):
             return self._directly(func, flat, spec)
         return self._operator(func, flat, spec, draws)
+
+    def _check_open(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse to write where torch would, which says so after it has written."""
+        for tensor in written_arguments(func, args, kwargs):
+            if tensor.is_inference() and self.cell_of(tensor) is not None:
+                name = self.names.of(self.ref(tensor)) or f"a tensor of shape {tuple(tensor.shape)}"
+                raise RuntimeError(
+                    f"fastinit: {func} would write to {name}, an inference tensor, which can be "
+                    "written inside torch.inference_mode() only; call fastinit there, or clone it"
+                )
 
     def _key_now(self, args: tuple[Any, ...]) -> int:
         """Give code that wants a key as a number, before it is known what for, one of ours."""

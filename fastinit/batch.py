@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinit import _fills, _ops
-from fastinit._torch_calls import ALLOCATING, ESCAPES, METADATA_ONLY
+from fastinit._torch_calls import ALLOCATING, ESCAPES, METADATA_ONLY, made_of_others
 
 
 class _Pending(NamedTuple):
@@ -151,6 +151,9 @@ class _DispatchMode(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if made_of_others(func):
+            with self:
+                return func.decompose(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             call = _fills.parse(func, args, kwargs)
             if call is not None and self._queue.add(func, call):

@@ -20,8 +20,9 @@ raise, before anything is written or drawn:
 
 - RuntimeError: a scalar that is NaN, or infinite where that means nothing; a lower bound above the
   upper one; a negative standard deviation; a range the dtype cannot hold; a tensor several of whose
-  elements share memory; a draw from a generator while a CUDA graph is captured (with `key=` a fill
-  can be captured, and every replay writes the same).
+  elements share memory; an inference tensor outside of inference mode; a draw from a generator
+  while a CUDA graph is captured (with `key=` a fill can be captured, and every replay writes the
+  same).
 - TypeError: a scalar, key or generator of the wrong type.
 """
 
@@ -39,6 +40,7 @@ from fastinit._ops import (
     ORIGINALS,
     REAL_DTYPES,
     as_double,
+    check_open,
     handled,
     normal_op,
     otherwise,
@@ -218,6 +220,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     Returns:
         `tensor`.
     """
+    check_open("constant_", tensor)
     result: Tensor = ORIGINALS["constant_"](tensor, val)
     return result
 
@@ -231,6 +234,7 @@ def ones_(tensor: Tensor) -> Tensor:
     Returns:
         `tensor`.
     """
+    check_open("ones_", tensor)
     result: Tensor = ORIGINALS["ones_"](tensor)
     return result
 
@@ -244,6 +248,7 @@ def zeros_(tensor: Tensor) -> Tensor:
     Returns:
         `tensor`.
     """
+    check_open("zeros_", tensor)
     result: Tensor = ORIGINALS["zeros_"](tensor)
     return result
 

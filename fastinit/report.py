@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastinit import _fills
+from fastinit import _fills, _ops
 from fastinit._moments import Moments, expected, measure
 from fastinit._provenance import Record, record_of
 from fastinit.deferred import kept_state
@@ -165,7 +165,7 @@ def _flags_of_record(
     labels = (record.rule, *(write.label for write in record.writes))
     if any(name in label for name in _FAN_SCALED for label in labels) and _is_shard(named):
         found.append("fan computed from a shard")
-    if named.tensor._version != record.version:
+    if _ops.version_of(named.tensor) != record.version:
         found.append("changed since")
     elif want is not None and got is not None:
         if want.std > 0 and got.std == 0 and named.tensor.numel() > 1:
@@ -273,8 +273,9 @@ def report(
     fastinit); tie broken; constant where random was expected; truncation inactive (both bounds
     beyond 10 standard deviations, as when torch's default bounds of ±2 meet a small std); fan
     computed from a shard; std or mean off by more than chance (six standard errors); changed since
-    it was initialised; not finite. What was expected is known for modules that `initialize_` or
-    `materialize` has initialised.
+    it was initialised (torch does not count writes to inference tensors: not seen there); not
+    finite. What was expected is known for modules that `initialize_` or `materialize` has
+    initialised.
 
     Args:
         module: the module.
