@@ -296,12 +296,14 @@ def otherwise(
             )
         arguments = {**arguments, **beyond}
     if "key" not in given:
-        # torch refuses integers, too, but not always as what they are.
+        # torch refuses these, too, but not always as what they are, and after it has written.
         if (
             is_plain(kind)
             and on_handled_device(tensor)
             and not tensor.is_meta
-            and not (tensor.is_floating_point() or tensor.is_complex())
+            and not (
+                tensor.is_floating_point() or (tensor.is_complex() and torch.complex64 in dtypes)
+            )
         ):
             raise NotImplementedError(_wrong_dtype(name, tensor, dtypes))
         result: Tensor = ORIGINALS[name](tensor, **arguments, **given)

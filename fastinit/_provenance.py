@@ -25,8 +25,9 @@ class Write:
         label: what did it.
         arguments: the numbers it was given.
         fill: the code of the distribution, if it was a fill.
-        numel: how many elements it wrote.
+        numel: how many real numbers it wrote: two for a complex element.
         whole: whether it wrote all of the parameter.
+        complex: whether it wrote complex numbers, not real ones into their parts.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Write:
     fill: int | None
     numel: int
     whole: bool
+    complex: bool = False
 
 
 @dataclass
@@ -110,7 +112,9 @@ class History:
             numbers = tuple(float(x) for x in given if isinstance(x, (int, float)))
             covers = entry.pure and ref.region.covers(whole.region)
             label = _label(entry)
-            record.writes.append(Write(label, numbers, fill, ref.region.numel, covers))
+            pairs = ref.region.dtype.is_complex
+            numel = ref.region.numel * (2 if pairs else 1)
+            record.writes.append(Write(label, numbers, fill, numel, covers, pairs))
 
     def close(self) -> None:
         """Keep what was noted."""

@@ -122,7 +122,8 @@ def _off_by_more_than_chance(want: Moments, got: Moments, tensor: Tensor) -> lis
     found = []
     # The standard error of a normal's std is std / sqrt(2 n); flatter distributions have less.
     if abs(got.std - want.std) > want.std * (_CHANCE / math.sqrt(2 * n) + eps) and n > 1:
-        found.append(f"std off by more than chance ({got.std / want.std - 1:+.1%})")
+        by = f"{got.std / want.std - 1:+.1%}" if want.std > 0 else f"{got.std:.3g} instead of 0"
+        found.append(f"std off by more than chance ({by})")
     if abs(got.mean - want.mean) > want.std * _CHANCE / math.sqrt(n) + eps * abs(want.mean):
         found.append("mean off by more than chance")
     return found
@@ -180,7 +181,7 @@ def _row(named: Named, declared_ties: Mapping[str, Tensor]) -> ParameterRow:
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     got = measure(local)
     record = record_of(named.owner, named.attribute)
-    want = None if record is None else expected(record.writes, tuple(tensor.shape))
+    want = None if record is None else expected(record.writes, tensor)
     flags: list[str] = []
     if tensor.is_meta:
         flags.append("never written")
