@@ -251,7 +251,9 @@ def _refusal(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str |
     ):
         what = f"the tensor subclass {kind.__module__}.{kind.__qualname__}"
     elif _transformed(tensor):
-        what = "nested tensors, or tensors inside torch.func transforms and forward-mode AD"
+        what = (
+            "nested tensors, or tensors inside torch.func transforms (but vmap) and forward-mode AD"
+        )
     elif tensor.layout is not torch.strided:
         what = f"layout {tensor.layout}"
     elif tensor.dtype not in dtypes:
@@ -288,6 +290,13 @@ def otherwise(
     """
     name = function.__name__
     kind = type(tensor)
+    if _functorch_stack_top() is not None and is_plain(kind) and not tensor.is_nested:
+        from fastinit import _vmap  # which imports this module
+
+        ours = "key" in given or (tensor.dtype in dtypes and on_handled_device(tensor))
+        if ours and _vmap.only_vmap() and forward_ad._current_level < 0:
+            _vmap.fill(function, tensor, {**arguments, **(beyond or {})}, given)
+            return tensor
     if beyond:
         if "key" not in given:
             raise NotImplementedError(

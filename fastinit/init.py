@@ -13,6 +13,10 @@ Randomness comes from one of three places:
 - `key=`: a `Key` or an int in [-2**63, 2**64); no generator is touched. Giving both is a
   ValueError.
 
+Inside `torch.vmap` with randomness="different" member i of the batch gets what `key.fold_in(i)`
+gives outside (with chunk_size=, i counts within the chunk); with "same" all get what `key` gives.
+Of a generator one key is drawn. Other transforms of torch.func do not take a `key=`.
+
 Meta tensors and tensors without elements draw nothing. Without `key=`, tensors that fastinit does
 not handle (see `show_config`) go to `torch.nn.init`. With it, an unsupported device is filled from
 the CPU, and an unsupported dtype, layout or subclass is a NotImplementedError. Random fills also
