@@ -179,8 +179,9 @@ class Recorder:
     def _check_open(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse to write where torch would, which says so after it has written."""
         for tensor in written_arguments(func, args, kwargs):
-            if tensor.is_inference() and self.cell_of(tensor) is not None:
-                name = self.names.of(self.ref(tensor)) or f"a tensor of shape {tuple(tensor.shape)}"
+            if tensor.is_inference():
+                name = None if self.cell_of(tensor) is None else self.names.of(self.ref(tensor))
+                name = name or f"a tensor of shape {tuple(tensor.shape)}"
                 raise RuntimeError(
                     f"fastinit: {func} would write to {name}, an inference tensor, which can be "
                     "written inside torch.inference_mode() only; call fastinit there, or clone it"

@@ -12,23 +12,23 @@ from torch import Tensor
 from fastinit import _ops
 from fastinit.key import Key
 
-_C: Any = torch._C._functorch
+_functorch: Any = torch._C._functorch
 
 
 @contextmanager
 def _popped() -> Iterator[None]:
     """Leave the innermost transform for a while."""
-    layer = _C.pop_dynamic_layer_stack()
+    layer = _functorch.pop_dynamic_layer_stack()
     try:
         yield
     finally:
-        _C.push_dynamic_layer_stack(layer)
+        _functorch.push_dynamic_layer_stack(layer)
 
 
 @contextmanager
 def _outside() -> Iterator[None]:
     """Leave all transforms for a while."""
-    if _C.peek_interpreter_stack() is None:
+    if _functorch.peek_interpreter_stack() is None:
         yield
         return
     with _popped(), _outside():
@@ -37,8 +37,8 @@ def _outside() -> Iterator[None]:
 
 def only_vmap() -> bool:
     """Whether this is inside `torch.vmap`, nested perhaps, and in no other transform."""
-    stack = _C.get_interpreter_stack()
-    return bool(stack) and all(layer.key() == _C.TransformType.Vmap for layer in stack)
+    stack = _functorch.get_interpreter_stack()
+    return bool(stack) and all(layer.key() == _functorch.TransformType.Vmap for layer in stack)
 
 
 def _targets(
@@ -49,17 +49,19 @@ def _targets(
     Raises:
         RuntimeError: where torch's random operations do.
     """
-    top = _C.peek_interpreter_stack()
+    top = _functorch.peek_interpreter_stack()
     if top is None:
         return [(tensor, path)]
-    vmap = _C.CVmapInterpreterPtr(top)
-    if vmap.randomness() == _C.RandomnessType.Error:
+    vmap = _functorch.CVmapInterpreterPtr(top)
+    if vmap.randomness() == _functorch.RandomnessType.Error:
         raise RuntimeError(
             f"vmap: fastinit.{name} was called in randomness error mode; please use the 'same' or "
             "'different' randomness flags on vmap, or call it outside"
         )
-    different = vmap.randomness() == _C.RandomnessType.Different
-    batched = _C.is_batchedtensor(tensor) and _C.maybe_get_level(tensor) == vmap.level()
+    different = vmap.randomness() == _functorch.RandomnessType.Different
+    batched = (
+        _functorch.is_batchedtensor(tensor) and _functorch.maybe_get_level(tensor) == vmap.level()
+    )
     if not batched:
         if different:
             raise RuntimeError(
@@ -69,7 +71,7 @@ def _targets(
             )
         with _popped():
             return _targets(name, tensor, path)
-    whole, dim = _C.get_unwrapped(tensor), _C.maybe_get_bdim(tensor)
+    whole, dim = _functorch.get_unwrapped(tensor), _functorch.maybe_get_bdim(tensor)
     with _popped():
         if whole.size(dim) > 1 and whole.stride(dim) == 0 and whole.numel() > 0:
             raise RuntimeError(

@@ -278,6 +278,25 @@ def test_materialize_refuses_a_meta_module_made_inside() -> None:
         fastinit.materialize(module, key=3)
 
 
+def test_materialize_refuses_what_a_factory_finds() -> None:
+    with torch.inference_mode():
+        found = nn.Linear(3, 3)
+    before = values(found)
+
+    def by_us() -> nn.Module:
+        fastinit.normal_(found.weight)
+        return nn.Sequential(found)
+
+    def by_itself() -> nn.Module:
+        found.reset_parameters()
+        return nn.Sequential(found)
+
+    for factory in (by_us, by_itself):
+        with pytest.raises(RuntimeError, match=r"write to a tensor of shape \(3, 3\)"):
+            fastinit.materialize(factory, key=3)
+        assert_same(values(found), before)
+
+
 def test_report_with_inputs_leaves_closed_buffers() -> None:
     with torch.inference_mode():
         module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
