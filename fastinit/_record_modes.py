@@ -102,6 +102,7 @@ class _FunctionMode(PatchMode):
         if cell is None:
             return value
         real = recorder.real(value)
+        recorder.remember(cell)
         cell.open = True
         return real
 

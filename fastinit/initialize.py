@@ -171,8 +171,13 @@ def initialize_(
             "torch.inference_mode() only: " + ", ".join(closed) + "; call it there, or clone them"
         )
     base = key_or_drawn(key, "initialize_")
+    recorder = Recorder(base)
     with without_collections():
-        _initialize(module, parameters, Recorder(base), rules, skip, progress, prefix)
+        try:
+            _initialize(module, parameters, recorder, rules, skip, progress, prefix)
+        except BaseException:
+            recorder.restore()  # what initialisers have read was written for them to read
+            raise
     return module
 
 

@@ -268,6 +268,33 @@ def test_initialize_refuses_what_initialisers_write_besides(kind: str) -> None:
     assert_same(values(module), before)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("read", ["item", "numpy", "numpy only", "directly"])
+def test_what_was_written_to_be_read_is_put_back(read: str, inside: bool) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((4,), 7.0))
+
+        def reset_parameters(self) -> None:
+            if read != "numpy only":
+                nn.init.normal_(self.weight)
+            if read == "item":
+                self.weight.max().item()
+            elif read.startswith("numpy"):
+                self.weight.detach().numpy()[0] = 3
+            else:
+                self.weight.detach().map_(torch.ones(4), lambda a, b: a + b)
+            raise LookupError
+
+    with torch.inference_mode(inside):
+        module = nn.ModuleList([nn.Linear(2, 2), Reader()])
+        before = values(module)
+        with pytest.raises(LookupError):
+            fastinit.initialize_(module, key=1)
+        assert_same(values(module), before)
+
+
 def test_materialize_refuses_a_meta_module_made_inside() -> None:
     with torch.inference_mode(), torch.device("meta"):
         module = Model()
