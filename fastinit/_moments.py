@@ -77,13 +77,17 @@ def _truncated(mean: float, std: float, low: float, high: float) -> Moments:
 
 def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
     numbers = write.arguments
+    half = 2**-0.5 if write.complex else 1.0  # of a std, for each part of complex draws
     if write.fill == _fills.CONSTANT:
-        return Moments(numbers[0], 0.0, numbers[0], numbers[0])
+        value = numbers[0]
+        if write.complex:  # and as many zeros
+            return Moments(value / 2, abs(value) / 2, min(value, 0.0), max(value, 0.0))
+        return Moments(value, 0.0, value, value)
     if write.fill == _fills.UNIFORM:
         a, b = numbers
         return Moments((a + b) / 2, (b - a) / math.sqrt(12), a, b)
     if write.fill == _fills.NORMAL:
-        return Moments(numbers[0], numbers[1], None, None)
+        return Moments(numbers[0], half * numbers[1], None, None)
     if write.fill == _fills.TRUNC_NORMAL:
         return _truncated(*numbers)
     batched = any(number != 0 for number in numbers[1:])
@@ -91,23 +95,25 @@ def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
         # The shorter side's vectors have length `gain`, so its square is spread over the longer.
         gain = numbers[0] if numbers else 1.0
         longer = max(shape[0], math.prod(shape[1:]))
-        return Moments(0.0, abs(gain) / math.sqrt(longer), -abs(gain), abs(gain))
+        return Moments(0.0, half * abs(gain) / math.sqrt(longer), -abs(gain), abs(gain))
     if write.label == "sparse_" and write.whole and numbers:
         zeros = math.ceil(numbers[0] * shape[0]) / shape[0]
         std = numbers[1] if len(numbers) > 1 else 0.01
-        return Moments(0.0, std * math.sqrt(max(1 - zeros, 0.0)), None, None)
+        return Moments(0.0, half * std * math.sqrt(max(1 - zeros, 0.0)), None, None)
     return None
 
 
-def expected(writes: Sequence[Write], shape: Sequence[int]) -> Moments | None:
+def expected(writes: Sequence[Write], tensor: Tensor) -> Moments | None:
     """Combine what was written, whole and in parts; None where it is not a known distribution.
+
+    As `measure` does, it takes a complex tensor for its real and imaginary parts.
 
     Two parts count as if they did not overlap: gates and padding rows, which this is for, do not.
     """
-    numel = math.prod(shape)
+    numel = tensor.numel() * (2 if tensor.is_complex() else 1)
     parts: list[tuple[float, Moments]] = []
     for write in writes:
-        moments = _of_write(write, shape)
+        moments = _of_write(write, tensor.shape)
         if moments is None:
             return None
         if write.whole:

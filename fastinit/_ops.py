@@ -214,6 +214,28 @@ def on_handled_device(tensor: Tensor) -> bool:
     return tensor.is_cpu or tensor.is_meta or (HAS_CUDA and tensor.is_cuda)
 
 
+def version_of(tensor: Tensor) -> int | None:
+    """Give torch's count of writes to a tensor; None for an inference tensor, which has none."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def is_closed(tensor: Tensor) -> bool:
+    """Whether this is an inference tensor outside of inference mode, which torch lets nobody write.
+
+    Torch says so after it has written.
+    """
+    return not is_compiling() and not torch.is_inference_mode_enabled() and tensor.is_inference()
+
+
+def check_open(name: str, tensor: Tensor) -> None:
+    """Raise RuntimeError for an ordinary tensor that is closed to writes, before one happens."""
+    if is_plain(type(tensor)) and is_closed(tensor):
+        raise RuntimeError(
+            f"fastinit.{name}: argument 'tensor' is an inference tensor, which can be written "
+            "inside torch.inference_mode() only; clone it to get one that can be written anywhere"
+        )
+
+
 def is_captured(tensor: Any) -> bool:
     """Whether filling this tensor would go into a CUDA graph under capture."""
     return (
@@ -256,7 +278,9 @@ def _refusal(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str |
     ):
         what = f"the tensor subclass {kind.__module__}.{kind.__qualname__}"
     elif _transformed(tensor):
-        what = "nested tensors, or tensors inside torch.func transforms and forward-mode AD"
+        what = (
+            "nested tensors, or tensors inside torch.func transforms (but vmap) and forward-mode AD"
+        )
     elif tensor.layout is not torch.strided:
         what = f"layout {tensor.layout}"
     elif tensor.dtype not in dtypes:
@@ -293,6 +317,13 @@ def otherwise(
     """
     name = function.__name__
     kind = type(tensor)
+    if _functorch_stack_top() is not None and is_plain(kind) and not tensor.is_nested:
+        from fastinit import _vmap  # which imports this module
+
+        ours = "key" in given or (tensor.dtype in dtypes and on_handled_device(tensor))
+        if ours and _vmap.only_vmap() and forward_ad._current_level < 0:
+            _vmap.fill(function, tensor, {**arguments, **(beyond or {})}, given)
+            return tensor
     if beyond:
         if "key" not in given:
             raise NotImplementedError(
@@ -301,12 +332,14 @@ def otherwise(
             )
         arguments = {**arguments, **beyond}
     if "key" not in given:
-        # torch refuses integers, too, but not always as what they are.
+        # torch refuses these, too, but not always as what they are, and after it has written.
         if (
             is_plain(kind)
             and on_handled_device(tensor)
             and not tensor.is_meta
-            and not (tensor.is_floating_point() or tensor.is_complex())
+            and not (
+                tensor.is_floating_point() or (tensor.is_complex() and torch.complex64 in dtypes)
+            )
         ):
             raise NotImplementedError(_wrong_dtype(name, tensor, dtypes))
         result: Tensor = ORIGINALS[name](tensor, **arguments, **given)

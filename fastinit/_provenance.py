@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from fastinit import _fills
+from fastinit import _fills, _ops
 from fastinit._tape import Entry, Names
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ class Write:
         label: what did it.
         arguments: the numbers it was given.
         fill: the code of the distribution, if it was a fill.
-        numel: how many elements it wrote.
+        numel: how many real numbers it wrote: two for a complex element.
         whole: whether it wrote all of the parameter.
+        complex: whether it wrote complex numbers, not real ones into their parts.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Write:
     fill: int | None
     numel: int
     whole: bool
+    complex: bool = False
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Record:
         writes: what was done to it, in order; nothing that was overwritten as a whole.
         times: how often initialisers wrote all of it, including what was never computed.
         places: where the tensor was held at that time.
-        version: torch's version counter afterwards.
+        version: torch's version counter afterwards; inference tensors have none.
         written: whether it has values.
     """
 
@@ -53,7 +55,7 @@ class Record:
     writes: list[Write] = field(default_factory=list)
     times: int = 0
     places: list[tuple[weakref.ref[nn.Module], str]] = field(default_factory=list)
-    version: int = 0
+    version: int | None = None
     written: bool = True
 
 
@@ -110,7 +112,9 @@ class History:
             numbers = tuple(float(x) for x in given if isinstance(x, (int, float)))
             covers = entry.pure and ref.region.covers(whole.region)
             label = _label(entry)
-            record.writes.append(Write(label, numbers, fill, ref.region.numel, covers))
+            pairs = ref.region.dtype.is_complex
+            numel = ref.region.numel * (2 if pairs else 1)
+            record.writes.append(Write(label, numbers, fill, numel, covers, pairs))
 
     def close(self) -> None:
         """Keep what was noted."""
@@ -124,5 +128,6 @@ class History:
                 record.rule = ", ".join(labels) or "as constructed"
             owner, attribute = named.places[0]
             tensor = owner._parameters.get(attribute)
-            record.version = tensor._version if isinstance(tensor, torch.Tensor) else 0
+            if isinstance(tensor, torch.Tensor):
+                record.version = _ops.version_of(tensor)
             _records.setdefault(owner, {})[attribute] = record

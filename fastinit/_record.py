@@ -62,6 +62,7 @@ class Recorder:
         self.ran: Callable[[Entry, str], object] | None = None
         self._cells: dict[int, Cell] = {}  # by address of the storage
         self._held: dict[int, list[Held]] = {}
+        self._before: dict[Cell, Tensor] = {}
         self._label = ""
         self._accepted: set[Any] = set()
 
@@ -119,6 +120,8 @@ class Recorder:
             self.entries = [entry for entry in self.entries if entry not in chosen]
             for entry in run:
                 self.coverage.add(entry)
+                for written in entry.writes:
+                    self.remember(written.cell)
             touched = {cell for entry in run for cell in entry.cells}
             with _disable_current_modes():
                 runner.run(needed(run, touched), keep=True)
@@ -126,6 +129,20 @@ class Recorder:
             real = runner.tensor(ref)
         self.register(real.untyped_storage(), ref.cell)
         return real
+
+    def remember(self, cell: Cell) -> None:
+        """Keep what memory of before the recording holds, which is about to be written early."""
+        if cell.known and cell.real is not None and cell not in self._before:
+            every = Region((cell.nbytes,), (1,), 0, torch.uint8)
+            with _disable_current_modes():
+                self._before[cell] = every.on(cell.real).clone()
+
+    def restore(self) -> None:
+        """Undo what was written early."""
+        for cell, held in self._before.items():
+            assert cell.real is not None
+            every = Region((cell.nbytes,), (1,), 0, torch.uint8)
+            every.on(cell.real).copy_(held)
 
     def runner(self) -> Runner:
         """Make what runs entries before the recording has ended."""
@@ -135,6 +152,8 @@ class Recorder:
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run or record one operator."""
+        if func._schema.is_mutable and not torch.is_inference_mode_enabled():
+            self._check_open(func, args, kwargs)
         fill = _fills.parse(func, args, kwargs)
         if fill is not None and type(fill.tensor) in _PLAIN:
             cell = self.cell_of(fill.tensor)
@@ -173,6 +192,17 @@ class Recorder:
         if any(cell.open for cell in cells):
             return self._directly(func, flat, spec)
         return self._operator(func, flat, spec, draws)
+
+    def _check_open(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse to write where torch would, which says so after it has written."""
+        for tensor in written_arguments(func, args, kwargs):
+            if tensor.is_inference():
+                name = None if self.cell_of(tensor) is None else self.names.of(self.ref(tensor))
+                name = name or f"a tensor of shape {tuple(tensor.shape)}"
+                raise RuntimeError(
+                    f"fastinit: {func} would write to {name}, an inference tensor, which can be "
+                    "written inside torch.inference_mode() only; call fastinit there, or clone it"
+                )
 
     def _key_now(self, args: tuple[Any, ...]) -> int:
         """Give code that wants a key as a number, before it is known what for, one of ours."""
@@ -347,6 +377,10 @@ class Recorder:
         values = [self.real(v) if self.cell_of(v) is not None else v for v in flat]
         args, kwargs = pytree.tree_unflatten(values, spec)
         self._release_held(func, args, kwargs)
+        for tensor in written_arguments(func, args, kwargs):
+            cell = self.cell_of(tensor)
+            if cell is not None:
+                self.remember(cell)
         result = func(*args, **kwargs)
         if func in OVERWRITING:
             for tensor in written_arguments(func, args, kwargs):

@@ -15,7 +15,7 @@ from fastinit._fills import Region
 from fastinit._patch_mode import PatchMode
 from fastinit._patch_scope import Scope
 from fastinit._record import Recorder, meta_storage
-from fastinit._torch_calls import ESCAPES, DispatchMode
+from fastinit._torch_calls import ESCAPES, DispatchMode, made_of_others
 from fastinit.patch import _Entered
 
 _ANY: Any = torch.Tensor
@@ -41,6 +41,9 @@ class _DispatchMode(DispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if made_of_others(func):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         with torch._C.DisableTorchFunction():
             return self._recorder.dispatch(func, args, kwargs or {})
 
@@ -99,6 +102,7 @@ class _FunctionMode(PatchMode):
         if cell is None:
             return value
         real = recorder.real(value)
+        recorder.remember(cell)
         cell.open = True
         return real
 

@@ -127,6 +127,18 @@ def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 @functools.cache
+def made_of_others(func: Any) -> bool:
+    """Whether torch takes an operator apart before a mode sees it: not so in inference mode.
+
+    Such an operator says too little of what it does. `reshape`, for one, is a view or a copy.
+    """
+    composite: bool = func.has_kernel_for_dispatch_key(
+        torch._C.DispatchKey.CompositeImplicitAutograd
+    )
+    return composite
+
+
+@functools.cache
 def accepts_generator(func: Any) -> bool:
     """Whether an operator draws from a torch generator."""
     return any(argument.name == "generator" for argument in func._schema.arguments) or (

@@ -13,7 +13,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from fastinit import _fills, _ops
-from fastinit._torch_calls import ALLOCATING, ESCAPES, METADATA_ONLY, DispatchMode
+from fastinit._torch_calls import (
+    ALLOCATING,
+    ESCAPES,
+    METADATA_ONLY,
+    DispatchMode,
+    made_of_others,
+)
 
 
 class _Pending(NamedTuple):
@@ -150,6 +156,9 @@ class _DispatchMode(DispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if made_of_others(func):
+            with self:
+                return func.decompose(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             call = _fills.parse(func, args, kwargs)
             if call is not None and self._queue.add(func, call):

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fastinit import _ops
 from fastinit.patch import _Entered
 
 # Weakly on both sides: the module's hooks hold what waits, which is called with the module.
@@ -47,7 +48,7 @@ class _ResetWithoutDraws:
 @contextmanager
 def kept_state(module: nn.Module) -> Iterator[None]:
     """Put the buffers and torch's generators back afterwards."""
-    buffers = [b for b in module.buffers() if not is_lazy(b)]
+    buffers = [b for b in module.buffers() if not (is_lazy(b) or _ops.is_closed(b))]
     saved = [buffer.clone() for buffer in buffers]
     devices = {t.device.index or 0 for t in module.parameters() if t.device.type == "cuda"}
     with torch.random.fork_rng(devices), torch.no_grad():

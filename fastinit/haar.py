@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from fastinit._ops import (
     DTYPES,
     as_double,
+    check_open,
     handled,
     orthogonal_many_op,
     orthogonal_op,
@@ -179,6 +180,7 @@ def delta_orthogonal_(
             "fastinit.delta_orthogonal_: argument 'tensor' must have at least as many outputs as "
             f"inputs, got shape {shape}"
         )
+    check_open("delta_orthogonal_", tensor)
     with torch.no_grad():
         matrix = orthogonal_(tensor.new_empty(shape[:2]), gain, generator, key=key)
         tensor.zero_()

@@ -13,6 +13,10 @@ Randomness comes from one of three places:
 - `key=`: a `Key` or an int in [-2**63, 2**64); no generator is touched. Giving both is a
   ValueError.
 
+Inside `torch.vmap` with randomness="different" member i of the batch gets what `key.fold_in(i)`
+gives outside (with chunk_size=, i counts within the chunk); with "same" all get what `key` gives.
+Of a generator one key is drawn. Other transforms of torch.func do not take a `key=`.
+
 Meta tensors and tensors without elements draw nothing. Without `key=`, tensors that fastinit does
 not handle (see `show_config`) go to `torch.nn.init`. With it, an unsupported device is filled from
 the CPU, and an unsupported dtype, layout or subclass is a NotImplementedError. Random fills also
@@ -20,8 +24,9 @@ raise, before anything is written or drawn:
 
 - RuntimeError: a scalar that is NaN, or infinite where that means nothing; a lower bound above the
   upper one; a negative standard deviation; a range the dtype cannot hold; a tensor several of whose
-  elements share memory; a draw from a generator while a CUDA graph is captured (with `key=` a fill
-  can be captured, and every replay writes the same).
+  elements share memory; an inference tensor outside of inference mode; a draw from a generator
+  while a CUDA graph is captured (with `key=` a fill can be captured, and every replay writes the
+  same).
 - TypeError: a scalar, key or generator of the wrong type.
 """
 
@@ -39,6 +44,7 @@ from fastinit._ops import (
     ORIGINALS,
     REAL_DTYPES,
     as_double,
+    check_open,
     handled,
     normal_op,
     otherwise,
@@ -218,6 +224,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     Returns:
         `tensor`.
     """
+    check_open("constant_", tensor)
     result: Tensor = ORIGINALS["constant_"](tensor, val)
     return result
 
@@ -231,6 +238,7 @@ def ones_(tensor: Tensor) -> Tensor:
     Returns:
         `tensor`.
     """
+    check_open("ones_", tensor)
     result: Tensor = ORIGINALS["ones_"](tensor)
     return result
 
@@ -244,6 +252,7 @@ def zeros_(tensor: Tensor) -> Tensor:
     Returns:
         `tensor`.
     """
+    check_open("zeros_", tensor)
     result: Tensor = ORIGINALS["zeros_"](tensor)
     return result
 

@@ -122,8 +122,9 @@ def initialize_(
         TypeError: if an argument has the wrong type.
         NotImplementedError: if a parameter is a tensor subclass with memory of its own, such as a
             DTensor, or not strided.
-        RuntimeError: in the first call of a module with lazy parameters, if it does not show the
-            shapes of all.
+        RuntimeError: if what is to be written is an inference tensor and this is not called in
+            inference mode. In the first call of a module with lazy parameters, if it does not show
+            the shapes of all.
         ImportError: if `progress` is asked for and tqdm is missing.
 
     Examples:
@@ -140,11 +141,11 @@ def initialize_(
         ... )
     """
     check_module(module, "initialize_")
-    base = key_or_drawn(key, "initialize_")
     if rules is not None:
         rules = _rules.check(rules)
     deferred.cancel(module)
     if deferred.has_lazy(module):
+        base = key_or_drawn(key, "initialize_")
         run = functools.partial(
             initialize_, rules=rules, key=base, skip=skip, progress=progress, prefix=prefix
         )
@@ -159,8 +160,24 @@ def initialize_(
             + ", ".join(on_meta)
             + "; use fastinit.materialize"
         )
+    closed = [
+        name
+        for name, named in parameters.items()
+        if _ops.is_closed(named.tensor) and not matches(name, skip)
+    ]
+    if closed:
+        raise RuntimeError(
+            "fastinit.initialize_: inference tensors, which can be written inside "
+            "torch.inference_mode() only: " + ", ".join(closed) + "; call it there, or clone them"
+        )
+    base = key_or_drawn(key, "initialize_")
+    recorder = Recorder(base)
     with without_collections():
-        _initialize(module, parameters, Recorder(base), rules, skip, progress, prefix)
+        try:
+            _initialize(module, parameters, recorder, rules, skip, progress, prefix)
+        except BaseException:
+            recorder.restore()  # what initialisers have read was written for them to read
+            raise
     return module
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Sequence
-from typing import Any, NoReturn, SupportsIndex
+from contextlib import suppress
+from typing import Any, Literal, NoReturn, SupportsIndex
 
 import torch
 from torch import Generator
@@ -13,19 +14,61 @@ from torch import Generator
 from fastinit import _ops
 
 _WORDS = 1 << 64
+_SIGN = 1 << 63
 
 
 def _as_integer(value: Any, name: str) -> int:
     """Convert an integer of any kind (NumPy's too) to int; a bool is no integer here."""
     kind = type(value)
-    if kind is int:
-        return int(value)
     if kind is not bool:
         try:
             return operator.index(value)
         except TypeError:
             pass
     raise TypeError(f"argument '{name}' must be an integer, got {kind.__name__}")
+
+
+class _Derivation:
+    """The arithmetic of keys, in one object so that torch.compile can be told what it is.
+
+    To the compiler this is a constant whose methods are called while it traces: what they return is
+    part of the graph, guarded by what they were given. It could trace neither the extension nor
+    `hashlib`.
+    """
+
+    def fold(self, key: int, data: int, purpose: Literal["int", "str", "split"]) -> int:
+        """Derive a word from another."""
+        return _ops.fold(key % _WORDS, data % _WORDS, purpose)
+
+    def digest(self, name: str) -> int:
+        """Hash a name to a word."""
+        return int.from_bytes(
+            hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest(), "little"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Derivation)
+
+    def __hash__(self) -> int:
+        return hash(_Derivation)
+
+    def __fx_repr__(self) -> tuple[str, dict[str, type]]:
+        return "_Derivation()", {"_Derivation": _Derivation}
+
+
+def _tell_compiler() -> None:
+    """Declare `_Derivation` to torch.compile, where this torch has a way to."""
+    try:
+        from torch._library.opaque_object import MemberType, register_opaque_type
+    except ImportError:
+        return  # older; the graph breaks where a key is derived
+    real = MemberType.USE_REAL
+    with suppress(RuntimeError):  # it knows the name from before this module was loaded again
+        register_opaque_type(_Derivation, typ="value", members={"fold": real, "digest": real})
+
+
+_tell_compiler()
+_derivation = _Derivation()
 
 
 class Key:
@@ -39,6 +82,9 @@ class Key:
     distributions they share the words underneath, so give every tensor a key of its own:
     `key.fold_in(name)`.
 
+    Inside torch.compile keys are constants, derived while it traces: code that is called with
+    another key, name or number is compiled anew, up to torch's limit of recompilations.
+
     Args:
         seed: an integer in [-2**63, 2**64), taken modulo 2**64.
 
@@ -51,14 +97,15 @@ class Key:
         >>> w = fastinit.normal_(torch.empty(3, 5), key=key.fold_in("layer.0.weight"))
     """
 
-    __slots__ = ("_word",)
-    _word: int
+    # In two's complement, as the ops take it: a number that torch.compile can have as an input.
+    __slots__ = ("_signed",)
+    _signed: int
 
     def __init__(self, seed: SupportsIndex) -> None:
         value = _as_integer(seed, "seed")
-        if not -(_WORDS >> 1) <= value < _WORDS:
+        if not -_SIGN <= value < _WORDS:
             raise ValueError(f"argument 'seed' must be in [-2**63, 2**64), got {value}")
-        object.__setattr__(self, "_word", value % _WORDS)
+        object.__setattr__(self, "_signed", value - _WORDS if value >= _SIGN else value)
 
     def fold_in(self, data: SupportsIndex | str) -> Key:
         """Derive the key of `data`, which may be a number (taken modulo 2**64) or a name.
@@ -70,9 +117,12 @@ class Key:
             TypeError: if `data` is neither an integer nor a str.
         """
         if isinstance(data, str):
-            digest = hashlib.blake2b(data.encode("utf-8"), digest_size=8).digest()
-            return Key(_ops.fold(self._word, int.from_bytes(digest, "little"), "str"))
-        return Key(_ops.fold(self._word, _as_integer(data, "data") % _WORDS, "int"))
+            return self._folded(_derivation.digest(data), "str")
+        return self._folded(_as_integer(data, "data"), "int")
+
+    def _folded(self, data: int, purpose: Literal["int", "str", "split"]) -> Key:
+        # The index makes a constant of an input of a graph.
+        return Key(_derivation.fold(operator.index(self._signed), data, purpose))
 
     def split(self, n: SupportsIndex = 2) -> tuple[Key, ...]:
         """Derive `n` keys, unrelated to those of `fold_in`. The i-th does not depend on `n`.
@@ -84,22 +134,22 @@ class Key:
         count = _as_integer(n, "n")
         if count < 0:
             raise ValueError(f"argument 'n' must not be negative, got {count}")
-        return tuple(Key(_ops.fold(self._word, i, "split")) for i in range(count))
+        return tuple([self._folded(i, "split") for i in range(count)])
 
     def __int__(self) -> int:
-        return self._word
+        return self._signed % _WORDS
 
     def __eq__(self, other: object) -> bool:
-        return self._word == other._word if isinstance(other, Key) else NotImplemented
+        return self._signed == other._signed if isinstance(other, Key) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((Key, self._word))
+        return hash((Key, self._signed))
 
     def __repr__(self) -> str:
-        return f"Key({self._word:#018x})"
+        return f"Key({int(self):#018x})"
 
     def __reduce__(self) -> tuple[type[Key], tuple[int]]:
-        return Key, (self._word,)
+        return Key, (int(self),)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a Key is immutable; cannot set '{name}'")
@@ -135,9 +185,7 @@ def key_argument(
         except (TypeError, ValueError) as error:
             message = str(error).replace("'seed'", "'key'").replace("an integer", "a Key or an int")
             raise type(error)(f"fastinit.{where}: {message}") from None
-    word = key._word
-    # Compared, not shifted: torch.compile makes a symbol of a key that changes, and fails on that.
-    return word if word < _WORDS >> 1 else word - _WORDS
+    return key._signed
 
 
 # What most calls give `source`; asking it would cost them a tenth of their time.

@@ -97,22 +97,31 @@ def _install(
     dtype: torch.dtype | None,
 ) -> None:
     """Put real memory in the place of everything that was recorded, or lies on another device."""
+    inside = torch.is_inference_mode_enabled()
     for named in tensors.values():
-        tensor = named.tensor
+        # What a factory made in inference mode is what it would have been without us.
+        with torch.inference_mode(inside or named.tensor.is_inference()):
+            _install_one(recorder, runner, named, dtype)
+
+
+def _install_one(
+    recorder: Recorder, runner: Runner, named: Named, dtype: torch.dtype | None
+) -> None:
+    tensor = named.tensor
+    if tensor.is_meta:
+        # Without elements it was never tracked.
         cell = recorder.cell_of(tensor)
-        if tensor.is_meta:
-            # Without elements it was never tracked.
-            real = runner.tensor(recorder.ref(tensor)) if cell is not None else None
-            if real is None:
-                real = torch.empty(tensor.shape, dtype=tensor.dtype, device=runner.place(_NOWHERE))
-            if _wants_dtype(named, dtype) and real.dtype is not dtype:
-                real = real.to(dtype)
-            _replace(named, real)
-        else:
-            place = tensor.device if recorder.device is None else recorder.device
-            wanted = dtype if _wants_dtype(named, dtype) else tensor.dtype
-            if place != tensor.device or wanted is not tensor.dtype:
-                _replace(named, tensor.detach().to(place, wanted))
+        real = runner.tensor(recorder.ref(tensor)) if cell is not None else None
+        if real is None:
+            real = torch.empty(tensor.shape, dtype=tensor.dtype, device=runner.place(_NOWHERE))
+        if _wants_dtype(named, dtype) and real.dtype is not dtype:
+            real = real.to(dtype)
+        _replace(named, real)
+    else:
+        place = tensor.device if recorder.device is None else recorder.device
+        wanted = dtype if _wants_dtype(named, dtype) else tensor.dtype
+        if place != tensor.device or wanted is not tensor.dtype:
+            _replace(named, tensor.detach().to(place, wanted))
 
 
 _NOWHERE = Cell(0, None)
@@ -223,6 +232,8 @@ def materialize(
         NotImplementedError: if a parameter of a module that is given is a tensor subclass with
             memory of its own, such as a DTensor.
         TypeError: if an argument, or what the factory returns, has the wrong type.
+        RuntimeError: if a module that is given was made in inference mode and this is not called
+            there.
         ImportError: if `progress` is asked for and tqdm is missing.
 
     Examples:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastinit import _fills
+from fastinit import _fills, _ops
 from fastinit._moments import Moments, expected, measure
 from fastinit._provenance import Record, record_of
 from fastinit.deferred import kept_state
@@ -122,7 +122,8 @@ def _off_by_more_than_chance(want: Moments, got: Moments, tensor: Tensor) -> lis
     found = []
     # The standard error of a normal's std is std / sqrt(2 n); flatter distributions have less.
     if abs(got.std - want.std) > want.std * (_CHANCE / math.sqrt(2 * n) + eps) and n > 1:
-        found.append(f"std off by more than chance ({got.std / want.std - 1:+.1%})")
+        by = f"{got.std / want.std - 1:+.1%}" if want.std > 0 else f"{got.std:.3g} instead of 0"
+        found.append(f"std off by more than chance ({by})")
     if abs(got.mean - want.mean) > want.std * _CHANCE / math.sqrt(n) + eps * abs(want.mean):
         found.append("mean off by more than chance")
     return found
@@ -165,7 +166,7 @@ def _flags_of_record(
     labels = (record.rule, *(write.label for write in record.writes))
     if any(name in label for name in _FAN_SCALED for label in labels) and _is_shard(named):
         found.append("fan computed from a shard")
-    if named.tensor._version != record.version:
+    if _ops.version_of(named.tensor) != record.version:
         found.append("changed since")
     elif want is not None and got is not None:
         if want.std > 0 and got.std == 0 and named.tensor.numel() > 1:
@@ -180,7 +181,7 @@ def _row(named: Named, declared_ties: Mapping[str, Tensor]) -> ParameterRow:
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     got = measure(local)
     record = record_of(named.owner, named.attribute)
-    want = None if record is None else expected(record.writes, tuple(tensor.shape))
+    want = None if record is None else expected(record.writes, tensor)
     flags: list[str] = []
     if tensor.is_meta:
         flags.append("never written")
@@ -273,8 +274,9 @@ def report(
     fastinit); tie broken; constant where random was expected; truncation inactive (both bounds
     beyond 10 standard deviations, as when torch's default bounds of ±2 meet a small std); fan
     computed from a shard; std or mean off by more than chance (six standard errors); changed since
-    it was initialised; not finite. What was expected is known for modules that `initialize_` or
-    `materialize` has initialised.
+    it was initialised (torch does not count writes to inference tensors: not seen there); not
+    finite. What was expected is known for modules that `initialize_` or `materialize` has
+    initialised.
 
     Args:
         module: the module.

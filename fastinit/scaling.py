@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal, SupportsIndex
 
+import torch
 from torch import Generator, Tensor
+from torch.compiler import is_compiling
 
 from fastinit._ops import as_double
 from fastinit.init import normal_, trunc_normal_, uniform_
@@ -64,9 +66,29 @@ def _fans(
             "fastinit.variance_scaling_: arguments 'in_dims', 'out_dims' and 'batch_dims' must "
             f"name each dimension once at most, got {ins}, {outs} and {batch}"
         )
-    field = math.prod(tensor.shape[dim] for dim in rest if dim not in named)
-    fan_in = field * math.prod(tensor.shape[dim] for dim in ins)
-    return fan_in, field * math.prod(tensor.shape[dim] for dim in outs)
+    # Lists: torch.compile traces `prod` over no generator.
+    field = math.prod([tensor.shape[dim] for dim in rest if dim not in named])
+    fan_in = field * math.prod([tensor.shape[dim] for dim in ins])
+    return fan_in, field * math.prod([tensor.shape[dim] for dim in outs])
+
+
+def _complex_trunc_normal(
+    tensor: Tensor, std: float, generator: Generator | None, key: Key | int | None
+) -> None:
+    """Fill both parts with normals of variance `std`**2 / 2, truncated at two of their std."""
+    std /= math.sqrt(2.0)
+    with torch.no_grad():
+        if is_compiling():  # which cannot ask whether a conjugation is pending
+            parts = torch.empty((*tensor.shape, 2), dtype=tensor.real.dtype, device=tensor.device)
+            trunc_normal_(parts, 0.0, std, -2 * std, 2 * std, generator, key=key)
+            tensor.copy_(torch.view_as_complex(parts))
+            return
+        # Then memory holds the negative of the imaginary part.
+        pending = tensor.is_conj()
+        parts = torch.view_as_real(tensor.conj() if pending else tensor)
+        trunc_normal_(parts, 0.0, std, -2 * std, 2 * std, generator, key=key)
+        if pending:
+            parts.select(-1, 1).neg_()
 
 
 def variance_scaling_(
@@ -88,9 +110,14 @@ def variance_scaling_(
     draws from [-c, c) with c = sqrt(3 scale / fan); "truncated_normal" draws within two standard
     deviations of a normal that is wider by so much that the variance comes out right.
 
+    Of a complex tensor, `scale` / fan is the mean of |z|**2: real and imaginary part are drawn
+    independently, each from the real distribution of half the variance. So "uniform" fills a square
+    and "truncated_normal" cuts each part at two of its standard deviations, which leaves |z| below
+    two standard deviations of the untruncated z; JAX, with the same variance, draws from discs.
+
     Args:
         tensor: at least 2 dimensions, (*batch, out, in, *kernel) unless `in_dims` and `out_dims`
-            say otherwise; dtypes as for `uniform_`, `normal_` and `trunc_normal_`.
+            say otherwise; dtypes as for `normal_`.
         scale: the factor, finite, positive.
         mode: "fan_in", "fan_out", or "fan_avg", which is the mean of the two.
         distribution: "uniform", "normal" or "truncated_normal".
@@ -131,11 +158,15 @@ def variance_scaling_(
     fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
     std = math.sqrt(factor / fan) if fan > 0 else 0.0  # without fans there are no elements
     if distribution == "uniform":
-        bound = math.sqrt(3.0) * std
+        # Real and imaginary part have half the variance each.
+        bound = math.sqrt(1.5 if tensor.is_complex() else 3.0) * std
         return uniform_(tensor, -bound, bound, generator, key=key)
     if distribution == "normal":
         return normal_(tensor, 0.0, std, generator, key=key)
     std /= _TRUNCATED_STD
+    if tensor.is_complex():
+        _complex_trunc_normal(tensor, std, generator, key)
+        return tensor
     return trunc_normal_(tensor, 0.0, std, -2 * std, 2 * std, generator, key=key)
 
 
@@ -148,7 +179,7 @@ def lecun_uniform_(
     out_dims: Dims | None = None,
     batch_dims: Dims = 0,
 ) -> Tensor:
-    """Fill uniformly from [-c, c), c = sqrt(3 / fan_in).
+    """Fill uniformly from [-c, c), c = sqrt(3 / fan_in), sqrt(1.5 / fan_in) for complex parts.
 
     LeCun, Bottou, Orr and Müller, "Efficient BackProp" (1998). `variance_scaling_` with scale 1 and
     "fan_in"; arguments and errors are described there.

@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fastinit._ops import DTYPES, ORIGINALS, as_double, handled, is_plain, otherwise, sparse_op
+from fastinit._ops import (
+    DTYPES,
+    ORIGINALS,
+    as_double,
+    check_open,
+    handled,
+    is_plain,
+    otherwise,
+    sparse_op,
+)
 from fastinit.key import NOTHING, Key, source
 
 
@@ -68,6 +77,7 @@ def eye_(tensor: Tensor) -> Tensor:
             f"fastinit.eye_: argument 'tensor' must have 2 dimensions, got shape "
             f"{tuple(tensor.shape)}"
         )
+    check_open("eye_", tensor)
     with torch.no_grad():
         tensor.zero_().diagonal().fill_(1)
     return tensor
@@ -104,6 +114,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
             f"fastinit.dirac_: argument 'groups' must be a positive divisor of {outputs}, the size "
             f"of dimension 0; got {groups}"
         )
+    check_open("dirac_", tensor)
     if tensor.numel() == 0:
         return tensor
     with torch.no_grad():

@@ -122,6 +122,10 @@ def xavier_uniform_(
     Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks"
     (AISTATS 2010).
 
+    A complex tensor gets such draws as both its parts, as in torch: twice the mean |z|**2 that
+    `xavier_normal_` gives it. `variance_scaling_` with scale gain**2, "fan_avg" and "uniform"
+    counts both parts.
+
     Args:
         tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `uniform_`.
         gain: see `calculate_gain`.
@@ -210,6 +214,10 @@ def kaiming_uniform_(
     He, Zhang, Ren and Sun, "Delving deep into rectifiers: surpassing human-level performance on
     ImageNet classification" (ICCV 2015). The fans are those of a weight used as `x @ w.T`; pass
     `w.T` for one used as `x @ w`.
+
+    A complex tensor gets such draws as both its parts, as in torch: twice the mean |z|**2 that
+    `kaiming_normal_` gives it. `variance_scaling_` with scale gain**2 and "uniform" counts both
+    parts.
 
     Args:
         tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `uniform_`.

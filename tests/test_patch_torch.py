@@ -236,14 +236,16 @@ def test_default_devices() -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by torch itself, for dual
 @pytest.mark.parametrize("key", [None, 0])
 def test_transforms_are_torch_s(key: int | None) -> None:
-    """fastinit's ops have neither batching rules nor forward derivatives."""
+    """fastinit's ops have neither batching rules nor forward derivatives.
+
+    Its functions know vmap, so those of torch.nn.init are reached there; see below.
+    """
 
     def batched(randomness: str) -> list[torch.Tensor]:
         def each(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return (
                 x + torch.rand(3),
                 torch.randn_like(x),
-                torch.nn.init.normal_(x.clone()),
                 x.clone().uniform_(),
             )
 
@@ -271,6 +273,24 @@ def test_transforms_are_torch_s(key: int | None) -> None:
             again = draw()
         assert len(first) == len(native)
         assert key is None or all(map(same, again, first))
+
+
+def test_init_functions_inside_vmap() -> None:
+    def each(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.init.trunc_normal_(x.clone())
+
+    batched = torch.func.vmap(each, randomness="different")
+    with fastinit.patch(0):
+        got = batched(torch.zeros(2, 3))
+    torch.manual_seed(2)
+    with fastinit.patch():
+        drawn = batched(torch.zeros(2, 3))
+    torch.manual_seed(2)
+    key = fastinit.reserve_key("cpu")
+    for i in range(2):
+        want = fastinit.trunc_normal_(torch.empty(3), key=fastinit.Key(0).fold_in(0).fold_in(i))
+        assert same(got[i], want)
+        assert same(drawn[i], fastinit.trunc_normal_(torch.empty(3), key=key.fold_in(i)))
 
 
 def test_fake_tensors() -> None:

@@ -314,7 +314,7 @@ MUTANTS = [
     ),
     Mutant(
         "keys above 2⁶³ wrap wrongly", "fastinit/key.py",
-        "return word if word < _WORDS >> 1 else word - _WORDS", "return word & (_WORDS // 2 - 1)",
+        "value - _WORDS if value >= _SIGN else value)", "value & (_SIGN - 1))",
         ("tests/test_keys.py", "-k", "schema or same_values"),
     ),
     # ---- orthogonal and sparse matrices
