@@ -68,3 +68,4 @@ def test_square_root_and_division() -> None:
     output = output_of(build_cuda_exact())
     assert output["wrong"] == 0
     assert output["square roots"] > 3 * 2**24
+    assert output["fractions"] > 4 * 10**8

@@ -427,6 +427,23 @@ MUTANTS = [
         "CUDA: reciprocals of all ones are not corrected", "csrc/core/from_estimate.h",
         "L::iselect(all_ones, L::iset(1), L::iset(0))", "L::iset(0)", CUDA_ROOTS,
     ),
+    Mutant(
+        "CUDA: quantiles from reciprocals as they are estimated", "csrc/core/from_estimate.h",
+        "const auto r = L::fma(L::negative_fma(b, y, L::set(1)), y, y);", "const auto r = y;",
+        CUDA_ROOTS,
+    ),
+    Mutant(
+        "CUDA: a warp's tails beyond the first 32 are left out", "csrc/cuda/program.cuh",
+        "k < all; k += 32)", "k < all && k < 32; k += 32)", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: lanes put their tails over those of the lane before", "csrc/cuda/program.cuh",
+        "detour.places + (up_to - mine)", "detour.places + (up_to - up_to)", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: lanes behind the last unit write, too", "csrc/cuda/program.cuh",
+        "if (there) store16(", "store16(", CUDA_LENGTHS,
+    ),
     # Last, for it compiles everything anew.
     Mutant(
         "no OpenMP for at::parallel_for", "setup.py",
