@@ -26,6 +26,7 @@ CUDA_HOST = "tests/test_cuda_host.py"
 CUDA_LENGTHS = (CUDA_HOST, "-k", "lengths")
 CUDA_LAYOUTS = (CUDA_HOST, "-k", "layouts")
 CUDA_MANY = (CUDA_HOST, "-k", "many")
+CUDA_CLAMPS = (CUDA_HOST, "-k", "clamping")
 CUDA_ROOTS = (CUDA_HOST, "-k", "square_root")
 
 
@@ -443,6 +444,14 @@ MUTANTS = [
     Mutant(
         "CUDA: lanes behind the last unit write, too", "csrc/cuda/program.cuh",
         "if (there) store16(", "store16(", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: pairs are clamped in the order of their patterns", "csrc/cuda/program.cuh",
+        "bits & 0x8000u ? 0xffffu - bits : 0x8000u + bits;", "bits;", CUDA_CLAMPS,
+    ),
+    Mutant(
+        "CUDA: zeros of tiny scales lose their signs", "csrc/cuda/plan.h",
+        "|| t.f32.lo != 0) return false;", "|| t.f32.lo <= 0) return false;", CUDA_CLAMPS,
     ),
     # Last, for it compiles everything anew.
     Mutant(

@@ -18,6 +18,7 @@ size_t tasks_with_elements(const FillTask* tasks, size_t count) {
 }
 
 SingleKernel kernel_of(const Transform& t) {
+  if (t.kind != Kind::Constant && may_meet_zero(t)) return nullptr;
   switch (t.kind) {
     case Kind::Constant:
     case Kind::Words:

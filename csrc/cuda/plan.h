@@ -144,9 +144,20 @@ inline void plan_steps(const FillTask& task, Record& r, uint64_t units_wanted) {
   r.tiles = ceil_div(units, r.tile_units);
 }
 
+// Whether a sample of -0 may meet the lower bound +0. Comparing leaves it, the processor's maximum
+// does not, and the inner loops take the maximum. Sums that are zero are +0; only products below
+// the smallest number, and only of tiny scales, leave a -0.
+inline bool may_meet_zero(const Transform& t) {
+  if (t.dtype == DType::F64 || !t.clamped || t.f32.lo != 0) return false;
+  constexpr float tiny = 0x1p-60f;
+  if (t.kind == Kind::Uniform) return t.f32.uniform.shift < 0 && t.f32.uniform.scale < tiny;
+  return t.kind == Kind::Central && t.f32.central.std < tiny;
+}
+
 // Whether the kernel for lists of tasks has an inner loop for it (many.cu).
 inline bool is_common(const Transform& t) {
   if (t.kind == Kind::Constant) return true;
+  if (may_meet_zero(t)) return false;
   return (t.kind == Kind::Uniform || t.kind == Kind::Normal || t.kind == Kind::Central) &&
          (t.dtype == DType::F32 || t.dtype == DType::BF16 || t.dtype == DType::F16);
 }

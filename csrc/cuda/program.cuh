@@ -91,6 +91,37 @@ FASTINIT_DEVICE uint32_t pack16(float first, float second) {
 #endif
 }
 
+// Whether samples of 16 bits are clamped in pairs when they are packed. The bounds are values of
+// the type and rounding is monotone, so that the result is the same.
+#if FASTINIT_DEVICE_PASS && __CUDA_ARCH__ < 800
+constexpr bool kClampsPairs = false;
+#else
+constexpr bool kClampsPairs = true;
+#endif
+
+// A pair between two bounds, each given twice. Of the zeros the negative one is less.
+template <DType dtype>
+FASTINIT_DEVICE uint32_t clamp_pair(uint32_t pair, uint32_t lo, uint32_t hi) {
+#if FASTINIT_DEVICE_PASS && __CUDA_ARCH__ >= 800
+  if constexpr (dtype == DType::BF16)
+    asm("max.bf16x2 %0, %0, %1;\n\tmin.bf16x2 %0, %0, %2;" : "+r"(pair) : "r"(lo), "r"(hi));
+  else
+    asm("max.f16x2 %0, %0, %1;\n\tmin.f16x2 %0, %0, %2;" : "+r"(pair) : "r"(lo), "r"(hi));
+  return pair;
+#else
+  // Numbers in the order of the values.
+  const auto rank = [](uint32_t bits) { return bits & 0x8000u ? 0xffffu - bits : 0x8000u + bits; };
+  uint32_t out = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    uint32_t x = pair >> shift & 0xffffu;
+    if (rank(x) < rank(lo & 0xffffu)) x = lo & 0xffffu;
+    if (rank(x) > rank(hi & 0xffffu)) x = hi & 0xffffu;
+    out |= x << shift;
+  }
+  return out;
+#endif
+}
+
 template <DType dtype>
 FASTINIT_DEVICE uint32_t pack8(float first, float second) {
 #if FASTINIT_DEVICE_PASS && __CUDA_ARCH__ >= 890
@@ -220,10 +251,9 @@ template <From from, Kind kind, DType dtype, Clamp clamp_>
 struct Random {
   static constexpr bool wide = dtype == DType::F64, constant = false;
   static constexpr uint32_t item = bytes_of(dtype), unit = unit_elements(item, false);
+  static constexpr bool pairs = item == 2 && kClampsPairs;
   // No radius is zero (docs/stream.md, section 5).
-  using Narrow =
-      std::conditional_t<kind == Kind::Normal, ScalarF32Positive,
-                         std::conditional_t<kind == Kind::Central, ScalarF32Central, ScalarF32>>;
+  using Narrow = std::conditional_t<kind == Kind::Central, ScalarF32Central, ScalarF32Positive>;
   using L = std::conditional_t<wide, ScalarF64, Narrow>;
   using Args = TransformArgs<typename L::Real>;
   using Block = Four<item>;
@@ -231,17 +261,29 @@ struct Random {
   Held<from, Args> args;
   Held<from, PhiloxKeys> value_keys, low_keys;  // the second is read in double only
   const bool clamped;
+  const uint32_t lo_pair, hi_pair;
 
   explicit FASTINIT_DEVICE Random(const Single& s)
       : args(args_of<dtype>(s.record.transform)),
         value_keys(s.value),
         low_keys(s.low),
-        clamped(s.record.transform.clamped) {}
+        clamped(s.record.transform.clamped),
+        lo_pair(pair_of(args.lo)),
+        hi_pair(pair_of(args.hi)) {}
   explicit FASTINIT_DEVICE Random(const Record& r)
       : args(copied<kind>(args_of<dtype>(r.transform))),
         value_keys(philox_keys(r.key, r.purpose)),
         low_keys(wide ? philox_keys(r.key, Purpose::Low) : value_keys),
-        clamped(r.transform.clamped) {}
+        clamped(r.transform.clamped),
+        lo_pair(pair_of(args.lo)),
+        hi_pair(pair_of(args.hi)) {}
+
+  static FASTINIT_DEVICE uint32_t pair_of(typename L::Real bound) {
+    if constexpr (pairs)
+      return pack16<dtype>(bound, bound);
+    else
+      return 0;
+  }
 
   struct High {
     PhiloxHigh value, low;
@@ -263,12 +305,24 @@ struct Random {
       for (int k = 0; k < 4; k += 2)
         sample_pair<L, kind>(args, words.w[k], words.w[k + 1], low.w[k], low.w[k + 1], v[k],
                              v[k + 1]);
-      if (clamp_ == Clamp::Yes || (clamp_ == Clamp::Ask && clamped)) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) v[k] = clamp<L>(args, v[k]);
-      }
-      return pack<dtype>(v);
+      return packed(v, clamp_ == Clamp::Yes || (clamp_ == Clamp::Ask && clamped));
     }
+  }
+
+  // Four samples as they lie in memory, clamped if wanted.
+  FASTINIT_DEVICE Block packed(typename L::F (&v)[4], bool clamps) const {
+    if (clamps && !pairs) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) v[k] = clamp<L>(args, v[k]);
+    }
+    Block block = pack<dtype>(v);
+    if constexpr (pairs) {
+      if (clamps) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) block.w[k] = clamp_pair<dtype>(block.w[k], lo_pair, hi_pair);
+      }
+    }
+    return block;
   }
 
   FASTINIT_DEVICE Block block_of(uint64_t n) const {
@@ -338,12 +392,10 @@ struct Random {
 #pragma unroll
       for (uint32_t b = 0; b < blocks; ++b) {
         const uint4 z = own[k * blocks + b];
-        const float v[4] = {L::from_bits(z.x), L::from_bits(z.y), L::from_bits(z.z),
-                            L::from_bits(z.w)};
-        float x[4];
+        float v[4] = {L::from_bits(z.x), L::from_bits(z.y), L::from_bits(z.z), L::from_bits(z.w)};
 #pragma unroll
-        for (int j = 0; j < 4; ++j) x[j] = clamp<L>(args, central_value<L>(args, v[j]));
-        const Block four = pack<dtype>(x);
+        for (int j = 0; j < 4; ++j) v[j] = central_value<L>(args, v[j]);
+        const Block four = packed(v, true);
 #pragma unroll
         for (uint32_t j = 0; j < item; ++j) w[b * item + j] = four.w[j];
       }
