@@ -339,7 +339,7 @@ MUTANTS = [
     ),
     # ---- CUDA kernels, run on the host
     Mutant(
-        "CUDA: a head of one element is left out", "csrc/cuda/fill.cuh",
+        "CUDA: a head of one element is left out", "csrc/cuda/plan.h",
         "if (tile.middle > tile.begin)", "if (tile.middle > tile.begin + 1)", CUDA_LENGTHS,
     ),
     Mutant(
@@ -351,7 +351,7 @@ MUTANTS = [
         " && (reinterpret_cast<uintptr_t>(to) & (aligned - 1)) == 0;", ";", CUDA_LENGTHS,
     ),
     Mutant(
-        "CUDA: units of doubles at any address", "csrc/cuda/fill.cuh",
+        "CUDA: units of doubles at any address", "csrc/cuda/plan.h",
         "            ((address - before * item) & 15) == 0;", "            true;", CUDA_LENGTHS,
     ),
     Mutant(
@@ -359,7 +359,7 @@ MUTANTS = [
         "make(high(static_cast<uint32_t>(n >> 32)), ", "make(high(0), ", CUDA_LENGTHS,
     ),
     Mutant(
-        "CUDA: the counter carries within units", "csrc/cuda/fill.cuh",
+        "CUDA: the counter carries within units", "csrc/cuda/plan.h",
         "(block + end * blocks - 1) >> 32;", "(block + first * blocks) >> 32;", CUDA_LENGTHS,
     ),
     Mutant(
@@ -388,7 +388,7 @@ MUTANTS = [
         CUDA_LENGTHS,
     ),
     Mutant(
-        "CUDA: a stride of the stream for one of memory", "csrc/cuda/fill.cuh",
+        "CUDA: a stride of the stream for one of memory", "csrc/cuda/plan.h",
         "p.memory += at * r.dims[k].memory;", "p.memory += at * r.dims[k].logical;",
         CUDA_LAYOUTS,
     ),
@@ -452,6 +452,15 @@ MUTANTS = [
     Mutant(
         "CUDA: zeros of tiny scales lose their signs", "csrc/cuda/plan.h",
         "|| t.f32.lo != 0) return false;", "|| t.f32.lo <= 0) return false;", CUDA_CLAMPS,
+    ),
+    Mutant(
+        "CUDA: the works of a line go to all tiles but the first", "csrc/cuda/fill.cuh",
+        "tile.count = number == 0 ? tile.count : 0;", "tile.count = number == 0 ? 0 : tile.count;",
+        CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: the last tile of a line goes on", "csrc/cuda/fill.cuh",
+        "to < tile.units.end ? to : tile.units.end;", "to;", CUDA_LENGTHS,
     ),
     # Last, for it compiles everything anew.
     Mutant(

@@ -225,14 +225,6 @@ FASTINIT_DEVICE TransformArgs<Real> copied(const TransformArgs<Real>& from) {
   return args;
 }
 
-// Whole units first ... end - 1 of a line: unit 0 starts at `origin`, in block `block` of the
-// stream. All blocks have the same high counter word.
-struct Units {
-  char* origin;
-  uint64_t block;
-  uint32_t first, end;
-};
-
 // The samples of a warp's round, while those in the tails are taken apart: every lane's own, and
 // where the tails are among them.
 struct alignas(16) Detour {

@@ -103,14 +103,19 @@ void check_lengths() {
     }
     for (size_t shift = 0; shift < 16; ++shift)
       fill_one(contiguous(c, 53, shift, firsts[shift % 7]), false);
-    // Tiles of kTileUnits, and one processor to make them so.
-    const int64_t tile = cuda::kTileUnits * std::max<int64_t>(16 / static_cast<int64_t>(item), 1);
-    for (const int64_t length : {tile - 1, tile + 5, 3 * tile + 3})
+    // Around tiles of one unit a thread, and of a whole round, which a single processor makes so.
+    const int64_t unit = std::max<int64_t>(16 / static_cast<int64_t>(item), 1);
+    const int64_t small = cuda::kSmallTileUnits * unit, full = 8 * cuda::kRoundUnits * unit;
+    for (const int64_t length : {small - 1, 5 * small + 5, full + 3})
       for (const uint64_t first : {uint64_t{0}, (uint64_t{4} << 32) - 4096}) {
-        shim::processors = length < 2 * tile ? 100 : 1;
+        shim::processors = length < full ? 100 : 1;
         const size_t shift = draws.one_in(2) ? 0 : item * static_cast<size_t>(draws.below(4));
         fill_one(contiguous(c, length, shift, first), false);
       }
+    // And of several rounds.
+    const Kind kind = c.task.transform.kind;
+    if (kind == Kind::Uniform || kind == Kind::Central || kind == Kind::Constant)
+      fill_one(contiguous(c, 4 * full + 77 * unit + 1, item, 5), false);
     shim::processors = 3;
   }
 }
@@ -200,10 +205,11 @@ void check_far() {
       std::vector<char> small(64);
       second.data = small.data();
       second.layout.ndim = 0;
-      // So many blocks that each has one tile: of kTileUnits, unless those are few.
+      // So many blocks that each has one tile: of one unit a thread, or once of eight rounds.
+      const bool large = !list && s.stride == 1;
       const int64_t unit = s.stride > 1 ? 4 : 16 / item;
-      const int64_t tile = cuda::kTileUnits * unit;
-      shim::processors = 1 << 16;
+      const int64_t tile = (large ? cuda::kLargeTileUnits : cuda::kSmallTileUnits) * unit;
+      shim::processors = large ? 1 << 12 : 1 << 18;
       const int64_t positions[] = {0, int64_t{1} << 31, (int64_t{1} << 31) + (int64_t{1} << 30),
                                    int64_t{1} << 32, s.size - 1};
       shim::only_block = [&](unsigned block) {
