@@ -191,7 +191,7 @@ struct Place {
 };
 FASTINIT_HD FASTINIT_INLINE Place place_of(const Record& r, uint64_t line) {
   Place p{0, 0, 0};
-#pragma unroll 1
+  FASTINIT_KEEP_LOOP
   for (int k = r.line_dims - 1; k >= 0; --k) {
     int64_t at = static_cast<int64_t>(line);
     if (k > 0) {

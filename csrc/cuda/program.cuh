@@ -243,6 +243,8 @@ template <From from, Kind kind, DType dtype, Clamp clamp_>
 struct Random {
   static constexpr bool wide = dtype == DType::F64, constant = false;
   static constexpr uint32_t item = bytes_of(dtype), unit = unit_elements(item, false);
+  // Normals of doubles spill in the 64 registers that the compiler sets itself; otherwise it does.
+  static constexpr int blocks_at_once = wide && kind == Kind::Normal ? 3 : 0;
   static constexpr bool pairs = item == 2 && kClampsPairs;
   // No radius is zero (docs/stream.md, section 5).
   using Narrow = std::conditional_t<kind == Kind::Central, ScalarF32Central, ScalarF32Positive>;
@@ -459,6 +461,7 @@ struct Random {
 // Fills with one value of any size; its bytes repeat to 16.
 struct Repeat {
   static constexpr bool constant = true;
+  static constexpr int blocks_at_once = 0;
   struct Block {};
   const uint8_t* pattern;
   const uint32_t item;
