@@ -462,6 +462,13 @@ MUTANTS = [
         "CUDA: the last tile of a line goes on", "csrc/cuda/fill.cuh",
         "to < tile.units.end ? to : tile.units.end;", "to;", CUDA_LENGTHS,
     ),
+    Mutant(
+        "CUDA: kernels ask for the shared memory of a launch", "csrc/cuda/orthogonal.cu",
+        "= allow_shared_memory(kernel);",
+        "= cudaFuncSetAttribute(\n"
+        "        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);",
+        (CUDA_HOST, "-k", "orthogonal"),
+    ),
     # Last, for it compiles everything anew.
     Mutant(
         "no OpenMP for at::parallel_for", "setup.py",
