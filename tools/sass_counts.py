@@ -8,7 +8,8 @@ sm_90 issues 128 a clock (four warps of 32 lanes); its pipes take 64 (ALU: logic
 comparisons, selections, conversions), 128 (FMA, in two halves; multiplications of integers in one
 of them, 64), 16 (XU: reciprocals, root estimates, bit counts), 32 (LSU: memory and shuffles). The
 pipe that takes longest bounds the loop; `clocks` are those of one SM for the four elements of 32
-lanes. It is a model: only a GPU tells times.
+lanes, `of memset` what that leaves of an H200's speed of setting memory. It is a model: only a GPU
+tells times. For the truncated normal the loops over tails count as often as they run on average.
 
 Needs nvcc and, on the PATH, cuobjdump and nvdisasm (the toolkit's, or nvidia-cuda-cuobjdump and
 nvidia-cuda-nvdisasm of PyPI).
@@ -34,6 +35,8 @@ FLAGS = ("-std=c++17", "-O3", "--fmad=false")
 # Lanes a clock.
 RATES = {"ALU": 64, "FMA": 128, "IMAD": 64, "XU": 16, "LSU": 32, "FP64": 64}
 ISSUED = 128
+# The machine of docs/performance.md: processors, clocks a second, bytes a second that memory is set.
+PROCESSORS, CLOCK, MEMSET = 132, 1.75e9, 4.3e12
 # Of N(0, 1) on +-2 sigma: what is beyond the middle branch, |d| > 0.425.
 TAILS = 0.1107
 NAME = re.compile(r"KindE(\d+).*DTypeE(\d+).*ClampE(\d+)")
@@ -138,7 +141,7 @@ def count(body: list[Instruction], item: int) -> tuple[Counter[str], float]:
     return counts, blocks
 
 
-def row(name: str, counts: Counter[str], blocks: float) -> str:
+def row(name: str, counts: Counter[str], blocks: float, item: int) -> str:
     each = {p: n / blocks for p, n in counts.items()}
     total = sum(each.values())
     use = dict(each, FMA=each.get("FMA", 0) + each.get("IMAD", 0))
@@ -146,7 +149,10 @@ def row(name: str, counts: Counter[str], blocks: float) -> str:
     clocks["issue"] = 32 * total / ISSUED
     bound = max(clocks, key=lambda p: clocks[p])
     cells = [f"{use.get(p, 0):.1f}" for p in RATES]
-    return " | ".join(["", name, f"{total:.1f}", *cells, f"{clocks[bound]:.1f} ({bound})", ""])
+    share = 32 * 4 * item / clocks[bound] * PROCESSORS * CLOCK / MEMSET
+    last = "memory bound" if share >= 1 else f"{share:.0%}"
+    cells += [f"{clocks[bound]:.1f} ({bound})", last]
+    return " | ".join(["", name, f"{total:.1f}", *cells, ""])
 
 
 def main() -> None:
@@ -155,8 +161,8 @@ def main() -> None:
     parser.add_argument("--arch", default="90")
     parser.add_argument("--root", type=Path, default=ROOT)
     options = parser.parse_args()
-    print(" | ".join(["", "per four elements", "all", *RATES, "clocks", ""]).strip())
-    print("|".join(["", *["---"] * (len(RATES) + 3), ""]))
+    print(" | ".join(["", "per four elements", "all", *RATES, "clocks", "of memset", ""]).strip())
+    print("|".join(["", *["---"] * (len(RATES) + 4), ""]))
     for file in options.files:
         source = options.root / "csrc" / "cuda" / f"{file}.cu"
         with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +180,7 @@ def main() -> None:
                 continue
             kind, dtype, clamped = (int(group) for group in match.groups())
             name = f"{DTYPES[dtype]} {KINDS[kind]}" + (" (clamped)" if clamped == 1 else "")
-            print(row(name, *count(body, ITEMS[dtype])).strip())
+            print(row(name, *count(body, ITEMS[dtype]), ITEMS[dtype]).strip())
 
 
 if __name__ == "__main__":
