@@ -56,6 +56,13 @@ def test_indices_beyond_32_bits(program: Path) -> None:
     assert output["fills"] > 30
 
 
+def test_clamping_pairs(program: Path) -> None:
+    """Samples of 16 bits are clamped after rounding, in pairs; zeros keep their signs."""
+    output = output_of(program, "clamps")
+    assert output["wrong"] == 0
+    assert output["fills"] > 10**6
+
+
 def test_small_orthogonal_matrices(program: Path) -> None:
     """Drawn and given, in batches and lists, to rounding as the CPU makes them."""
     output = output_of(program, "orthogonal")
@@ -68,3 +75,4 @@ def test_square_root_and_division() -> None:
     output = output_of(build_cuda_exact())
     assert output["wrong"] == 0
     assert output["square roots"] > 3 * 2**24
+    assert output["fractions"] > 4 * 10**8

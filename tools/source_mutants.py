@@ -26,6 +26,7 @@ CUDA_HOST = "tests/test_cuda_host.py"
 CUDA_LENGTHS = (CUDA_HOST, "-k", "lengths")
 CUDA_LAYOUTS = (CUDA_HOST, "-k", "layouts")
 CUDA_MANY = (CUDA_HOST, "-k", "many")
+CUDA_CLAMPS = (CUDA_HOST, "-k", "clamping")
 CUDA_ROOTS = (CUDA_HOST, "-k", "square_root")
 
 
@@ -353,7 +354,7 @@ MUTANTS = [
     ),
     # ---- CUDA kernels, run on the host
     Mutant(
-        "CUDA: a head of one element is left out", "csrc/cuda/fill.cuh",
+        "CUDA: a head of one element is left out", "csrc/cuda/plan.h",
         "if (tile.middle > tile.begin)", "if (tile.middle > tile.begin + 1)", CUDA_LENGTHS,
     ),
     Mutant(
@@ -365,7 +366,7 @@ MUTANTS = [
         " && (reinterpret_cast<uintptr_t>(to) & (aligned - 1)) == 0;", ";", CUDA_LENGTHS,
     ),
     Mutant(
-        "CUDA: units of doubles at any address", "csrc/cuda/fill.cuh",
+        "CUDA: units of doubles at any address", "csrc/cuda/plan.h",
         "            ((address - before * item) & 15) == 0;", "            true;", CUDA_LENGTHS,
     ),
     Mutant(
@@ -373,7 +374,7 @@ MUTANTS = [
         "make(high(static_cast<uint32_t>(n >> 32)), ", "make(high(0), ", CUDA_LENGTHS,
     ),
     Mutant(
-        "CUDA: the counter carries within units", "csrc/cuda/fill.cuh",
+        "CUDA: the counter carries within units", "csrc/cuda/plan.h",
         "(block + end * blocks - 1) >> 32;", "(block + first * blocks) >> 32;", CUDA_LENGTHS,
     ),
     Mutant(
@@ -402,7 +403,7 @@ MUTANTS = [
         CUDA_LENGTHS,
     ),
     Mutant(
-        "CUDA: a stride of the stream for one of memory", "csrc/cuda/fill.cuh",
+        "CUDA: a stride of the stream for one of memory", "csrc/cuda/plan.h",
         "p.memory += at * r.dims[k].memory;", "p.memory += at * r.dims[k].logical;",
         CUDA_LAYOUTS,
     ),
@@ -441,6 +442,47 @@ MUTANTS = [
     Mutant(
         "CUDA: reciprocals of all ones are not corrected", "csrc/core/from_estimate.h",
         "L::iselect(all_ones, L::iset(1), L::iset(0))", "L::iset(0)", CUDA_ROOTS,
+    ),
+    Mutant(
+        "CUDA: quantiles from reciprocals as they are estimated", "csrc/core/from_estimate.h",
+        "const auto r = L::fma(L::negative_fma(b, y, L::set(1)), y, y);", "const auto r = y;",
+        CUDA_ROOTS,
+    ),
+    Mutant(
+        "CUDA: a warp's tails beyond the first 32 are left out", "csrc/cuda/program.cuh",
+        "k < all; k += 32)", "k < all && k < 32; k += 32)", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: lanes put their tails over those of the lane before", "csrc/cuda/program.cuh",
+        "detour.places + (up_to - mine)", "detour.places + (up_to - up_to)", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: lanes behind the last unit write, too", "csrc/cuda/program.cuh",
+        "if (there) store16(", "store16(", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: pairs are clamped in the order of their patterns", "csrc/cuda/program.cuh",
+        "bits & 0x8000u ? 0xffffu - bits : 0x8000u + bits;", "bits;", CUDA_CLAMPS,
+    ),
+    Mutant(
+        "CUDA: zeros of tiny scales lose their signs", "csrc/cuda/plan.h",
+        "|| t.f32.lo != 0) return false;", "|| t.f32.lo <= 0) return false;", CUDA_CLAMPS,
+    ),
+    Mutant(
+        "CUDA: the works of a line go to all tiles but the first", "csrc/cuda/fill.cuh",
+        "tile.count = number == 0 ? tile.count : 0;", "tile.count = number == 0 ? 0 : tile.count;",
+        CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: the last tile of a line goes on", "csrc/cuda/fill.cuh",
+        "to < tile.units.end ? to : tile.units.end;", "to;", CUDA_LENGTHS,
+    ),
+    Mutant(
+        "CUDA: kernels ask for the shared memory of a launch", "csrc/cuda/orthogonal.cu",
+        "= allow_shared_memory(kernel);",
+        "= cudaFuncSetAttribute(\n"
+        "        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);",
+        (CUDA_HOST, "-k", "orthogonal"),
     ),
     # Last, for it compiles everything anew.
     Mutant(

@@ -52,4 +52,15 @@ FASTINIT_HD FASTINIT_INLINE typename L::F quotient_from_estimate(typename L::F a
   return L::from_bits(L::ior(L::bits(L::magnitude(q2)), sign));
 }
 
+// The same in fewer steps, wrong for a few pairs in a hundred million. None of those is a fraction
+// of the central quantile's: the check is of all of them, a function of one number each.
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F short_quotient_from_estimate(typename L::F a,
+                                                                       typename L::F b,
+                                                                       typename L::F y) {
+  const auto r = L::fma(L::negative_fma(b, y, L::set(1)), y, y);
+  const auto q = L::mul(a, r);
+  return L::fma(L::negative_fma(b, q, a), r, q);
+}
+
 }  // namespace fastinit

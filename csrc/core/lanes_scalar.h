@@ -129,10 +129,23 @@ struct ScalarF32 : ScalarWords {
   static FASTINIT_HD FASTINIT_INLINE I word_top(W w) { return w & 0x80000000u; }
 };
 
-// The same where no square root is taken of zero.
+// The same where no square root is taken of zero, and no sample is -0 beside a bound of +0
+// (may_meet_zero, cuda/plan.h).
 struct ScalarF32Positive : ScalarF32 {
 #if FASTINIT_DEVICE_PASS
+  static FASTINIT_HD FASTINIT_INLINE F at_least(F x, F lo) { return fmaxf(x, lo); }
   static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return sqrt_by_estimate(a, a); }
+#endif
+};
+
+// The same for central truncated normals, whose quotients need fewer steps.
+struct ScalarF32Central : ScalarF32Positive {
+#if FASTINIT_DEVICE_PASS
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) {
+    F y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
+    return short_quotient_from_estimate<ScalarF32>(a, b, y);
+  }
 #endif
 };
 

@@ -35,6 +35,13 @@
 #define FASTINIT_UNROLL _Pragma("unroll")
 #endif
 
+// Before a loop that device code should keep as one.
+#if FASTINIT_DEVICE_PASS
+#define FASTINIT_KEEP_LOOP _Pragma("unroll 1")
+#else
+#define FASTINIT_KEEP_LOOP
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define FASTINIT_X86_64 1
 #else

@@ -18,6 +18,7 @@ size_t tasks_with_elements(const FillTask* tasks, size_t count) {
 }
 
 SingleKernel kernel_of(const Transform& t) {
+  if (t.kind != Kind::Constant && may_meet_zero(t)) return nullptr;
   switch (t.kind) {
     case Kind::Constant:
     case Kind::Words:
@@ -43,6 +44,7 @@ cudaError_t launch_single(SingleKernel kernel, const Record& record, uint64_t pr
   Single single;
   single.record = record;
   single.record.has_units = true;
+  plan_line(single.record);
   single.value = philox_keys(record.key, record.purpose);
   single.low = philox_keys(record.key, Purpose::Low);
   FASTINIT_LAUNCH(kernel, grid_for(record.tiles, processors), kThreads, 0, stream, single);
@@ -54,12 +56,13 @@ struct Launcher {
   size_t count;
   uint64_t processors;
   cudaStream_t stream;
+  uint32_t tile_units;
   size_t next = 0;
 
   // The next task with elements, if there is one.
   bool take(Record& record) {
     while (next < count) {
-      record = make_record(tasks[next++], processors * kThreads * 8);
+      record = make_record(tasks[next++], tile_units);
       if (record.tiles > 0) return true;
     }
     return false;
@@ -127,7 +130,11 @@ int execute(const FillTask* tasks, size_t count, CUstream_st* stream, const Tabl
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  Launcher launcher{tasks, count, static_cast<uint64_t>(processors), stream};
+  const auto at_once = static_cast<uint64_t>(processors);
+  uint64_t units = 0;
+  for (size_t k = 0; k < count; ++k) units += units_of(tasks[k]);
+  const uint32_t most = size == 1 ? kLargeTileUnits : kTileUnits;
+  Launcher launcher{tasks, count, at_once, stream, tile_units_for(units, at_once, most)};
   if (table.bytes == 0 || size == 1) return launcher.by_value();
   if (table.bytes < table_bytes(tasks, count)) return cudaErrorInvalidValue;
   return launcher.by_table(size, table);

@@ -47,104 +47,18 @@ FASTINIT_DEVICE void write(const Program& program, const Work& work) {
   }
 }
 
-// Memory and logical offset of line `line`, both in elements.
-struct Place {
-  int64_t memory, logical, last;  // last: the index of the last dimension
-};
-FASTINIT_DEVICE Place place_of(const Record& r, uint64_t line) {
-  Place p{0, 0, 0};
-#pragma unroll 1
-  for (int k = r.line_dims - 1; k >= 0; --k) {
-    int64_t at = static_cast<int64_t>(line);
-    if (k > 0) {
-      const Divided d = divide(line, {static_cast<uint64_t>(r.dims[k].size), r.inverses[k]});
-      at = static_cast<int64_t>(d.rest);
-      line = d.quotient;
-    }
-    if (k == r.line_dims - 1) p.last = at;
-    p.memory += at * r.dims[k].memory;
-    p.logical += at * r.dims[k].logical;
-  }
-  return p;
-}
-
-// A tile: units for Program::write_units, and `count` works for the threads one by one.
-struct Tile {
-  Units units;
-  uint32_t count;
-  // Of a line: the works are groups of four elements, aligned in memory, the first `front` of them
-  // before the units (elements begin ... middle - 1), the others behind (behind ... end - 1).
-  uint32_t front;
-  char* data;
-  uint64_t logical;
-  int64_t begin, middle, behind, end;
-  // Of steps: the tile's first.
-  uint64_t first_step;
-};
-
-// Where the group of four that holds element `at` begins.
-FASTINIT_DEVICE int64_t group_start(const char* data, uint32_t item_shift, int64_t at) {
-  const auto first = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(data) >> item_shift);
-  return at - ((first + static_cast<uint32_t>(at)) & (item_shift == 3 ? 1 : 3));
-}
-
-FASTINIT_DEVICE Tile tile_of_lines(const Record& r, uint64_t number) {
-  const uint32_t item = 1u << r.item_shift, unit = 1u << r.unit_shift;
-  const bool constant = r.transform.kind == Kind::Constant;
-  Tile tile{};
-  Place place{0, 0, 0};
-  if (r.lines > 1) {
-    const Divided d = divide(number, r.tiles_per_line);
-    number = d.rest;
-    place = place_of(r, d.quotient);
-  }
-  tile.data = r.data + place.memory * item;
-  tile.logical = r.first + static_cast<uint64_t>(place.logical);
-  const uint64_t address = reinterpret_cast<uintptr_t>(tile.data);
-
-  // Elements of the first unit that lie before the line, so that units are aligned and start
-  // blocks.
-  uint32_t before = static_cast<uint32_t>(address >> r.item_shift) & (unit - 1);
-  bool whole = (address & (item - 1)) == 0;
-  if (!constant) {
-    if (item == 8) before = static_cast<uint32_t>(tile.logical) & 3;
-    whole = whole && ((static_cast<uint32_t>(tile.logical) - before) & 3) == 0 &&
-            ((address - before * item) & 15) == 0;
-  }
-  // The tile starts here, counted in elements of the line, perhaps before it.
-  const int64_t start = static_cast<int64_t>(number * r.tile_units << r.unit_shift) - before;
-  const int64_t tile_end = start + (static_cast<int64_t>(r.tile_units) << r.unit_shift);
-  tile.begin = start < 0 ? 0 : start;
-  tile.end = tile_end < r.length ? tile_end : r.length;
-  if (tile.begin >= tile.end) return tile;
-  const uint32_t first = start < 0 ? 1 : 0,
-                 end = static_cast<uint32_t>(tile.end - start) >> r.unit_shift;
-  whole = whole && r.has_units && first < end;
-  // The block of the tile's first unit; modulo 2^62 where that lies before the stream.
-  const uint64_t block = (tile.logical + static_cast<uint64_t>(start) + unit) / 4 - unit / 4;
-  if (!constant) {
-    const uint32_t blocks = unit / 4;
-    whole = whole && (block + first * blocks) >> 32 == (block + end * blocks - 1) >> 32;
-  }
-  tile.middle = tile.behind = tile.end;
-  if (whole) {
-    tile.middle = start + static_cast<int64_t>(first) * unit;
-    tile.behind = start + static_cast<int64_t>(end) * unit;
-    tile.units = {tile.data + start * item, block, first, end};
-  }
-  if (tile.middle > tile.begin)
-    tile.front =
-        static_cast<uint32_t>(tile.middle - group_start(tile.data, r.item_shift, tile.begin) + 3) /
-        4;
-  tile.count = tile.front;
-  if (tile.end > tile.behind)
-    tile.count +=
-        static_cast<uint32_t>(tile.end - group_start(tile.data, r.item_shift, tile.behind) + 3) / 4;
+FASTINIT_DEVICE Tile tile_of_line(const Record& r, uint64_t number) {
+  Tile tile = r.line;
+  const uint32_t from = static_cast<uint32_t>(number) * r.tile_units, to = from + r.tile_units;
+  tile.units.first = from > tile.units.first ? from : tile.units.first;
+  tile.units.end = to < tile.units.end ? to : tile.units.end;
+  tile.count = number == 0 ? tile.count : 0;
   return tile;
 }
 
 FASTINIT_DEVICE Tile tile_of(const Record& r, uint64_t number) {
-  if (r.path == Path::Lines) return tile_of_lines(r, number);
+  if (r.line.units.end > 0) return tile_of_line(r, number);
+  if (r.path == Path::Lines) return tile_of_lines(r, number, r.tile_units);
   Tile tile{};
   tile.first_step = number * r.tile_units;
   const uint64_t left = r.inner_size.value * r.lines - tile.first_step;

@@ -7,7 +7,8 @@
 namespace fastinit::cuda {
 
 template <class Program>
-__global__ void __launch_bounds__(kThreads) fill_single(const __grid_constant__ Single single) {
+__global__ void __launch_bounds__(kThreads, Program::blocks_at_once)
+    fill_single(const __grid_constant__ Single single) {
   const Record& r = single.record;
   const Program program(single);
 #pragma unroll 1

@@ -27,7 +27,7 @@ SingleKernel central_kernel(const Transform& t);
 // Tasks of a launch: up to kFew by value, more in device memory. `count` tasks; first_tile holds
 // their first tiles and, behind the last, the number of all. Every thread block takes `share`
 // tiles, the first `more` of them another one.
-constexpr int kFew = 6;
+constexpr int kFew = 5;
 struct Tasks {
   const uint64_t* first_tile;
   const Record* records;  // null: those below

@@ -23,7 +23,7 @@ FASTINIT_DEVICE bool write_units(const Record& r, uint64_t begin, uint64_t end) 
   bool left = false;
 #pragma unroll 1
   for (uint64_t number = begin; number < end; ++number) {
-    const Tile tile = tile_of_lines(r, number);
+    const Tile tile = tile_of(r, number);
     left |= tile.count > 0;
     // Read only now: what a program holds would lie in registers while a tile is worked out.
     if (tile.units.first < tile.units.end) Program(read_again(r)).write_units(tile.units);

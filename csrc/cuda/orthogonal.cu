@@ -248,12 +248,31 @@ __global__ void __launch_bounds__(kMostThreads) make_small(const __grid_constant
     out[at] = matrix[worker.place(shape, at)];
 }
 
+cudaError_t shared_memory_limit(int& limit) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  return cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+}
+
+// Lets a kernel have all the shared memory there is. Always all, not what a launch needs: another
+// thread may come between its asking and its launch.
+template <class Kernel>
+cudaError_t allow_shared_memory(Kernel kernel) {
+  int limit = 0;
+  cudaFuncAttributes attributes{};
+  cudaError_t error = shared_memory_limit(limit);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess) return error;
+  const int most = limit - static_cast<int>(attributes.sharedSizeBytes);
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
+
 template <class L>
 cudaError_t launch(const Small& small, int64_t matrices, int bytes, cudaStream_t stream) {
   const auto kernel = make_small<L>;
   if (bytes > kPlainSharedBytes) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    const cudaError_t error = allow_shared_memory(kernel);
     if (error != cudaSuccess) return error;
   }
   FASTINIT_LAUNCH(kernel, static_cast<unsigned>(matrices), threads_for(small.shape), bytes, stream,
@@ -265,11 +284,8 @@ cudaError_t launch(const Small& small, int64_t matrices, int bytes, cudaStream_t
 
 bool fits_block(const SmallShape& shape) {
   if (shape.narrow() > kSmallNarrow || shape.tall() > kSmallTall) return false;
-  int device = 0, limit = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess)
-    return false;
+  int limit = 0;
+  if (shared_memory_limit(limit) != cudaSuccess) return false;
   Small small;
   return plan_memory(shape, small) + static_cast<int64_t>(sizeof(State<double>)) <= limit;
 }

@@ -91,6 +91,37 @@ FASTINIT_DEVICE uint32_t pack16(float first, float second) {
 #endif
 }
 
+// Whether samples of 16 bits are clamped in pairs when they are packed. The bounds are values of
+// the type and rounding is monotone, so that the result is the same.
+#if FASTINIT_DEVICE_PASS && __CUDA_ARCH__ < 800
+constexpr bool kClampsPairs = false;
+#else
+constexpr bool kClampsPairs = true;
+#endif
+
+// A pair between two bounds, each given twice. Of the zeros the negative one is less.
+template <DType dtype>
+FASTINIT_DEVICE uint32_t clamp_pair(uint32_t pair, uint32_t lo, uint32_t hi) {
+#if FASTINIT_DEVICE_PASS && __CUDA_ARCH__ >= 800
+  if constexpr (dtype == DType::BF16)
+    asm("max.bf16x2 %0, %0, %1;\n\tmin.bf16x2 %0, %0, %2;" : "+r"(pair) : "r"(lo), "r"(hi));
+  else
+    asm("max.f16x2 %0, %0, %1;\n\tmin.f16x2 %0, %0, %2;" : "+r"(pair) : "r"(lo), "r"(hi));
+  return pair;
+#else
+  // Numbers in the order of the values.
+  const auto rank = [](uint32_t bits) { return bits & 0x8000u ? 0xffffu - bits : 0x8000u + bits; };
+  uint32_t out = 0;
+  for (int shift = 0; shift < 32; shift += 16) {
+    uint32_t x = pair >> shift & 0xffffu;
+    if (rank(x) < rank(lo & 0xffffu)) x = lo & 0xffffu;
+    if (rank(x) > rank(hi & 0xffffu)) x = hi & 0xffffu;
+    out |= x << shift;
+  }
+  return out;
+#endif
+}
+
 template <DType dtype>
 FASTINIT_DEVICE uint32_t pack8(float first, float second) {
 #if FASTINIT_DEVICE_PASS && __CUDA_ARCH__ >= 890
@@ -194,21 +225,29 @@ FASTINIT_DEVICE TransformArgs<Real> copied(const TransformArgs<Real>& from) {
   return args;
 }
 
-// Whole units first ... end - 1 of a line: unit 0 starts at `origin`, in block `block` of the
-// stream. All blocks have the same high counter word.
-struct Units {
-  char* origin;
-  uint64_t block;
-  uint32_t first, end;
+// The samples of a warp's round, while those in the tails are taken apart: every lane's own, and
+// where the tails are among them.
+struct alignas(16) Detour {
+  static constexpr int kSamples = 16;  // of a lane
+  static constexpr int kPitch = 20;    // from lane to lane: 16 bytes each reach all banks
+  uint32_t values[32 * kPitch];
+  uint16_t places[32 * kSamples];
 };
+FASTINIT_DEVICE Detour& detour_of_warp() {
+  __shared__ Detour detours[kThreads / 32];
+  return detours[threadIdx.x / 32];
+}
 
 // Random fills of one kind and type.
 template <From from, Kind kind, DType dtype, Clamp clamp_>
 struct Random {
   static constexpr bool wide = dtype == DType::F64, constant = false;
   static constexpr uint32_t item = bytes_of(dtype), unit = unit_elements(item, false);
+  // Normals of doubles spill in the 64 registers that the compiler sets itself; otherwise it does.
+  static constexpr int blocks_at_once = wide && kind == Kind::Normal ? 3 : 0;
+  static constexpr bool pairs = item == 2 && kClampsPairs;
   // No radius is zero (docs/stream.md, section 5).
-  using Narrow = std::conditional_t<kind == Kind::Normal, ScalarF32Positive, ScalarF32>;
+  using Narrow = std::conditional_t<kind == Kind::Central, ScalarF32Central, ScalarF32Positive>;
   using L = std::conditional_t<wide, ScalarF64, Narrow>;
   using Args = TransformArgs<typename L::Real>;
   using Block = Four<item>;
@@ -216,17 +255,29 @@ struct Random {
   Held<from, Args> args;
   Held<from, PhiloxKeys> value_keys, low_keys;  // the second is read in double only
   const bool clamped;
+  const uint32_t lo_pair, hi_pair;
 
   explicit FASTINIT_DEVICE Random(const Single& s)
       : args(args_of<dtype>(s.record.transform)),
         value_keys(s.value),
         low_keys(s.low),
-        clamped(s.record.transform.clamped) {}
+        clamped(s.record.transform.clamped),
+        lo_pair(pair_of(args.lo)),
+        hi_pair(pair_of(args.hi)) {}
   explicit FASTINIT_DEVICE Random(const Record& r)
       : args(copied<kind>(args_of<dtype>(r.transform))),
         value_keys(philox_keys(r.key, r.purpose)),
         low_keys(wide ? philox_keys(r.key, Purpose::Low) : value_keys),
-        clamped(r.transform.clamped) {}
+        clamped(r.transform.clamped),
+        lo_pair(pair_of(args.lo)),
+        hi_pair(pair_of(args.hi)) {}
+
+  static FASTINIT_DEVICE uint32_t pair_of(typename L::Real bound) {
+    if constexpr (pairs)
+      return pack16<dtype>(bound, bound);
+    else
+      return 0;
+  }
 
   struct High {
     PhiloxHigh value, low;
@@ -248,12 +299,24 @@ struct Random {
       for (int k = 0; k < 4; k += 2)
         sample_pair<L, kind>(args, words.w[k], words.w[k + 1], low.w[k], low.w[k + 1], v[k],
                              v[k + 1]);
-      if (clamp_ == Clamp::Yes || (clamp_ == Clamp::Ask && clamped)) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) v[k] = clamp<L>(args, v[k]);
-      }
-      return pack<dtype>(v);
+      return packed(v, clamp_ == Clamp::Yes || (clamp_ == Clamp::Ask && clamped));
     }
+  }
+
+  // Four samples as they lie in memory, clamped if wanted.
+  FASTINIT_DEVICE Block packed(typename L::F (&v)[4], bool clamps) const {
+    if (clamps && !pairs) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) v[k] = clamp<L>(args, v[k]);
+    }
+    Block block = pack<dtype>(v);
+    if constexpr (pairs) {
+      if (clamps) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) block.w[k] = clamp_pair<dtype>(block.w[k], lo_pair, hi_pair);
+      }
+    }
+    return block;
   }
 
   FASTINIT_DEVICE Block block_of(uint64_t n) const {
@@ -264,7 +327,99 @@ struct Random {
     store_element(to, block, k);
   }
 
+  // Of truncated normals a tenth is in the tails, and nearly every warp has some: the middle is
+  // computed for all, and what lies in the tails once more, in full warps. `n` units of every lane,
+  // from unit u on; all of them are there if `whole`.
+  template <uint32_t n, bool whole>
+  FASTINIT_DEVICE void write_central(const Units& units, const High& h, uint32_t u) const {
+    constexpr uint32_t blocks = unit / 4;
+    static_assert(clamp_ == Clamp::Yes, "the bounds are the interval's");
+    static_assert(whole || n == 1, "one test for all");
+    static_assert(n * unit <= Detour::kSamples, "room");
+    const uint32_t lane = threadIdx.x % 32, counter = static_cast<uint32_t>(units.block);
+    Detour& detour = detour_of_warp();
+    uint4* const own = reinterpret_cast<uint4*>(detour.values + lane * Detour::kPitch);
+    uint32_t found = 0;  // bit k: the lane's sample k is in a tail
+#pragma unroll
+    for (uint32_t k = 0; k < n * blocks; ++k) {
+      const uint32_t at = (u + k / blocks * kThreads) * blocks + k % blocks;
+      const Words4 words = philox_block(value_keys, h.value, counter + at);
+      uint32_t v[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        bool is_tail;
+        const auto point = central_point<L>(args, words.w[j], words.w[j]);
+        const float z = central_middle<L>(point, is_tail).value();
+        v[j] = is_tail ? words.w[j] : L::bits(z);
+        if (is_tail) found |= 1u << (4 * k + j);
+      }
+      own[k] = make_uint4(v[0], v[1], v[2], v[3]);
+    }
+    const bool there = whole || u < units.end;
+    if (!there) found = 0;
+    const uint32_t mine = static_cast<uint32_t>(__popc(found));
+    uint32_t up_to = mine;
+#pragma unroll
+    for (uint32_t step = 1; step < 32; step *= 2) {
+      const uint32_t below = __shfl_up_sync(~0u, up_to, step);
+      if (lane >= step) up_to += below;
+    }
+    const uint32_t all = __shfl_sync(~0u, up_to, 31);
+    uint16_t* place = detour.places + (up_to - mine);
+#pragma unroll 1
+    while (found != 0) {
+      const uint32_t k = 31 - static_cast<uint32_t>(__clz(found));
+      found ^= 1u << k;
+      *place++ = static_cast<uint16_t>(lane * Detour::kPitch + k);
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (uint32_t k = lane; k < all; k += 32) {
+      uint32_t& value = detour.values[detour.places[k]];
+      const auto point = central_point<L>(args, value, value);
+      value = L::bits(central_tail<L>(args, point, value).value());
+    }
+    __syncwarp();
+#pragma unroll
+    for (uint32_t k = 0; k < n; ++k) {
+      uint32_t w[4];
+#pragma unroll
+      for (uint32_t b = 0; b < blocks; ++b) {
+        const uint4 z = own[k * blocks + b];
+        float v[4] = {L::from_bits(z.x), L::from_bits(z.y), L::from_bits(z.z), L::from_bits(z.w)};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) v[j] = central_value<L>(args, v[j]);
+        const Block four = packed(v, true);
+#pragma unroll
+        for (uint32_t j = 0; j < item; ++j) w[b * item + j] = four.w[j];
+      }
+      char* const to = units.origin + static_cast<uint64_t>(u + k * kThreads) * (unit * item);
+      if (there) store16(to, w[0], w[1], w[2], w[3]);
+    }
+  }
+
   FASTINIT_DEVICE void write_units(const Units& units) const {
+    if constexpr (kind == Kind::Central && !wide)
+      write_units_of_warps(units);
+    else
+      write_units_of_threads(units);
+  }
+
+  // All lanes go through the same rounds.
+  FASTINIT_DEVICE void write_units_of_warps(const Units& units) const {
+    constexpr uint32_t kUnits = (from == From::Table ? 8 : Detour::kSamples) / unit;
+    const uint32_t lane = threadIdx.x % 32;
+    const High h =
+        high(static_cast<uint32_t>((units.block + uint64_t{units.first} * (unit / 4)) >> 32));
+    uint32_t u = units.first + threadIdx.x;
+#pragma unroll 1
+    for (; u - lane + 31 + (kUnits - 1) * kThreads < units.end; u += kUnits * kThreads)
+      write_central<kUnits, true>(units, h, u);
+#pragma unroll 1
+    for (; u - lane < units.end; u += kThreads) write_central<1, false>(units, h, u);
+  }
+
+  FASTINIT_DEVICE void write_units_of_threads(const Units& units) const {
     // Four blocks in a row: what is read or set up for each round of the loop is shared by them.
     constexpr uint32_t blocks = unit / 4;
     [[maybe_unused]] constexpr uint32_t kUnroll = from == From::Table || blocks > 1 ? 2 : 4;
@@ -306,6 +461,7 @@ struct Random {
 // Fills with one value of any size; its bytes repeat to 16.
 struct Repeat {
   static constexpr bool constant = true;
+  static constexpr int blocks_at_once = 0;
   struct Block {};
   const uint8_t* pattern;
   const uint32_t item;

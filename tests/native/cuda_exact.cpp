@@ -1,9 +1,10 @@
-// What the device's square root and quotient rest on (core/from_estimate.h), for every estimate
+// What the device's square root and quotients rest on (core/from_estimate.h), for every estimate
 // that the instruction set permits: rsqrt.approx errs by 2^-22.4 relative, rcp.approx by 2^-23.
 #include <cmath>
 #include <cstdio>
 #include <initializer_list>
 
+#include "core/elementary.h"
 #include "core/from_estimate.h"
 #include "core/lanes_scalar.h"
 
@@ -22,7 +23,7 @@ Interval around(double exact, double error) {
           bits(static_cast<float>(exact * (1 + error)))};
 }
 
-int64_t wrong = 0, roots = 0, quotients = 0;
+int64_t wrong = 0, roots = 0, quotients = 0, fractions = 0;
 
 void check_root(float x) {
   const float want = std::sqrt(x);
@@ -34,6 +35,29 @@ void check_root(float x) {
 void check_quotient(float a, float b, uint32_t estimate) {
   wrong += bits(quotient_from_estimate<ScalarF32>(a, b, of(estimate))) != bits(a / b);
   ++quotients;
+}
+
+void check_fraction(float a, float b) {
+  const Interval y = around(1 / static_cast<double>(b), std::exp2(-23));
+  for (uint32_t k = y.low; k <= y.high; ++k, ++fractions)
+    wrong += short_quotient_from_estimate<ScalarF32>(a, b, of(k)) != a / b;
+}
+
+// Every fraction of the central quantile, but for signs. Below 2^-15 it is the same fraction
+// but for its scale.
+void check_fractions() {
+  using L = ScalarF32;
+  for (uint32_t x = bits(0x1p-15f); x <= bits(0.425f); ++x) {
+    const float d = of(x), r = L::negative_fma(d, d, 0.180625f);
+    check_fraction(d * horner<L>(coef::kA32, r), horner<L>(coef::kB32, r));
+  }
+  for (uint32_t x = bits(1.5f); x <= bits(8); ++x) {
+    const float near = of(x) - 1.6f, far = of(x) - 5;
+    if (of(x) <= 5)
+      check_fraction(horner<L>(coef::kC32, near), horner<L>(coef::kD32, near));
+    else
+      check_fraction(horner<L>(coef::kE32, far), horner<L>(coef::kF32, far));
+  }
 }
 
 }  // namespace
@@ -71,7 +95,9 @@ int main() {
     check_quotient(zero, 3.0f, bits(1.0f / 3));
     check_quotient(zero, -3.0f, bits(-1.0f / 3));
   }
-  std::printf("square roots: %lld\nquotients: %lld\nwrong: %lld\n", static_cast<long long>(roots),
-              static_cast<long long>(quotients), static_cast<long long>(wrong));
+  check_fractions();
+  std::printf("square roots: %lld\nquotients: %lld\nfractions: %lld\nwrong: %lld\n",
+              static_cast<long long>(roots), static_cast<long long>(quotients),
+              static_cast<long long>(fractions), static_cast<long long>(wrong));
   return wrong == 0 ? 0 : 1;
 }

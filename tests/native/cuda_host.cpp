@@ -1,12 +1,14 @@
 // The kernels of csrc/cuda compiled as C++ (cuda_shim.h), for tests/test_cuda_host.py:
-// cuda_host lengths|layouts|many|far|orthogonal. All memory of a fill is compared, byte for byte,
-// with elements that the CPU's scalar lanes made.
+// cuda_host lengths|layouts|many|far|clamps|orthogonal. All memory of a fill is compared, byte for
+// byte, with elements that the CPU's scalar lanes made.
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "cuda/executor.h"
 #include "cuda/plan.h"
+#include "cuda/program.cuh"
 #include "cuda_shim.h"
 #include "tensors.h"
 
@@ -101,14 +103,19 @@ void check_lengths() {
     }
     for (size_t shift = 0; shift < 16; ++shift)
       fill_one(contiguous(c, 53, shift, firsts[shift % 7]), false);
-    // Tiles of kTileUnits, and one processor to make them so.
-    const int64_t tile = cuda::kTileUnits * std::max<int64_t>(16 / static_cast<int64_t>(item), 1);
-    for (const int64_t length : {tile - 1, tile + 5, 3 * tile + 3})
+    // Around tiles of one unit a thread, and of a whole round, which a single processor makes so.
+    const int64_t unit = std::max<int64_t>(16 / static_cast<int64_t>(item), 1);
+    const int64_t small = cuda::kSmallTileUnits * unit, full = 8 * cuda::kRoundUnits * unit;
+    for (const int64_t length : {small - 1, 5 * small + 5, full + 3})
       for (const uint64_t first : {uint64_t{0}, (uint64_t{4} << 32) - 4096}) {
-        shim::processors = length < 2 * tile ? 100 : 1;
+        shim::processors = length < full ? 100 : 1;
         const size_t shift = draws.one_in(2) ? 0 : item * static_cast<size_t>(draws.below(4));
         fill_one(contiguous(c, length, shift, first), false);
       }
+    // And of several rounds.
+    const Kind kind = c.task.transform.kind;
+    if (kind == Kind::Uniform || kind == Kind::Central || kind == Kind::Constant)
+      fill_one(contiguous(c, 4 * full + 77 * unit + 1, item, 5), false);
     shim::processors = 3;
   }
 }
@@ -198,10 +205,11 @@ void check_far() {
       std::vector<char> small(64);
       second.data = small.data();
       second.layout.ndim = 0;
-      // So many blocks that each has one tile: of kTileUnits, unless those are few.
+      // So many blocks that each has one tile: of one unit a thread, or once of eight rounds.
+      const bool large = !list && s.stride == 1;
       const int64_t unit = s.stride > 1 ? 4 : 16 / item;
-      const int64_t tile = cuda::kTileUnits * unit;
-      shim::processors = 1 << 16;
+      const int64_t tile = (large ? cuda::kLargeTileUnits : cuda::kSmallTileUnits) * unit;
+      shim::processors = large ? 1 << 12 : 1 << 18;
       const int64_t positions[] = {0, int64_t{1} << 31, (int64_t{1} << 31) + (int64_t{1} << 30),
                                    int64_t{1} << 32, s.size - 1};
       shim::only_block = [&](unsigned block) {
@@ -237,6 +245,92 @@ void check_far() {
   munmap(memory, static_cast<size_t>(bytes));
 }
 
+// Clamping pairs of 16 bits is rounding clamped samples: for every value of the type, what lies
+// between it and the next one, and bounds at and around zero and at the ends.
+template <DType dtype>
+void check_pairs() {
+  const auto rounded = [](float x) { return cuda::pack16<dtype>(x, x) & 0xffffu; };
+  const auto value = [](uint32_t bits) {
+    if (dtype == DType::BF16) return bit_cast<float>(bits << 16);
+    const uint32_t magnitude = bits & 0x7fffu;
+    float x;  // subnormal, too: by way of a product
+    x = bit_cast<float>(magnitude << 13) * 0x1p112f;
+    return bits & 0x8000u ? -x : x;
+  };
+  const uint32_t most = dtype == DType::BF16 ? 0x7f7f : 0x7bff;
+  std::vector<uint32_t> bounds;
+  for (const uint32_t magnitude : {1u, 2u, 0x3ffu, 0x1234u, 0x3c00u, most - 1, most})
+    bounds.insert(bounds.end(), {magnitude, magnitude | 0x8000u});
+  bounds.push_back(0);  // there is no bound of -0 (params.h)
+  for (const uint32_t lo : bounds)
+    for (const uint32_t hi : bounds) {
+      TransformArgs<float> args{};
+      args.lo = value(lo);
+      args.hi = value(hi);
+      if (!(args.lo < args.hi)) continue;
+      for (uint32_t bits = 0; bits < 0x10000u; bits += lo % 3 == 0 ? 1 : 5) {
+        if ((bits & 0x7fffu) >= most) continue;
+        const float x = value(bits), next = value(bits + 1);
+        const float between[] = {x, std::nextafter(x, next), x + (next - x) / 2,
+                                 std::nextafter(x + (next - x) / 2, next)};
+        for (const float y : between) {
+          if (bit_cast<uint32_t>(y) == 0x80000000u && lo == 0) continue;  // may_meet_zero
+          const uint32_t want = rounded(clamp<ScalarF32>(args, y));
+          const uint32_t pair = cuda::pack16<dtype>(y, 0.0f);
+          const uint32_t got =
+              cuda::clamp_pair<dtype>(pair, lo | lo << 16, hi | hi << 16) & 0xffffu;
+          wrong += got != want;
+          ++fills;
+        }
+      }
+    }
+}
+
+// A sample of -0 above a bound of +0 stays: such tasks are known.
+void check_zeros() {
+  const struct {
+    Kind kind;
+    double args[4];
+  } tasks[] = {{Kind::Uniform, {-0x1p-149, 0x1.8p-133, 0, 0}},
+               {Kind::Uniform, {-0x1p-149, 0x1p-110, 0, 0}},
+               {Kind::Uniform, {-1e-8, 6e-7, 0, 0}},
+               {Kind::Uniform, {0, 1, 0, 0}},
+               {Kind::Central, {0x1p-147, 0x1p-131, 0, 0x1p-130}},
+               {Kind::Central, {0, 1, 0, 2}}};
+  int zeros = 0;
+  for (const auto& task : tasks)
+    for (const DType dtype : {DType::F32, DType::F16, DType::BF16}) {
+      const Transform t = cpu::prepare_transform(task.kind, dtype, task.args);
+      if (t.kind == Kind::Constant || t.f32.lo != 0 || !t.clamped) continue;
+      for (uint32_t k = 0; k < 1u << 16; ++k) {
+        const float x = t.kind == Kind::Uniform ? uniform<ScalarF32>(t.f32, k << 8, 0)
+                                                : trunc_normal_central<ScalarF32>(t.f32, k, 0);
+        if (bit_cast<uint32_t>(x) != 0x80000000u) continue;
+        ++zeros;
+        wrong += !cuda::may_meet_zero(t);
+      }
+      wrong += task.args[3] == 2 && cuda::may_meet_zero(t);  // what is usual is not such a task
+    }
+  wrong += zeros == 0;
+  const Case tiny{
+      "zeros",
+      bare_task(cpu::prepare_transform(Kind::Uniform, DType::BF16, tasks[0].args), Purpose::Value)};
+  Tensor many = contiguous(tiny, 1 << 20, 0, 0);
+  wrong += std::count(many.want.begin(), many.want.end(), '\x80') == 0;
+  std::vector<Tensor> list;
+  list.push_back(many);
+  list.push_back(contiguous(tiny, 5, 0, 0));
+  list[0].task.data = list[0].memory.data() + (many.task.data - many.memory.data());
+  fill(std::move(list), true);
+  fill_one(std::move(many), false);
+}
+
+void check_clamps() {
+  check_pairs<DType::F16>();
+  check_pairs<DType::BF16>();
+  check_zeros();
+}
+
 }  // namespace
 }  // namespace native
 
@@ -251,6 +345,8 @@ int main(int argc, char** argv) {
     check_many();
   else if (what == "far")
     check_far();
+  else if (what == "clamps")
+    check_clamps();
   else if (what == "orthogonal")
     return check_orthogonal();
   else

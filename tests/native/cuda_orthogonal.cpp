@@ -74,6 +74,19 @@ void compare_lists() {
   }
 }
 
+// Another thread makes smaller matrices between a kernel's asking for shared memory and its launch.
+void check_two_threads() {
+  const SmallShape shape{DType::F32, 128, 112, 1.0}, smaller{DType::F32, 120, 110, 1.0};
+  std::vector<float> out(static_cast<size_t>(shape.size())), other(out);
+  const SmallBatch batch{1, 0, nullptr, out.data(), shape.size(), 1};
+  const SmallBatch of_other{2, 0, nullptr, other.data(), smaller.size(), 1};
+  int error = 0;
+  shim::launches = 0;
+  shim::meanwhile = [&] { error = cuda::make_orthogonal(smaller, &of_other, 1, nullptr); };
+  error += cuda::make_orthogonal(shape, &batch, 1, nullptr);
+  expect(error == 0 && shim::launches == 2, shape, "two threads", shim::launches);
+}
+
 void check_limits() {
   const auto fits = [](int64_t rows, int64_t cols, DType dtype) {
     return cuda::fits_block({dtype, rows, cols, 1.0});
@@ -93,6 +106,7 @@ int check_orthogonal() {
   for (const SmallShape& shape : small_shapes())
     shape.dtype == DType::F64 ? compare<double>(shape) : compare<float>(shape);
   compare_lists();
+  check_two_threads();
   check_limits();
   std::printf("fills: %d\nwrong: %d\n", matrices, wrong);
   return wrong == 0 ? 0 : 1;
