@@ -233,6 +233,9 @@ inline uint32_t __shfl_up_sync(unsigned mask, uint32_t value, unsigned by) {
   const unsigned lane = shim::block.running->thread % shim::kWarp;
   return __shfl_sync(mask, value, lane < by ? lane : lane - by);
 }
+inline uint32_t __shfl_xor_sync(unsigned mask, uint32_t value, unsigned with) {
+  return __shfl_sync(mask, value, (shim::block.running->thread % shim::kWarp) ^ with);
+}
 inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 inline int __clz(uint32_t bits) { return bits == 0 ? 32 : __builtin_clz(bits); }
 
