@@ -35,7 +35,7 @@ FLAGS = ("-std=c++17", "-O3", "--fmad=false")
 # Lanes a clock.
 RATES = {"ALU": 64, "FMA": 128, "IMAD": 64, "XU": 16, "LSU": 32, "FP64": 64}
 ISSUED = 128
-# The machine of docs/performance.md: processors, clocks a second, bytes a second that memory is set.
+# The machine of docs/performance.md: processors, clocks a second, bytes a second set in memory.
 PROCESSORS, CLOCK, MEMSET = 132, 1.75e9, 4.3e12
 # Of N(0, 1) on +-2 sigma: what is beyond the middle branch, |d| > 0.425.
 TAILS = 0.1107

@@ -484,6 +484,10 @@ MUTANTS = [
         "        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);",
         (CUDA_HOST, "-k", "orthogonal"),
     ),
+    Mutant(
+        "CUDA: tiny quotients from estimates", "csrc/cuda/various.cuh",
+        "std::conditional_t<wide, ScalarF64, ScalarF32AnyQuotient>", "L", CUDA_LAYOUTS,
+    ),
     # Last, for it compiles everything anew.
     Mutant(
         "no OpenMP for at::parallel_for", "setup.py",

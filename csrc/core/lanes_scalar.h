@@ -58,34 +58,50 @@ struct ScalarF32 : ScalarWords {
   static FASTINIT_HD FASTINIT_INLINE F sub(F a, F b) { return __fsub_rn(a, b); }
   static FASTINIT_HD FASTINIT_INLINE F mul(F a, F b) { return __fmul_rn(a, b); }
   static FASTINIT_HD FASTINIT_INLINE F fma(F a, F b, F c) { return __fmaf_rn(a, b, c); }
-  // Not __fdiv_rn and __fsqrt_rn, whose unused slow paths cost every caller registers.
   // One instruction for two. The smaller of -0 and +0 is -0 here and would be x above: they differ
   // for x = +0 and hi = -0, and no upper bound is -0 (params.h).
   static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return fminf(x, hi); }
-  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) {
-    F y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
-    return quotient_from_estimate<ScalarF32>(a, b, y);
-  }
-  static FASTINIT_HD FASTINIT_INLINE F sqrt_by_estimate(F a, F like) {
-    F y;
-    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(like));
-    return sqrt_from_estimate<ScalarF32>(a, y);
-  }
-  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) {
-    return sqrt_by_estimate(a, fmaxf(a, 0x1p-126f));  // finite for 0
-  }
   static FASTINIT_HD FASTINIT_INLINE F negate(F a) { return -a; }  // free, in a multiply-add
 #else
   static FASTINIT_HD FASTINIT_INLINE F add(F a, F b) { return a + b; }
   static FASTINIT_HD FASTINIT_INLINE F sub(F a, F b) { return a - b; }
   static FASTINIT_HD FASTINIT_INLINE F mul(F a, F b) { return a * b; }
-  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return a / b; }
   static FASTINIT_HD FASTINIT_INLINE F fma(F a, F b, F c) { return ::fmaf(a, b, c); }
-  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return ::sqrtf(a); }
   static FASTINIT_HD FASTINIT_INLINE F negate(F a) { return from_bits(bits(a) ^ 0x80000000u); }
   static FASTINIT_HD FASTINIT_INLINE F at_most(F x, F hi) { return x > hi ? hi : x; }
 #endif
+#if FASTINIT_ESTIMATES
+  // Not __fdiv_rn and __fsqrt_rn, whose unused slow paths cost every caller registers.
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) {
+    return quotient_from_estimate<ScalarF32>(a, b, reciprocal_estimate(b));
+  }
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) {
+    const F like = a > 0x1p-126f ? a : 0x1p-126f;  // finite for 0
+    return sqrt_from_estimate<ScalarF32>(a, root_estimate(like));
+  }
+#else
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return a / b; }
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return ::sqrtf(a); }
+#endif
+  // 1 / b and 1 / sqrt(a), nearly.
+  static FASTINIT_HD FASTINIT_INLINE F reciprocal_estimate(F b) {
+#if FASTINIT_DEVICE_PASS
+    F y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
+    return y;
+#else
+    return 1 / b;
+#endif
+  }
+  static FASTINIT_HD FASTINIT_INLINE F root_estimate(F a) {
+#if FASTINIT_DEVICE_PASS
+    F y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(a));
+    return y;
+#else
+    return 1 / ::sqrtf(a);
+#endif
+  }
   static FASTINIT_HD FASTINIT_INLINE I bits(F a) { return bit_cast<uint32_t>(a); }
   static FASTINIT_HD FASTINIT_INLINE F from_bits(I a) { return bit_cast<float>(a); }
   static FASTINIT_HD FASTINIT_INLINE F negative_fma(F a, F b, F c) { return fma(negate(a), b, c); }
@@ -134,18 +150,29 @@ struct ScalarF32 : ScalarWords {
 struct ScalarF32Positive : ScalarF32 {
 #if FASTINIT_DEVICE_PASS
   static FASTINIT_HD FASTINIT_INLINE F at_least(F x, F lo) { return fmaxf(x, lo); }
-  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) { return sqrt_by_estimate(a, a); }
+#endif
+#if FASTINIT_ESTIMATES
+  static FASTINIT_HD FASTINIT_INLINE F sqrt(F a) {
+    return sqrt_from_estimate<ScalarF32>(a, root_estimate(a));
+  }
 #endif
 };
 
 // The same for central truncated normals, whose quotients need fewer steps.
 struct ScalarF32Central : ScalarF32Positive {
-#if FASTINIT_DEVICE_PASS
+#if FASTINIT_ESTIMATES
   static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) {
-    F y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
-    return short_quotient_from_estimate<ScalarF32>(a, b, y);
+    return short_quotient_from_estimate<ScalarF32>(a, b, reciprocal_estimate(b));
   }
+#endif
+};
+
+// For quotients of any magnitude: of samples in their own units, which may be tiny.
+struct ScalarF32AnyQuotient : ScalarF32 {
+#if FASTINIT_DEVICE_PASS
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return __fdiv_rn(a, b); }
+#else
+  static FASTINIT_HD FASTINIT_INLINE F div(F a, F b) { return a / b; }
 #endif
 };
 

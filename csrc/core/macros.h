@@ -19,6 +19,12 @@
 #define FASTINIT_DEVICE_PASS 0
 #endif
 
+// Whether quotients and roots in float are made from estimates (core/from_estimate.h): in device
+// code, and where tests run it on the host.
+#if !defined(FASTINIT_ESTIMATES)
+#define FASTINIT_ESTIMATES FASTINIT_DEVICE_PASS
+#endif
+
 // A constant array that device code may read as well: it must then be a device variable.
 #if FASTINIT_DEVICE_PASS
 #define FASTINIT_TABLE __device__ constexpr

@@ -65,7 +65,9 @@ __device__ __noinline__ Four<wide ? 8 : 4> various_block(const Record& r, uint64
       sample_all<L, Kind::Tail>(args, words, low, v);
       break;
     case Kind::Far:
-      sample_all<L, Kind::Far>(args, words, low, v);
+      // Its quotients are displacements in the units of the tensor.
+      sample_all<std::conditional_t<wide, ScalarF64, ScalarF32AnyQuotient>, Kind::Far>(args, words,
+                                                                                       low, v);
       break;
     default:
       if constexpr (!wide) return {{words.w[0], words.w[1], words.w[2], words.w[3]}};
