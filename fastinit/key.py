@@ -13,6 +13,10 @@ from torch import Generator
 
 from fastinit import _ops
 
+_Opaque: Any = object
+with suppress(ImportError):  # torch 2.11 takes only classes derived from it
+    from torch._opaque_base import OpaqueBase as _Opaque
+
 _WORDS = 1 << 64
 _SIGN = 1 << 63
 
@@ -28,7 +32,7 @@ def _as_integer(value: Any, name: str) -> int:
     raise TypeError(f"argument '{name}' must be an integer, got {kind.__name__}")
 
 
-class _Derivation:
+class _Derivation(_Opaque):  # type: ignore[misc]
     """The arithmetic of keys, in one object so that torch.compile can be told what it is.
 
     To the compiler this is a constant whose methods are called while it traces: what they return is
@@ -63,7 +67,9 @@ def _tell_compiler() -> None:
     except ImportError:
         return  # older; the graph breaks where a key is derived
     real = MemberType.USE_REAL
-    with suppress(RuntimeError):  # it knows the name from before this module was loaded again
+    # RuntimeError: it knows the name from before this module was loaded again. The others: it is
+    # not public, and a torch that asks for something else must not keep anybody from importing.
+    with suppress(RuntimeError, TypeError, ValueError):
         register_opaque_type(_Derivation, typ="value", members={"fold": real, "digest": real})
 
 
