@@ -94,6 +94,8 @@ DERIVATIONS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("derivation", DERIVATIONS)
 def test_derived_keys(derivation: str, backend: str) -> None:
+    if derivation == "as a number" and torch.__version__ < "2.12":  # two digits since 2.10
+        pytest.skip("the compiler of this torch takes int() of no object")
     derive, values = DERIVATIONS[derivation]
     compiled = torch.compile(
         lambda tensor, value: fastinit.normal_(tensor, key=derive(value)),

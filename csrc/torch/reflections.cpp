@@ -84,6 +84,8 @@ Scales make_reflectors(const Tensor& v, double gain) {
 int64_t block_width(const Tensor& out, bool frugal) {
   const int64_t narrow = std::min(out.size(1), out.size(2));
   if (frugal && narrow < 960) return std::max<int64_t>(8, narrow / 10 / 8 * 8);
+  // A GPU waits for the launches of many narrow blocks, and triangular solves of wide ones.
+  if (!out.is_cpu() && !frugal) return std::clamp<int64_t>(narrow / 4 / 32 * 32, 96, 768);
   return std::clamp<int64_t>(narrow / 10 / 32 * 32, 96, 256);
 }
 
