@@ -5,8 +5,8 @@
 Compiles csrc/cuda/fill_*.cu, disassembles, and counts the instructions of the loop that writes the
 middle of a contiguous tensor, per four elements: all of them, and those of each pipe. An SM of
 sm_90 issues 128 a clock (four warps of 32 lanes); its pipes take 64 (ALU: logic, shifts, additions,
-comparisons, selections, conversions), 128 (FMA, in two halves; multiplications of integers in one
-of them, 64), 16 (XU: reciprocals, root estimates, bit counts), 32 (LSU: memory and shuffles). The
+comparisons, selections, conversions), 128 (FMA, in two halves; products of integers in one of them
+only, 64 low and 32 wide or high ones, as an H200 showed), 16 (XU: reciprocals, root estimates, bit counts), 32 (LSU: memory and shuffles). The
 pipe that takes longest bounds the loop; `clocks` are those of one SM for the four elements of 32
 lanes, `of memset` what that leaves of an H200's speed of setting memory. It is a model: only a GPU
 tells times. For the truncated normal the loops over tails count as often as they run on average.
@@ -34,9 +34,10 @@ ITEMS = (4, 8, 2, 2, 1, 1, 4, 1)
 FLAGS = ("-std=c++17", "-O3", "--fmad=false")
 # Lanes a clock.
 RATES = {"ALU": 64, "FMA": 128, "IMAD": 64, "XU": 16, "LSU": 32, "FP64": 64}
+WIDE = 2  # products of 64 bits take as long as so many others
 ISSUED = 128
-# The machine of docs/performance.md: processors, clocks a second, bytes a second set in memory.
-PROCESSORS, CLOCK, MEMSET = 132, 1.75e9, 4.3e12
+# An H200: processors, clocks a second (as ncu saw them), bytes a second set in memory.
+PROCESSORS, CLOCK, MEMSET = 132, 1.95e9, 4.6e12
 # Of N(0, 1) on +-2 sigma: what is beyond the middle branch, |d| > 0.425.
 TAILS = 0.1107
 NAME = re.compile(r"KindE(\d+).*DTypeE(\d+).*ClampE(\d+)")
@@ -48,7 +49,7 @@ def pipe(opcode: str) -> str:
     if head in ("FFMA", "FMUL", "FADD", "HFMA2", "HADD2", "HMUL2", "FFMA2", "FMUL2", "FADD2"):
         return "FMA"
     if head == "IMAD":
-        return "IMAD"
+        return "WIDE" if opcode.startswith(("IMAD.WIDE", "IMAD.HI")) else "IMAD"
     if head in ("DFMA", "DMUL", "DADD", "DSETP"):
         return "FP64"
     if head in ("MUFU", "POPC", "FLO", "BREV", "I2F", "F2I", "F2F"):
@@ -144,7 +145,8 @@ def count(body: list[Instruction], item: int) -> tuple[Counter[str], float]:
 def row(name: str, counts: Counter[str], blocks: float, item: int) -> str:
     each = {p: n / blocks for p, n in counts.items()}
     total = sum(each.values())
-    use = dict(each, FMA=each.get("FMA", 0) + each.get("IMAD", 0))
+    products = each.get("IMAD", 0) + WIDE * each.get("WIDE", 0)
+    use = dict(each, FMA=each.get("FMA", 0) + products, IMAD=products)
     clocks = {p: 32 * use.get(p, 0) / rate for p, rate in RATES.items()}
     clocks["issue"] = 32 * total / ISSUED
     bound = max(clocks, key=lambda p: clocks[p])
