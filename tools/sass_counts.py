@@ -6,10 +6,11 @@ Compiles csrc/cuda/fill_*.cu, disassembles, and counts the instructions of the l
 middle of a contiguous tensor, per four elements: all of them, and those of each pipe. An SM of
 sm_90 issues 128 a clock (four warps of 32 lanes); its pipes take 64 (ALU: logic, shifts, additions,
 comparisons, selections, conversions), 128 (FMA, in two halves; products of integers in one of them
-only, 64 low and 32 wide or high ones, as an H200 showed), 16 (XU: reciprocals, root estimates, bit counts), 32 (LSU: memory and shuffles). The
-pipe that takes longest bounds the loop; `clocks` are those of one SM for the four elements of 32
-lanes, `of memset` what that leaves of an H200's speed of setting memory. It is a model: only a GPU
-tells times. For the truncated normal the loops over tails count as often as they run on average.
+only, 64 low and 32 wide or high ones, as an H200 showed), 16 (XU: reciprocals, root estimates, bit
+counts), 32 (LSU: memory and shuffles). The pipe that takes longest bounds the loop; `clocks` are
+those of one SM for the four elements of 32 lanes, `of memset` what that leaves of an H200's speed
+of setting memory. It is a model: only a GPU tells times. For the truncated normal the loops over
+tails count as often as they run on average.
 
 Needs nvcc and, on the PATH, cuobjdump and nvdisasm (the toolkit's, or nvidia-cuda-cuobjdump and
 nvidia-cuda-nvdisasm of PyPI).
