@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -129,6 +130,56 @@ def test_lists_with_lazy_views_are_written_in_order(view: str) -> None:
     assert torch.equal(alone, fastinit.normal_(torch.zeros(3), key=4))
 
 
+def test_lists_know_memory_that_storages_do_not() -> None:
+    """Two tensors over one NumPy array have storages of their own."""
+    array = np.zeros(8, np.complex64)
+    one, other = torch.from_numpy(array), torch.from_numpy(array)
+    OPS.fill_many_([one.conj(), other], [2, 0] * 2, [0.0, 1.0, 0.0, 0.0] * 2, [1, 2])
+    want = torch.zeros(8, dtype=torch.complex64)
+    OPS.normal_(want, key=2)
+    assert torch.equal(one, want)
+
+
+def test_lists_of_matrices_know_memory_that_storages_do_not() -> None:
+    at_once, in_turn = np.zeros(30, np.float32), np.zeros(30, np.float32)
+
+    def views(array: np.ndarray) -> list[torch.Tensor]:
+        parts = [(0, 4), (4, 5), (8, 4)]
+        return [torch.from_numpy(array[a : a + n * n]).view(n, n) for a, n in parts]
+
+    OPS.orthogonal_many_(views(at_once), [1.0] * 3, keys=[1, 2, 3])
+    for key, view in enumerate(views(in_turn), 1):
+        OPS.orthogonal_(view, key=key)
+    assert np.array_equal(at_once, in_turn)
+
+
+def test_lazy_views_are_accepted_where_their_plain_twins_are() -> None:
+    base = torch.zeros(1, 5, dtype=torch.complex64)
+    constant = [0, 0], [2.5, 0.0, 0.0, 0.0], [0]
+    OPS.fill_many_([base.conj().expand(6, 5)], *constant)
+    assert torch.equal(base, torch.full((1, 5), 2.5, dtype=torch.complex64))
+    meta = torch.empty(1, 5, dtype=torch.complex64, device="meta")
+    OPS.normal_(meta.expand(6, 5).conj(), key=1)
+
+
+def test_lazy_views_keep_dynamic_shapes() -> None:
+    graphs = 0
+
+    def counting(graph: torch.fx.GraphModule, _: Any) -> torch.fx.GraphModule:
+        nonlocal graphs
+        graphs += 1
+        return graph
+
+    def fill(x: torch.Tensor) -> torch.Tensor:
+        OPS.normal_(x.conj(), key=1)
+        return x + 1
+
+    compiled = torch.compile(fill, dynamic=True, backend=counting, fullgraph=True)
+    for rows in (3, 5, 8):
+        compiled(torch.zeros(rows, 4, dtype=torch.complex64))
+    assert graphs == 1
+
+
 @pytest.mark.parametrize("name", ["uniform_", "normal_", "orthogonal_", "sparse_"])
 def test_lazy_views_that_overlap_are_refused(name: str) -> None:
     base = torch.zeros(1, 5, dtype=torch.complex64)
@@ -166,6 +217,30 @@ def test_other_kinds_of_tensors_are_refused(name: str, kind: str) -> None:
     with pytest.raises((NotImplementedError, RuntimeError)) as caught:
         FILLS[name](KINDS[kind]())
     assert not re.search("internal assert", str(caught.value), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_refusals_name_the_tensor(name: str) -> None:
+    tensors = [torch.zeros(SHAPE), torch.zeros(SHAPE).to_sparse()]
+    arguments: tuple[Any, ...] = ([1.0, 1.0],)
+    given: dict[str, Any] = {"keys": [1, 2]}
+    if name == "fill_many_":
+        arguments, given = ([1, 0] * 2, [0.0, 1.0, 0.0, 0.0] * 2, [1, 2]), {}
+    with pytest.raises(NotImplementedError, match=r"tensor 1, .*Sparse|layout Sparse"):
+        getattr(OPS, name)(tensors, *arguments, **given)
+    assert not tensors[0].any()
+
+
+def test_zeros_of_unusual_tensors() -> None:
+    OPS.zero_smallest_(torch.empty(3, 0), 1, 1)
+    for shape, count in (((0, 5), 1), ((4, 5), 0), ((4, 5), 5), ((4,), 1)):
+        with pytest.raises(ValueError, match="zero_smallest_"):
+            OPS.zero_smallest_(torch.ones(shape), count, 1)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        OPS.zero_smallest_(torch.ones(10).unfold(0, 4, 1), 1, 1)
+    leaf = torch.ones(4, 5, requires_grad=True)
+    OPS.zero_smallest_(leaf, 2, 1)
+    assert (leaf == 0).sum() == 10
 
 
 @pytest.mark.parametrize("name", FILLS)

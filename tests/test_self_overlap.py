@@ -26,7 +26,7 @@ def refused(tensor: torch.Tensor) -> bool:
     try:
         OPS.uniform_(tensor, key=1)
     except RuntimeError as error:
-        assert "refers to a single memory location" in str(error)
+        assert "may refer to a single memory location" in str(error)
         return True
     return False
 
@@ -64,6 +64,26 @@ def test_large_ones(size: tuple[int, ...], stride: tuple[int, ...]) -> None:
 def test_coprime_strides_without_overlap() -> None:
     tensor = torch.zeros(3000 * 3001 + 3000 * 2999).as_strided((2999, 3000), (3001, 2999))
     assert not refused(tensor)  # 2999 steps of 3001 are needed to meet 3001 of 2999
+
+
+def conway_guy(n: int) -> list[int]:
+    """Sets all of whose sums of subsets differ, far denser than powers of two."""
+    u = [0, 1]
+    while len(u) <= n:
+        k = len(u) - 1
+        u.append(2 * u[k] - u[k - round((2 * k) ** 0.5)])
+    return [u[n] - u[k] for k in range(n)]
+
+
+def test_strides_that_take_a_search() -> None:
+    """Both answers come from the search; beyond its limit the answer is that they may overlap."""
+    strides = conway_guy(10)
+    assert not refused(torch.zeros(sum(strides) + 1).as_strided([2] * 10, strides))
+    assert shares_memory([2] * 10, [*strides[:9], strides[9] + strides[8]]) == refused(
+        torch.zeros(2 * sum(strides)).as_strided([2] * 10, [*strides[:9], strides[9] + strides[8]])
+    )
+    strides = conway_guy(16)
+    assert refused(torch.zeros(sum(strides) + 1).as_strided([2] * 16, strides))
 
 
 OVERLAPPING = {

@@ -70,12 +70,11 @@ struct OverlapSearch {
     if (k == ndim) return moved;
     if (k == ndim - 1) return at % stride[k] == 0 && moved;
     if (k == ndim - 2) return solve(stride[k], most[k], stride[k + 1], most[k + 1], -at, !moved);
-    if (--steps < 0) return true;
     const Wide rest = reach[k + 1];
     const Wide low = max(moved ? -most[k] : 0, ceil_div(-rest - at, stride[k]));
     const Wide high = min(most[k], floor_div(rest - at, stride[k]));
     for (Wide d = low; d <= high; ++d)
-      if (returns(k + 1, at + d * stride[k], moved || d != 0)) return true;
+      if (--steps < 0 || returns(k + 1, at + d * stride[k], moved || d != 0)) return true;
     return false;
   }
 

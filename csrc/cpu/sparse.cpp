@@ -32,8 +32,6 @@ Window likely_window(int64_t count, int64_t rows) {
   return {word(p - reach), word(p + reach)};
 }
 
-constexpr Window kEverything{0, uint64_t{1} << 32};
-
 struct Job {
   SparseTask task;
   FillTask words;
@@ -94,17 +92,47 @@ void mark_strip(const Job& job, Strip& strip, Window window, uint32_t* words) {
   }
 }
 
-// Turns the smallest candidates of each column to zeros. False if a window missed its mark.
-bool settle(const Job& job, Strip& strip) {
+// Calls f(word, row) for all of a column of the strip, in order.
+template <class F>
+void each_word(const Job& job, const Strip& strip, int64_t c, uint32_t* words, const F& f) {
+  const uint64_t first = static_cast<uint64_t>(strip.first + c), step = job.task.cols;
+  for (int64_t row = 0; row < job.task.rows; row += kBlockWords) {
+    const int64_t n = std::min(kBlockWords, job.task.rows - row);
+    const Run run{first + static_cast<uint64_t>(row) * step, 1, n, step, 4};
+    capability().generate(job.words, run, reinterpret_cast<char*>(words));
+    for (int64_t k = 0; k < n; ++k) f(words[k], row + k);
+  }
+}
+
+// For a column whose window missed: a window is found by counting the words' upper halves, which
+// takes no more memory however many rows there are.
+void look_again(const Job& job, Strip& strip, int64_t c, uint32_t* words) {
+  std::vector<int64_t> counts(1 << 16);
+  each_word(job, strip, c, words, [&](uint32_t word, int64_t) { ++counts[word >> 16]; });
+  uint32_t upper = 0;
+  int64_t below = 0;
+  while (below + counts[upper] < job.task.count) below += counts[upper++];
+  strip.zeros[c] = below;
+  strip.candidates[c].clear();
+  each_word(job, strip, c, words, [&](uint32_t word, int64_t row) {
+    strip.marks[row * strip.cols + c] = word >> 16 < upper ? kZero : 0;
+    if (word >> 16 == upper) strip.candidates[c].push_back({word, row});
+  });
+}
+
+// Turns the smallest candidates of each column to zeros.
+void settle(const Job& job, Strip& strip, uint32_t* words) {
   for (int64_t c = 0; c < strip.cols; ++c) {
     auto& list = strip.candidates[c];
-    const int64_t wanted = job.task.count - strip.zeros[c];
-    if (wanted < 0 || wanted > static_cast<int64_t>(list.size())) return false;
+    int64_t wanted = job.task.count - strip.zeros[c];
+    if (wanted < 0 || wanted > static_cast<int64_t>(list.size())) {
+      look_again(job, strip, c, words);
+      wanted = job.task.count - strip.zeros[c];
+    }
     if (wanted > 0 && wanted < static_cast<int64_t>(list.size()))
       std::nth_element(list.begin(), list.begin() + wanted, list.end());
     for (int64_t k = 0; k < wanted; ++k) strip.marks[list[k].row * strip.cols + c] = kZero;
   }
-  return true;
 }
 
 template <class Item>
@@ -169,10 +197,7 @@ void work(void* context) {
     strip.candidates.resize(static_cast<size_t>(strip.cols));
     words.resize(static_cast<size_t>(std::max(kBlockWords, strip.cols)));
     mark_strip(job, strip, window, words.data());
-    if (!settle(job, strip)) {
-      mark_strip(job, strip, kEverything, words.data());
-      settle(job, strip);
-    }
+    settle(job, strip, words.data());
     write_strip(task, strip);
   }
 }

@@ -245,7 +245,7 @@ FASTINIT_HD FASTINIT_INLINE Tile tile_of_lines(const Record& r, uint64_t number,
   const uint32_t first = start < 0 ? 1 : 0,
                  end = static_cast<uint32_t>((tile.end - start) >> r.unit_shift);
   whole = whole && r.has_units && first < end;
-  // The block of the tile's first unit; modulo 2^62 where that lies before the stream.
+  // The block of the tile's first unit; modulo 2^64 where that lies before the stream.
   const uint64_t block = (tile.logical + static_cast<uint64_t>(start) + unit) / 4 - unit / 4;
   if (!constant) {
     const uint32_t blocks = unit / 4;

@@ -83,36 +83,15 @@ void check_device(const at::Tensor& t) {
                               "fill_many_: not implemented for device ", t.device());
 }
 
-// Bytes that a tensor lies in.
-struct Span {
-  const char *begin, *end;
-};
-
-Span span_of(const at::Tensor& t) {
-  int64_t last = 0;
-  for (int64_t k = 0; k < t.dim(); ++k) last += (t.size(k) - 1) * t.stride(k);
-  const char* begin = static_cast<const char*>(t.const_data_ptr());
-  return {begin, begin + (last + 1) * t.element_size()};
-}
-
 // What one device has to do of a list.
 struct DeviceTasks {
   at::Device device;
   std::vector<FillTask> tasks;
   std::vector<Span> spans;
 
-  // Whether two of the tensors may share memory; then their order matters.
-  bool any_overlap() {
-    std::sort(spans.begin(), spans.end(),
-              [](const Span& x, const Span& y) { return x.begin < y.begin; });
-    for (size_t k = 1; k < spans.size(); ++k)
-      if (spans[k].begin < spans[k - 1].end) return true;
-    return false;
-  }
-
   void run() {
     const Backend& backend = *backend_of(device);
-    const size_t at_once = any_overlap() ? 1 : tasks.size();
+    const size_t at_once = any_overlap(spans) ? 1 : tasks.size();
     for (size_t k = 0; k < tasks.size(); k += at_once)
       backend.execute("fill_many_", device, tasks.data() + k, at_once);
   }

@@ -1,6 +1,9 @@
 #include "torch/full_precision.h"
 
+#include <pthread.h>
+
 #include <mutex>
+#include <new>
 
 namespace fastinit::ops {
 namespace {
@@ -57,7 +60,22 @@ void exclude() {
 
 }  // namespace
 
+namespace {
+
+// A child that is forked while a thread is in here inherits its state, but not the thread.
+void forget_other_threads() {
+  new (&mutex) std::mutex;
+  if (users > 0 && changed) set(level, saved);
+  users = 0;
+  changed = false;
+}
+
+const int registered = pthread_atfork(nullptr, nullptr, forget_other_threads);
+
+}  // namespace
+
 FullPrecisionOnCpu::FullPrecisionOnCpu() {
+  (void)registered;
   const std::lock_guard<std::mutex> lock(mutex);
   if (users++ == 0) exclude();
 }

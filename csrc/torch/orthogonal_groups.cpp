@@ -252,14 +252,6 @@ void make_group(const Group& group) {
   flush();
 }
 
-// Whether some of the tensors may share memory; then their order matters.
-bool any_alias(const std::vector<Target>& targets) {
-  std::vector<const void*> storages;
-  for (const Target& target : targets) storages.push_back(target.self.storage().data());
-  std::sort(storages.begin(), storages.end());
-  return std::adjacent_find(storages.begin(), storages.end()) != storages.end();
-}
-
 }  // namespace
 
 void make_orthogonal(const std::vector<OrthogonalRequest>& requests, at::IntArrayRef keys) {
@@ -270,7 +262,9 @@ void make_orthogonal(const std::vector<OrthogonalRequest>& requests, at::IntArra
   const c10::OptionalDeviceGuard device(requests[0].self.device());
   std::vector<Target> targets;
   for (size_t k = 0; k < requests.size(); ++k) targets.push_back(make_target(requests[k], keys[k]));
-  const bool in_order = any_alias(targets);
+  std::vector<Span> spans;
+  for (const Target& target : targets) spans.push_back(span_of(target.self));
+  const bool in_order = any_overlap(spans);
   // Same-shaped matrices are made together, in the order in which their shapes first occur.
   // Gains are compared by their bits: a NaN is not less than, nor equal to, any other.
   using Same = std::tuple<size_t, int64_t, int64_t, ScalarType, uint64_t, bool, int64_t, bool>;

@@ -5,7 +5,7 @@
 
 #include <ATen/core/List.h>
 #include <ATen/core/enum_tag.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
 #include <c10/core/GradMode.h>
 
 #include <string>
@@ -30,7 +30,7 @@ struct Operator {
   const char* arguments;
   bool draws;    // from a generator, unless it is given a key
   Make device;   // of every device that has a backend; null: only what is anywhere
-  Make meta;     //
+  Make meta;     // of meta tensors
   Make nowhere;  // where the arguments show no device; or null
   const char* returns = "()";
 };
@@ -92,14 +92,25 @@ void define(torch::Library& m) {
 
 bool is_lazy(const at::Tensor& t) { return t.is_conj() || t.is_neg(); }
 
-// Tensors among an operator's arguments, and what it works on in their place.
+bool has_memory(const at::Tensor& t) {
+  return !t.key_set().has_backend(c10::BackendComponent::MetaBit) && t.numel() > 0;
+}
+
+bool share_memory(const at::Tensor& a, const at::Tensor& b) {
+  return has_memory(a) && has_memory(b) && any_overlap({span_of(a), span_of(b)});
+}
+
+// Tensors among an operator's arguments, and what it works on in their place. A copy has the sizes
+// and strides of its tensor, so that the operator's kernel refuses what it would refuse.
 class PlainCopies {
  public:
+  explicit PlainCopies(const char* name) : name_(name) {}
+
   at::Tensor plain(const at::Tensor& t) {
-    check_writable("fastinit", t);
-    check_no_overlap("fastinit", t);
-    const at::Tensor copy = at::empty(t.sizes(), t.options()).copy_(t);
-    copies_.push_back({t, copy});
+    check_writable(name_, t);
+    const at::Tensor copy = at::empty_strided_symint(t.sym_sizes(), t.sym_strides(), t.options());
+    copies_.push_back({once(t), once(copy)});
+    copies_.back().plain.copy_(copies_.back().lazy);
     return copy;
   }
 
@@ -108,7 +119,7 @@ class PlainCopies {
   c10::List<at::Tensor> plain_list(const c10::List<at::Tensor>& list) {
     const auto shares = [&](const at::Tensor& t) {
       for (const at::Tensor& other : list)
-        if (is_lazy(other) && other.is_alias_of(t)) return true;
+        if (is_lazy(other) && share_memory(other, t)) return true;
       return false;
     };
     c10::List<at::Tensor> result;
@@ -124,13 +135,23 @@ class PlainCopies {
   struct Pair {
     at::Tensor lazy, plain;
   };
+
+  // Without what an expanded tensor repeats, which ATen does not write.
+  static at::Tensor once(at::Tensor t) {
+    for (int64_t k = 0; k < t.dim(); ++k)
+      if (t.sym_stride(k) == 0 && t.sym_size(k) > 1) t = t.narrow(k, 0, 1);
+    return t;
+  }
+
+  const char* name_;
   std::vector<Pair> copies_;
 };
 
 void fill_plain(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const c10::AutoGradMode no_grad(false);
   const SerialAfterFork serial;  // for the copies
-  PlainCopies copies;
+  const std::string name = op.schema().name();
+  PlainCopies copies(name.c_str() + name.find("::") + 2);
   const size_t count = op.schema().arguments().size();
   for (size_t k = stack->size() - count; k < stack->size(); ++k) {
     c10::IValue& value = (*stack)[k];

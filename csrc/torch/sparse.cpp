@@ -21,6 +21,8 @@ using at::Tensor;
 
 // How many elements a device other than the CPU ranks at a time, at about 30 bytes each.
 constexpr int64_t kRankedAtOnce = int64_t{1} << 24;
+// A rank is a word before a row.
+constexpr int64_t kMostRanked = int64_t{1} << 32;
 
 void check_sparse(const Tensor& self, double sparsity, double std, const Key& key,
                   const Generator& generator) {
@@ -36,8 +38,6 @@ void check_sparse(const Tensor& self, double sparsity, double std, const Key& ke
 // By ranking in 64-bit integers: for devices that have no kernel of their own.
 void zero_smallest(const Tensor& self, int64_t count, int64_t key) {
   const int64_t rows = self.size(0), cols = self.size(1);
-  TORCH_CHECK_NOT_IMPLEMENTED(rows <= int64_t{1} << 32, "sparse_: not implemented for ", rows,
-                              " rows on ", self.device(), "; the CPU takes any number");
   const Tensor values = self.element_size() == 1 ? self.view(at::kByte) : self;  // masks no float8
   const Tensor row = at::arange(rows, self.options().dtype(at::kLong));
   const int64_t at_once = std::max<int64_t>(1, kRankedAtOnce / rows);
@@ -59,6 +59,9 @@ void zero_smallest(const Tensor& self, int64_t count, int64_t key) {
 void make_sparse(const Tensor& self, double sparsity, double std, const Key& key,
                  const Generator& generator) {
   check_no_overlap("sparse_", self);
+  TORCH_CHECK_NOT_IMPLEMENTED(self.is_cpu() || self.size(0) <= kMostRanked,
+                              "sparse_: not implemented for ", self.size(0), " rows on ",
+                              self.device(), "; the CPU takes any number");
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::OptionalDeviceGuard device(self.device());
   const SerialAfterFork serial;
@@ -94,7 +97,16 @@ void sparse_(const Tensor& self, double sparsity, double std, Key key, Generator
 // What devices without a kernel run, for the tests to compare.
 template <On on>
 void zero_smallest_(const Tensor& self, int64_t count, int64_t key) {
-  if (on == On::Device) zero_smallest(self, count, key);
+  const char* name = "zero_smallest_";
+  check_writable(name, self);
+  TORCH_CHECK_VALUE(self.dim() == 2 && count >= 1 && count <= self.size(0), name, ": expects 2 ",
+                    "dimensions and a count of 1 to the number of rows, but got shape ",
+                    self.sizes(), " and count = ", count);
+  if (on == On::Device && self.numel() > 0) {
+    check_no_overlap(name, self);
+    const at::AutoDispatchBelowADInplaceOrView no_autograd;
+    zero_smallest(self, count, key);
+  }
   bump_version(self);
 }
 

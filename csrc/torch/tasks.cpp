@@ -4,12 +4,14 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "core/host_math.h"
 #include "core/overlap.h"
 #include "cpu/executor.h"
+#include "torch/backend.h"
 
 namespace fastinit::ops {
 namespace {
@@ -163,14 +165,33 @@ void check_writable(const char* name, const at::Tensor& self) {
 void check_no_overlap(const char* name, const at::Tensor& self) {
   TORCH_CHECK(!overlaps_itself(self.sizes().data(), self.strides().data(), self.dim()), name,
               ": more than one element of the tensor of size ", self.sizes(), " and strides ",
-              self.strides(), " refers to a single memory location; clone() it before filling it");
+              self.strides(), " may refer to a single memory location; clone() it before filling");
+}
+
+Span span_of(const at::Tensor& self) {
+  int64_t last = 0;
+  for (int64_t k = 0; k < self.dim(); ++k) last += (self.size(k) - 1) * self.stride(k);
+  const char* begin = static_cast<const char*>(self.const_data_ptr());
+  return {begin, begin + (last + 1) * self.element_size()};
+}
+
+bool any_overlap(std::vector<Span> spans) {
+  std::sort(spans.begin(), spans.end(),
+            [](const Span& x, const Span& y) { return x.begin < y.begin; });
+  for (size_t k = 1; k < spans.size(); ++k)
+    if (spans[k].begin < spans[k - 1].end) return true;
+  return false;
 }
 
 void check_nowhere(const char* name, at::TensorList tensors) {
-  if (tensors.empty()) return;
-  const at::Tensor& t = tensors[0];
-  TORCH_CHECK_NOT_IMPLEMENTED(false, name, ": not implemented for device ", t.device(), ", layout ",
-                              t.layout(), " and type ", t.scalar_type());
+  for (size_t k = 0; k < tensors.size(); ++k) {
+    const at::Tensor& t = tensors[k];
+    const bool plain = t.layout() == at::kStrided && backend_of(t.device()) != nullptr;
+    TORCH_CHECK_NOT_IMPLEMENTED(plain && !t.is_quantized(), name, ": not implemented for tensor ",
+                                k, ", of device ", t.device(), ", layout ", t.layout(),
+                                " and type ", t.scalar_type());
+  }
+  TORCH_CHECK_NOT_IMPLEMENTED(tensors.empty(), name, ": not implemented for these tensors");
 }
 
 void check_fill(const at::Tensor& self, const Fill& fill) {

@@ -47,6 +47,15 @@ void check_writable(const char* name, const at::Tensor& self);
 // look for it (at::assert_no_internal_overlap knows strides of zero only).
 void check_no_overlap(const char* name, const at::Tensor& self);
 
+// Bytes that a tensor with elements lies in.
+struct Span {
+  const char *begin, *end;
+};
+Span span_of(const at::Tensor& self);
+
+// Whether two of the tensors may share memory; then their order matters.
+bool any_overlap(std::vector<Span> spans);
+
 // For lists in which the dispatcher finds no kernel: raises unless there is nothing in them.
 void check_nowhere(const char* name, at::TensorList tensors);
 

@@ -11,7 +11,7 @@ namespace fastinit::ops {
 cpu::ThreadPool torch_pool();
 
 // For operators of ATen, which know no other threads than OpenMP's: in a forked child they run on
-// one thread for the lifetime of the object.
+// one thread for the lifetime of the object. The pool keeps its size.
 class SerialAfterFork {
  public:
   SerialAfterFork();
