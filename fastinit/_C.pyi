@@ -1,5 +1,6 @@
 """The compiled module. Importing it registers ``torch.ops.fastinit``; it minds memory, too."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 STREAM_VERSION: int
@@ -24,6 +25,7 @@ def last_fill_threads() -> int:
 def build_info() -> dict[str, str]:
     """Report compiler, torch version and CUDA support of this binary."""
 
+def overlaps_itself(size: Sequence[int], stride: Sequence[int]) -> bool: ...
 def advise_huge_pages(begin: int, bytes: int) -> None:
     """Ask for huge pages behind memory at this address that nothing has touched yet."""
 

@@ -219,6 +219,11 @@ def version_of(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
+def overlaps_itself(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether two elements of a tensor of this size and these strides may share memory."""
+    return bool(_C.overlaps_itself(size, stride))
+
+
 def is_closed(tensor: Tensor) -> bool:
     """Whether this is an inference tensor outside of inference mode, which torch lets nobody write.
 
@@ -244,6 +249,11 @@ def is_captured(tensor: Any) -> bool:
         and not is_fake(tensor)
         and torch.cuda.is_current_stream_capturing()
     )
+
+
+def in_transform() -> bool:
+    """Whether this is inside a transform of torch.func."""
+    return _functorch_stack_top() is not None
 
 
 def _transformed(tensor: Tensor) -> bool:
@@ -342,6 +352,8 @@ def otherwise(
             )
         ):
             raise NotImplementedError(_wrong_dtype(name, tensor, dtypes))
+        if issubclass(kind, Tensor):
+            check_open(name, tensor)
         result: Tensor = ORIGINALS[name](tensor, **arguments, **given)
         return result
     if not issubclass(kind, Tensor):

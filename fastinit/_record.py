@@ -53,7 +53,7 @@ class Recorder:
         device: where everything goes in the end, or None for where it was asked for.
     """
 
-    def __init__(self, key: Key, device: torch.device | None = None) -> None:
+    def __init__(self, key: Key, device: torch.device | None = None, *, undo: bool = False) -> None:
         self.entries: list[Entry] = []
         self.keys = Keys(key)
         self.device = device
@@ -62,6 +62,7 @@ class Recorder:
         self.ran: Callable[[Entry, str], object] | None = None
         self._cells: dict[int, Cell] = {}  # by address of the storage
         self._held: dict[int, list[Held]] = {}
+        self._undo = undo  # whether `restore` may be asked for
         self._before: dict[Cell, Tensor] = {}
         self._label = ""
         self._accepted: set[Any] = set()
@@ -132,7 +133,7 @@ class Recorder:
 
     def remember(self, cell: Cell) -> None:
         """Keep what memory of before the recording holds, which is about to be written early."""
-        if cell.known and cell.real is not None and cell not in self._before:
+        if self._undo and cell.known and cell.real is not None and cell not in self._before:
             every = Region((cell.nbytes,), (1,), 0, torch.uint8)
             with _disable_current_modes():
                 self._before[cell] = every.on(cell.real).clone()

@@ -73,16 +73,33 @@ def _targets(
             return _targets(name, tensor, path)
     whole, dim = _functorch.get_unwrapped(tensor), _functorch.maybe_get_bdim(tensor)
     with _popped():
-        if whole.size(dim) > 1 and whole.stride(dim) == 0 and whole.numel() > 0:
+        # Of what outer batches hide, only they see all.
+        whole_is_seen = not _functorch.is_batchedtensor(whole)
+        if whole_is_seen and _ops.overlaps_itself(tuple(whole.shape), whole.stride()):
             raise RuntimeError(
-                f"fastinit.{name}: several members of the batch refer to the same memory of "
-                "argument 'tensor'; clone() it first"
+                f"fastinit.{name}: more than one element of the batch in argument 'tensor', of "
+                f"size {tuple(whole.shape)} and strides {whole.stride()}, may refer to a single "
+                "memory location; clone() it first"
             )
         return [
             target
             for i in range(whole.size(dim))
             for target in _targets(name, whole.select(dim, i), (i, *path) if different else path)
         ]
+
+
+def _drawn(device: torch.device, generator: torch.Generator | None) -> int:
+    """Draw a key, where there is one to draw.
+
+    Meta tensors have no generator, and get nothing written; but those of a recording of a model
+    stand for others, and the recording answers.
+    """
+    try:
+        return _ops.reserve_key(device, generator)
+    except NotImplementedError:
+        if device.type != "meta":
+            raise
+        return 0
 
 
 def fill(
@@ -109,10 +126,10 @@ def fill(
                 # What it would complain about must be said before a key is drawn.
                 example = torch.empty(shape, dtype=tensor.dtype, device="meta")
                 function(example, **arguments, key=0)
-                draws = [t for t, _ in targets if t.numel() > 0 and not t.is_meta]
+                draws = [t for t, _ in targets if t.numel() > 0]
                 for member in draws:
                     _ops.check_open(function.__name__, member)
-                word = _ops.reserve_key(tensor.device, given.get("generator")) if draws else 0
+                word = _drawn(tensor.device, given.get("generator")) if draws else 0
             for member, path in targets:
                 key = Key(word)
                 for i in path:

@@ -15,7 +15,8 @@ Randomness comes from one of three places:
 
 Inside `torch.vmap` with randomness="different" member i of the batch gets what `key.fold_in(i)`
 gives outside (with chunk_size=, i counts within the chunk); with "same" all get what `key` gives.
-Of a generator one key is drawn. Other transforms of torch.func do not take a `key=`.
+Of a generator one key is drawn. Other transforms of torch.func do not take a `key=`, and
+torch.compile(fullgraph=True) does not take fills inside vmap.
 
 Meta tensors and tensors without elements draw nothing. Without `key=`, tensors that fastinit does
 not handle (see `show_config`) go to `torch.nn.init`. With it, an unsupported device is filled from

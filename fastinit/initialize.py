@@ -35,6 +35,16 @@ def check_module(module: Any, where: str) -> None:
         )
 
 
+def check_untransformed(where: str) -> None:
+    """Raise NotImplementedError inside torch.func transforms, which tensors do not tell about."""
+    if _ops.in_transform():
+        raise NotImplementedError(
+            f"fastinit.{where}: not inside torch.func transforms (vmap, grad, jvp, functionalize); "
+            "initialise the module outside and pass its parameters in, for instance by "
+            "torch.func.functional_call"
+        )
+
+
 def check_plain(parameters: dict[str, Named], where: str) -> None:
     """Raise NotImplementedError for parameters that hold their memory in a way of their own."""
     kinds = {
@@ -141,6 +151,7 @@ def initialize_(
         ... )
     """
     check_module(module, "initialize_")
+    check_untransformed("initialize_")
     if rules is not None:
         rules = _rules.check(rules)
     deferred.cancel(module)
@@ -171,7 +182,7 @@ def initialize_(
             "torch.inference_mode() only: " + ", ".join(closed) + "; call it there, or clone them"
         )
     base = key_or_drawn(key, "initialize_")
-    recorder = Recorder(base)
+    recorder = Recorder(base, undo=True)
     with without_collections():
         try:
             _initialize(module, parameters, recorder, rules, skip, progress, prefix)

@@ -24,7 +24,7 @@ _SIGN = 1 << 63
 def _as_integer(value: Any, name: str) -> int:
     """Convert an integer of any kind (NumPy's too) to int; a bool is no integer here."""
     kind = type(value)
-    if kind is not bool:
+    if kind is not bool and not (isinstance(value, torch.Tensor) and value.dtype is torch.bool):
         try:
             return operator.index(value)
         except TypeError:
@@ -60,20 +60,24 @@ class _Derivation(_Opaque):  # type: ignore[misc]
         return "_Derivation()", {"_Derivation": _Derivation}
 
 
-def _tell_compiler() -> None:
-    """Declare `_Derivation` to torch.compile, where this torch has a way to."""
+def _tell_compiler() -> bool:
+    """Declare `_Derivation` to torch.compile; say whether this torch has a way to."""
     try:
         from torch._library.opaque_object import MemberType, register_opaque_type
     except ImportError:
-        return  # older; the graph breaks where a key is derived
+        return False  # older; the graph breaks where a key is derived
     real = MemberType.USE_REAL
-    # RuntimeError: it knows the name from before this module was loaded again. The others: it is
-    # not public, and a torch that asks for something else must not keep anybody from importing.
-    with suppress(RuntimeError, TypeError, ValueError):
-        register_opaque_type(_Derivation, typ="value", members={"fold": real, "digest": real})
+    try:
+        # RuntimeError: it knows the name from before this module was loaded again.
+        with suppress(RuntimeError):
+            register_opaque_type(_Derivation, typ="value", members={"fold": real, "digest": real})
+    except (TypeError, ValueError):  # it is not public, and another torch may ask for more
+        return False
+    return True
 
 
-_tell_compiler()
+# Whether torch.compile derives keys while it traces; older ones break their graph there.
+DERIVES_IN_GRAPHS = _tell_compiler()
 _derivation = _Derivation()
 
 
@@ -127,8 +131,8 @@ class Key:
         return self._folded(_as_integer(data, "data"), "int")
 
     def _folded(self, data: int, purpose: Literal["int", "str", "split"]) -> Key:
-        # The index makes a constant of an input of a graph.
-        return Key(_derivation.fold(operator.index(self._signed), data, purpose))
+        # The index makes a constant of an input of a graph, of numbers of any kind.
+        return Key(_derivation.fold(operator.index(self._signed), operator.index(data), purpose))
 
     def split(self, n: SupportsIndex = 2) -> tuple[Key, ...]:
         """Derive `n` keys, unrelated to those of `fold_in`. The i-th does not depend on `n`.

@@ -14,7 +14,7 @@ from fastinit._finish import Plan, finish
 from fastinit._record import Recorder
 from fastinit._record_modes import recording, without_collections
 from fastinit._tape import Cell, Entry, Runner
-from fastinit.initialize import check_plain, key_or_drawn, record
+from fastinit.initialize import check_plain, check_untransformed, key_or_drawn, record
 from fastinit.key import Key
 from fastinit.names import Named, Pattern, named_buffers, named_modules, named_parameters
 
@@ -251,6 +251,7 @@ def materialize(
     if rules is not None:
         rules = _rules.check(rules)
     place = None if device is None else torch.device(device)
+    check_untransformed("materialize")
     recorder = Recorder(key_or_drawn(key, "materialize"), place)
     with without_collections():
         return _materialize(

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.compiler import is_compiling
 
-from fastinit._ops import as_double
+from fastinit._ops import DTYPES, as_double
 from fastinit.init import normal_, trunc_normal_, uniform_
 from fastinit.key import Key
 
@@ -164,7 +164,7 @@ def variance_scaling_(
     if distribution == "normal":
         return normal_(tensor, 0.0, std, generator, key=key)
     std /= _TRUNCATED_STD
-    if tensor.is_complex():
+    if tensor.is_complex() and tensor.dtype in DTYPES:
         _complex_trunc_normal(tensor, std, generator, key)
         return tensor
     return trunc_normal_(tensor, 0.0, std, -2 * std, 2 * std, generator, key=key)

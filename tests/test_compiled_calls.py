@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from common import no_randomness, same_bits
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import fastinit
 from fastinit import Key
+from fastinit.key import DERIVES_IN_GRAPHS
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "uniform_": fastinit.uniform_,
@@ -99,12 +101,20 @@ def test_derived_keys(derivation: str, backend: str) -> None:
     derive, values = DERIVATIONS[derivation]
     compiled = torch.compile(
         lambda tensor, value: fastinit.normal_(tensor, key=derive(value)),
-        fullgraph=True,
+        fullgraph=DERIVES_IN_GRAPHS,
         backend=backend,
     )
     with no_randomness():
         for value in values:
             assert same_bits(compiled(torch.zeros(9), value), drawn(derive(value)))
+
+
+@pytest.mark.parametrize("number", [np.int64(5), np.int64(2**40)], ids=str)
+def test_numbers_of_numpy(number: Any) -> None:
+    def fill(i: Any) -> Tensor:
+        return fastinit.normal_(torch.empty(8), key=KEY.fold_in(i))
+
+    assert same_bits(torch.compile(fill, backend="aot_eager")(number), fill(number))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -118,7 +128,7 @@ def test_key_of_a_module_that_changes(backend: str) -> None:
             return fastinit.normal_(torch.empty_like(x), key=self.key.fold_in(self.name))
 
     module = Noisy()
-    compiled = torch.compile(module, fullgraph=True, backend=backend)
+    compiled = torch.compile(module, fullgraph=DERIVES_IN_GRAPHS, backend=backend)
     for _ in range(3):
         assert same_bits(compiled(torch.zeros(9)), drawn(module.key.fold_in(module.name)))
         module.name += "b"
@@ -130,7 +140,9 @@ def test_key_that_is_rebound() -> None:
     global KEY
     before = KEY
     compiled = torch.compile(
-        lambda t: fastinit.normal_(t, key=KEY.fold_in("x")), fullgraph=True, backend="eager"
+        lambda t: fastinit.normal_(t, key=KEY.fold_in("x")),
+        fullgraph=DERIVES_IN_GRAPHS,
+        backend="eager",
     )
     try:
         for seed in (1, 2, 2**64 - 1):
@@ -152,7 +164,7 @@ def test_loops_are_unrolled() -> None:
             fastinit.normal_(tensor[i], key=KEY.fold_in(i))
         return tensor
 
-    compiled = torch.compile(fill, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(fill, fullgraph=DERIVES_IN_GRAPHS, backend="aot_eager")
     assert same_bits(compiled(torch.zeros(4, 9)), fill(torch.zeros(4, 9)))
 
 
@@ -168,7 +180,8 @@ def test_a_torch_without_opaque_types_derives_keys_all_the_same() -> None:
 
 def test_by_inductor() -> None:
     compiled = torch.compile(
-        lambda t, name: fastinit.normal_(t, key=KEY.fold_in(name)).mul(2.0), fullgraph=True
+        lambda t, name: fastinit.normal_(t, key=KEY.fold_in(name)).mul(2.0),
+        fullgraph=DERIVES_IN_GRAPHS,
     )
     for name in ("a", "b", "a"):
         assert same_bits(compiled(torch.zeros(9), name), drawn(KEY.fold_in(name)).mul(2.0))

@@ -75,11 +75,11 @@ def test_key_is_a_value():
 def test_key_is_immutable():
     key = Key(3)
     with pytest.raises(AttributeError, match="immutable"):
-        key._word = 4
+        key._signed = 4
     with pytest.raises(AttributeError, match="immutable"):
         key.name = "x"
     with pytest.raises(AttributeError, match="immutable"):
-        del key._word
+        del key._signed
     assert int(key) == 3
 
 
@@ -248,3 +248,11 @@ def test_philox_checks_its_arguments():
         fastinit.philox4x32((0, 0, 0, 0), (0, 1.0))
     words = fastinit.philox4x32([np.uint32(2**32 - 1)] * 4, np.array([1, 2]))
     assert words == fastinit.philox4x32((2**32 - 1,) * 4, (1, 2))
+
+
+@pytest.mark.parametrize("truth", [True, torch.tensor(True), np.bool_(True)])
+def test_truth_is_no_integer(truth: object) -> None:
+    with pytest.raises(TypeError, match="must be an integer"):
+        Key(truth)
+    with pytest.raises(TypeError):
+        fastinit.normal_(torch.zeros(3), key=truth)

@@ -285,3 +285,84 @@ def test_other_transforms_are_refused() -> None:
     ):
         with pytest.raises(NotImplementedError, match="transforms"):
             call()
+
+
+# ---- memory, recordings -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("randomness", ["different", "same"])
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.zeros(10).unfold(0, 4, 1),
+        torch.zeros(3, 4, 1).expand(3, 4, 4),
+        torch.zeros(1, 4).expand(3, 4),
+        torch.zeros(40).as_strided((3, 4), (2, 1)),
+    ],
+    ids=["unfold", "within members", "shared", "members that overlap"],
+)
+def test_memory_that_overlaps_is_refused_and_nothing_drawn(batch: Tensor, randomness: str) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="single memory location"):
+        torch.vmap(lambda t: fastinit.normal_(t), randomness=randomness)(batch)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not batch.any()
+
+
+class Ensemble(nn.Module):
+    """Two parameters whose members are drawn inside vmap."""
+
+    def __init__(self, function: Any, randomness: str) -> None:
+        super().__init__()
+        self.draw = lambda p: torch.vmap(function, randomness=randomness)(p.detach())
+        self.a, self.b = (nn.Parameter(torch.empty(3, 4, 4)) for _ in range(2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for p in (self.a, self.b):
+            self.draw(p)
+
+
+@pytest.mark.parametrize("randomness", ["different", "same"])
+@pytest.mark.parametrize("name", ["normal_", "trunc_normal_", "uniform_", "orthogonal_"])
+@pytest.mark.parametrize("module", [nn.init, fastinit], ids=["torch", "fastinit"])
+@pytest.mark.parametrize("door", ["materialize", "initialize_"])
+def test_ensembles_of_whole_models(door: str, module: Any, name: str, randomness: str) -> None:
+    """Every parameter has draws of its own, and the key decides."""
+
+    def made(key: int) -> list[Tensor]:
+        def factory() -> Ensemble:
+            return Ensemble(getattr(module, name), randomness)
+
+        if door == "materialize":
+            model = fastinit.materialize(factory, key=key)
+        else:
+            with fastinit.patch():  # torch's own trunc_normal_ knows no vmap
+                built = factory()
+            model = fastinit.initialize_(built, key=key)
+        return [p.detach() for p in model.parameters()]
+
+    first, again, other = made(1), made(1), made(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], first[1])
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    members = first[0]
+    assert torch.equal(members[0], members[1]) == (randomness == "same")
+
+
+def test_whole_models_are_made_outside() -> None:
+    layer = nn.Linear(3, 3)
+    before = layer.weight.detach().clone()
+
+    def inside(x: Tensor) -> Tensor:
+        fastinit.initialize_(layer, key=1)
+        return x.sum()
+
+    def built(x: Tensor) -> Tensor:
+        return (fastinit.materialize(lambda: nn.Linear(3, 3), key=1).weight * x).sum()
+
+    for body in (inside, built):
+        for transform in (torch.func.grad, torch.vmap, torch.func.functionalize):
+            with pytest.raises(NotImplementedError, match=r"not inside torch\.func"):
+                transform(body)(torch.ones(3))
+    assert torch.equal(layer.weight, before)

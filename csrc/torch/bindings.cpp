@@ -9,7 +9,9 @@
 
 #include <array>
 #include <string>
+#include <vector>
 
+#include "core/overlap.h"
 #include "core/philox.h"
 #include "cpu/dispatch.h"
 #include "cpu/huge_pages.h"
@@ -86,6 +88,13 @@ PYBIND11_MODULE(_C, m) {
         cpu::advise_huge_pages(reinterpret_cast<void*>(begin), bytes);
       },
       py::arg("begin"), py::arg("bytes"));
+  m.def(
+      "overlaps_itself",
+      [](const std::vector<int64_t>& size, const std::vector<int64_t>& stride) {
+        if (size.size() != stride.size()) throw py::value_error("overlaps_itself: lengths differ");
+        return overlaps_itself(size.data(), stride.data(), static_cast<int64_t>(size.size()));
+      },
+      py::arg("size"), py::arg("stride"));
   m.def("can_guard_storage", ops::can_guard_storage);
   m.def("guard_storage", ops::guard_storage, py::arg("storage"), py::arg("closed"));
 }
