@@ -266,7 +266,7 @@ MUTANTS = [
         ENVIRONMENT,
     ),
     Mutant(
-        "overlapping tensors in any order", "csrc/torch/fills.cpp",
+        "overlapping tensors in any order", "csrc/torch/tasks.cpp",
         "if (spans[k].begin < spans[k - 1].end) return true;",
         "if (k > spans.size()) return true;",
         ("tests/test_promises_overlap.py", "-k", "later or many_times"),
