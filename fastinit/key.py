@@ -64,9 +64,10 @@ def _tell_compiler() -> bool:
     """Declare `_Derivation` to torch.compile; say whether this torch has a way to."""
     try:
         from torch._library.opaque_object import MemberType, register_opaque_type
-    except ImportError:
+
+        real = MemberType.USE_REAL
+    except (ImportError, AttributeError):
         return False  # older; the graph breaks where a key is derived
-    real = MemberType.USE_REAL
     try:
         # RuntimeError: it knows the name from before this module was loaded again.
         with suppress(RuntimeError):
