@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal, NoReturn, SupportsIndex
@@ -13,9 +14,8 @@ from torch import Generator
 
 from fastinit import _ops
 
-_Opaque: Any = object
-with suppress(ImportError):  # torch 2.11 takes only classes derived from it
-    from torch._opaque_base import OpaqueBase as _Opaque
+# torch 2.11 takes only classes derived from it, and has loaded it; others need no base.
+_Opaque: Any = getattr(sys.modules.get("torch._opaque_base"), "OpaqueBase", object)
 
 _WORDS = 1 << 64
 _SIGN = 1 << 63

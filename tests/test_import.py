@@ -36,13 +36,12 @@ def python(code: str, path: Path | None = None) -> subprocess.CompletedProcess[s
 # ---- cost ----------------------------------------------------------------------------------------
 
 NEW_MODULES = """
-import json, sys, time
+import json, sys
 import torch
-before, start = set(sys.modules), time.process_time()
+before = set(sys.modules)
 import fastinit
-seconds = time.process_time() - start
 new = [name for name in sys.modules if name not in before]
-print(json.dumps({"seconds": seconds, "new": new, "compiler": "torch._dynamo" in sys.modules}))
+print(json.dumps({"new": new, "compiler": "torch._dynamo" in sys.modules}))
 """
 
 
@@ -55,7 +54,6 @@ def test_importing_loads_nothing_beyond_torch() -> None:
     assert not outside - set(sys.stdlib_module_names), sorted(outside)
     assert len(found["new"]) < 60, sorted(found["new"])
     assert not found["compiler"]
-    assert found["seconds"] < 1, "a tenth of that on a quiet machine"
 
 
 FIRST_USES = """
