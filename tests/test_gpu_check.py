@@ -65,6 +65,13 @@ def test_states_are_told_apart(tmp_path: Path) -> None:
     assert "### cpu-tests-scalar: failed" in page
 
 
+def test_results_do_not_say_where_the_checkout_lies(tmp_path: Path) -> None:
+    path = str(ROOT / "tests" / "x.py")
+    go(tmp_path, stage("tests", f"print({path!r}); 1 / 0"))
+    assert saved(tmp_path)["tests"]["end"][0] == "tests/x.py"
+    assert str(ROOT) + "/" not in (tmp_path / "check.json").read_text().replace(sys.executable, "")
+
+
 def test_what_passed_is_not_repeated(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     code = f"open({str(mark)!r}, 'a').write('x')"
