@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tools"))
 
+from cuda_mutants import CUDA_MUTANTS  # noqa: E402
 from model_mutants import MODEL_MUTANTS  # noqa: E402
 from source_mutants import MUTANTS as CORE_MUTANTS  # noqa: E402
 from source_mutants import Mutant  # noqa: E402
 
-MUTANTS = [*CORE_MUTANTS, *MODEL_MUTANTS]
+MUTANTS = [*CORE_MUTANTS, *CUDA_MUTANTS, *MODEL_MUTANTS]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -39,11 +39,12 @@ TIMEOUT = 900.0  # seconds; a defect may also make the tests hang
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
 
+from cuda_mutants import CUDA_MUTANTS  # noqa: E402
 from model_mutants import MODEL_MUTANTS  # noqa: E402
 from source_mutants import MUTANTS as CORE_MUTANTS  # noqa: E402
 from source_mutants import Mutant  # noqa: E402
 
-MUTANTS = [*CORE_MUTANTS, *MODEL_MUTANTS]
+MUTANTS = [*CORE_MUTANTS, *CUDA_MUTANTS, *MODEL_MUTANTS]
 
 Row = tuple[str, str | None, float]  # defect, what caught it, seconds
 
@@ -156,7 +157,7 @@ class Copy:
         path = self.work / mutant.path
         text = path.read_text(encoding="utf-8")
         if text.count(mutant.old) != 1:
-            fail(f"'{mutant.name}' has no place in {mutant.path}: adapt tools/source_mutants.py")
+            fail(f"'{mutant.name}' has no place in {mutant.path}: adapt tools/*_mutants.py")
         path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
         if not self.native and (path.suffix != ".py" or path.name == "setup.py"):
             self.compile()
