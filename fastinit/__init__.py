@@ -7,13 +7,17 @@ of threads, on any device, in any memory layout.
 
 from fastinit import _compiled as _compiled  # first: it says what is missing
 from fastinit import init
-from fastinit._ops import STREAM_VERSION
+from fastinit._compiled import STREAM_VERSION
+from fastinit._config import show_config
+from fastinit._fills.batch import batch
+from fastinit._models.initialize import initialize_
+from fastinit._models.materialize import materialize
+from fastinit._patch.patch import patch
+from fastinit._report.report import Report, report
 from fastinit._version import __version__
-from fastinit.batch import batch
-from fastinit.config import show_config
-from fastinit.fans import Fans, fans
-from fastinit.haar import delta_orthogonal_, orthogonal_many_
 from fastinit.init import (
+    _calculate_correct_fan,
+    _calculate_fan_in_and_fan_out,
     calculate_gain,
     constant,
     constant_,
@@ -41,18 +45,15 @@ from fastinit.init import (
     xavier_uniform_,
     zeros_,
 )
-from fastinit.initialize import initialize_
-from fastinit.key import Key, philox4x32, reserve_key
-from fastinit.materialize import materialize
-from fastinit.patch import patch
-from fastinit.report import Report, report
-from fastinit.scaling import (
+from fastinit.initializers.elementwise import trunc_normal_tf_
+from fastinit.initializers.fans import Fans, fans
+from fastinit.initializers.orthogonal import delta_orthogonal_, orthogonal_many_
+from fastinit.initializers.variance_scaling import (
     lecun_normal_,
     lecun_uniform_,
-    trunc_normal_tf_,
     variance_scaling_,
 )
-from fastinit.variance import _calculate_correct_fan, _calculate_fan_in_and_fan_out
+from fastinit.key import Key, philox4x32, reserve_key
 
 __all__ = [
     "STREAM_VERSION",

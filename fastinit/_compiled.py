@@ -1,4 +1,4 @@
-"""Loads the compiled module, or says in one ImportError why this torch cannot have it.
+"""The compiled module and its operators; or one ImportError that says why this torch has none.
 
 A binary runs with the torch release it was built for. Under another one it misses symbols or, which
 is worse, loads and misreads objects. So it is asked what it was built for before it is loaded: that
@@ -113,4 +113,31 @@ except ImportError as error:
     problem = f"its compiled module does not load: {error}"
     raise _error(problem, _described(_record(_binary))) from error
 
-__all__ = ["extension"]
+__all__ = [
+    "HAS_CUDA",
+    "STREAM_VERSION",
+    "extension",
+    "fill_many_op",
+    "normal_op",
+    "orthogonal_many_op",
+    "orthogonal_op",
+    "random_words_op",
+    "reserve_key_op",
+    "sparse_op",
+    "trunc_normal_op",
+    "uniform_op",
+]
+
+# Bound once: looking an overload up costs as much as filling a small tensor.
+uniform_op = torch.ops.fastinit.uniform_.default
+normal_op = torch.ops.fastinit.normal_.default
+trunc_normal_op = torch.ops.fastinit.trunc_normal_.default
+random_words_op = torch.ops.fastinit.random_words_.default
+fill_many_op = torch.ops.fastinit.fill_many_.default
+orthogonal_op = torch.ops.fastinit.orthogonal_.default
+orthogonal_many_op = torch.ops.fastinit.orthogonal_many_.default
+sparse_op = torch.ops.fastinit.sparse_.default
+reserve_key_op = torch.ops.fastinit.reserve_key.default
+
+STREAM_VERSION: int = extension.STREAM_VERSION
+HAS_CUDA = extension.build_info()["cuda"] != "no"

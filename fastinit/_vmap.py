@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinit import _ops
-from fastinit.key import Key
+from fastinit._compiled import extension
+from fastinit._tensors import check_open
+from fastinit.key import Key, reserve_word
 
 _functorch: Any = torch._C._functorch
 
@@ -75,7 +76,7 @@ def _targets(
     with _popped():
         # Of what outer batches hide, only they see all.
         whole_is_seen = not _functorch.is_batchedtensor(whole)
-        if whole_is_seen and _ops.overlaps_itself(tuple(whole.shape), whole.stride()):
+        if whole_is_seen and extension.overlaps_itself(tuple(whole.shape), whole.stride()):
             raise RuntimeError(
                 f"fastinit.{name}: more than one element of the batch in argument 'tensor', of "
                 f"size {tuple(whole.shape)} and strides {whole.stride()}, may refer to a single "
@@ -95,7 +96,7 @@ def _drawn(device: torch.device, generator: torch.Generator | None) -> int:
     stand for others, and the recording answers.
     """
     try:
-        return _ops.reserve_key(device, generator)
+        return reserve_word(device, generator)
     except NotImplementedError:
         if device.type != "meta":
             raise
@@ -128,7 +129,7 @@ def fill(
                 function(example, **arguments, key=0)
                 draws = [t for t, _ in targets if t.numel() > 0]
                 for member in draws:
-                    _ops.check_open(function.__name__, member)
+                    check_open(function.__name__, member)
                 word = _drawn(tensor.device, given.get("generator")) if draws else 0
             for member, path in targets:
                 key = Key(word)

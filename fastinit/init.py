@@ -38,26 +38,23 @@ import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from torch import Generator, Tensor
-
-from fastinit._ops import (
-    DTYPES,
-    ORIGINALS,
-    REAL_DTYPES,
-    as_double,
-    check_open,
-    handled,
-    normal_op,
-    otherwise,
-    trunc_normal_op,
-    uniform_op,
+from fastinit.initializers.elementwise import (
+    constant_,
+    normal_,
+    ones_,
+    trunc_normal_,
+    uniform_,
+    zeros_,
 )
-from fastinit.haar import orthogonal_
-from fastinit.key import NOTHING, Key, source
-from fastinit.structural import dirac_, eye_, sparse_
-from fastinit.variance import (
-    _calculate_correct_fan,  # noqa: F401 (code imports it from torch.nn.init, too)
-    _calculate_fan_in_and_fan_out,  # noqa: F401
+from fastinit.initializers.orthogonal import orthogonal_
+from fastinit.initializers.structured import dirac_, eye_, sparse_
+from fastinit.initializers.xavier_kaiming import (
+    _calculate_correct_fan as _calculate_correct_fan,  # code imports it from torch.nn.init, too
+)
+from fastinit.initializers.xavier_kaiming import (
+    _calculate_fan_in_and_fan_out as _calculate_fan_in_and_fan_out,
+)
+from fastinit.initializers.xavier_kaiming import (
     calculate_gain,
     kaiming_normal_,
     kaiming_uniform_,
@@ -96,166 +93,6 @@ __all__ = [
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-
-def uniform_(
-    tensor: Tensor,
-    a: float = 0.0,
-    b: float = 1.0,
-    generator: Generator | None = None,
-    *,
-    key: Key | int | None = None,
-) -> Tensor:
-    """Fill with independent draws from the uniform distribution on [a, b).
-
-    `b` itself is never returned unless a = b, which gives the constant `a`. A complex tensor gets
-    such draws as its real and imaginary parts.
-
-    Args:
-        tensor: any shape; float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2,
-            complex64 or complex128.
-        a: the lower bound, finite.
-        b: the upper bound, finite, at least `a`.
-        generator: where to draw the key from (default: the device's generator).
-        key: the key itself, instead of a generator.
-
-    Returns:
-        `tensor`. What is raised is said at the top of `fastinit.init`.
-    """
-    given = NOTHING
-    if key is not None or generator is not None:
-        given = source(key, generator, "uniform_")
-    if not handled(tensor, DTYPES):
-        return otherwise(uniform_, tensor, {"a": a, "b": b}, given, DTYPES)
-    uniform_op(tensor, as_double(a, "a"), as_double(b, "b"), **given)
-    return tensor
-
-
-def normal_(
-    tensor: Tensor,
-    mean: float = 0.0,
-    std: float = 1.0,
-    generator: Generator | None = None,
-    *,
-    key: Key | int | None = None,
-) -> Tensor:
-    """Fill with independent draws from a normal distribution.
-
-    Results are finite and reach 6.7 standard deviations either way. A complex tensor gets draws of
-    variance `std`**2, half of it in each part.
-
-    Args:
-        tensor: any shape; float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2,
-            complex64 or complex128.
-        mean: its mean, finite.
-        std: its standard deviation, finite, at least 0; 0 gives the constant `mean`.
-        generator: where to draw the key from (default: the device's generator).
-        key: the key itself, instead of a generator.
-
-    Returns:
-        `tensor`. What is raised is said at the top of `fastinit.init`.
-    """
-    given = NOTHING
-    if key is not None or generator is not None:
-        given = source(key, generator, "normal_")
-    if not handled(tensor, DTYPES):
-        return otherwise(normal_, tensor, {"mean": mean, "std": std}, given, DTYPES)
-    normal_op(tensor, as_double(mean, "mean"), as_double(std, "std"), **given)
-    return tensor
-
-
-def trunc_normal_(
-    tensor: Tensor,
-    mean: float = 0.0,
-    std: float = 1.0,
-    a: float = -2.0,
-    b: float = 2.0,
-    generator: Generator | None = None,
-    *,
-    key: Key | int | None = None,
-) -> Tensor:
-    """Fill with independent draws from the normal distribution, given that they lie in [a, b].
-
-    One pass by the inverse distribution function, accurate however far out or narrow the interval
-    is. No result lies outside [a, b]. The bounds are values, not multiples of `std`, and may be
-    infinite.
-
-    Args:
-        tensor: any shape; float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2.
-        mean: of the untruncated distribution, finite.
-        std: of the untruncated distribution, finite, at least 0; 0 gives the constant min(max(mean,
-            a), b).
-        a: the lower bound.
-        b: the upper bound, at least `a`.
-        generator: where to draw the key from (default: the device's generator).
-        key: the key itself, instead of a generator.
-
-    Returns:
-        `tensor`. What is raised is said at the top of `fastinit.init`.
-
-    Warns:
-        UserWarning: if `mean` is more than 2 `std` outside the interval, which often means that the
-            bounds were taken for relative ones.
-    """
-    given = NOTHING
-    if key is not None or generator is not None:
-        given = source(key, generator, "trunc_normal_")
-    if not handled(tensor, REAL_DTYPES):
-        arguments = {"mean": mean, "std": std, "a": a, "b": b}
-        return otherwise(trunc_normal_, tensor, arguments, given, REAL_DTYPES)
-    mean, std = as_double(mean, "mean"), as_double(std, "std")
-    a, b = as_double(a, "a"), as_double(b, "b")
-    if (mean < a - 2 * std or mean > b + 2 * std) and not tensor.is_meta:
-        warnings.warn(
-            "mean is more than 2 std from [a, b] in fastinit.trunc_normal_. The values will follow "
-            "the truncated distribution all the same; a and b are values, not multiples of std.",
-            stacklevel=2,
-        )
-    trunc_normal_op(tensor, mean, std, a, b, **given)
-    return tensor
-
-
-def constant_(tensor: Tensor, val: float) -> Tensor:
-    """Fill with the value `val`. Whatever `Tensor.fill_` takes is accepted.
-
-    Args:
-        tensor: any shape, any dtype.
-        val: what to fill it with.
-
-    Returns:
-        `tensor`.
-    """
-    check_open("constant_", tensor)
-    result: Tensor = ORIGINALS["constant_"](tensor, val)
-    return result
-
-
-def ones_(tensor: Tensor) -> Tensor:
-    """Fill with 1.
-
-    Args:
-        tensor: any shape, any dtype.
-
-    Returns:
-        `tensor`.
-    """
-    check_open("ones_", tensor)
-    result: Tensor = ORIGINALS["ones_"](tensor)
-    return result
-
-
-def zeros_(tensor: Tensor) -> Tensor:
-    """Fill with 0.
-
-    Args:
-        tensor: any shape, any dtype.
-
-    Returns:
-        `tensor`.
-    """
-    check_open("zeros_", tensor)
-    result: Tensor = ORIGINALS["zeros_"](tensor)
-    return result
 
 
 def _deprecated_alias(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -12,7 +12,8 @@ from typing import Any, Literal, NoReturn, SupportsIndex
 import torch
 from torch import Generator
 
-from fastinit import _ops
+from fastinit._compiled import HAS_CUDA, extension, reserve_key_op
+from fastinit._untraced import untraced
 
 # torch 2.11 takes only classes derived from it, and has loaded it; others need no base.
 _Opaque: Any = getattr(sys.modules.get("torch._opaque_base"), "OpaqueBase", object)
@@ -42,7 +43,7 @@ class _Derivation(_Opaque):  # type: ignore[misc]
 
     def fold(self, key: int, data: int, purpose: Literal["int", "str", "split"]) -> int:
         """Derive a word from another."""
-        return _ops.fold(key % _WORDS, data % _WORDS, purpose)
+        return extension.fold(key % _WORDS, data % _WORDS, purpose)
 
     def digest(self, name: str) -> int:
         """Hash a name to a word."""
@@ -215,6 +216,21 @@ def source(
     return NOTHING if generator is None else {"generator": generator}
 
 
+def _reserve_word(device: torch.device, generator: torch.Generator | None) -> int:
+    """Hash one draw of the generator (default: the device's) to a key, a signed 64-bit int.
+
+    Not in a graph of torch.compile: tracing the op would draw, and its result is no constant.
+    """
+    if HAS_CUDA and device.type == "cuda":
+        # Seeds that were set before CUDA started wait in Python until it does.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    word: int = reserve_key_op(device, generator)
+    return word
+
+
+reserve_word = untraced(_reserve_word, "a key is drawn from a generator; pass key= instead")
+
+
 def reserve_key(device: torch.device | str | int, generator: Generator | None = None) -> Key:
     """Take a key from a generator now, for a fill that happens later.
 
@@ -230,7 +246,7 @@ def reserve_key(device: torch.device | str | int, generator: Generator | None = 
             device, or a CUDA graph is being captured there.
     """
     key_argument(None, generator, "reserve_key")
-    return Key(_ops.reserve_key(torch.device(device), generator))
+    return Key(reserve_word(torch.device(device), generator))
 
 
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
@@ -258,4 +274,4 @@ def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, in
 
     c0, c1, c2, c3 = words(counter, "counter", 4)
     k0, k1 = words(key, "key", 2)
-    return _ops.philox4x32((c0, c1, c2, c3), (k0, k1))
+    return extension.philox4x32((c0, c1, c2, c3), (k0, k1))

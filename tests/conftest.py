@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fastinit import _ops
+from fastinit import _compiled, _fallback
 
 # Other work on the machine must not fail a test.
 settings.register_profile("fastinit", deadline=None)
@@ -33,13 +33,13 @@ def original_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    for name, function in list(_ops.ORIGINALS.items()):
-        monkeypatch.setitem(_ops.ORIGINALS, name, recorded(name, function))
+    for name, function in list(_fallback.ORIGINALS.items()):
+        monkeypatch.setitem(_fallback.ORIGINALS, name, recorded(name, function))
     return calls
 
 
 def _why_no_cuda() -> str | None:
-    if not _ops.HAS_CUDA:
+    if not _compiled.HAS_CUDA:
         return "fastinit is built without CUDA"
     return None if torch.cuda.is_available() else "there is no CUDA device"
 

@@ -16,7 +16,7 @@ import torch
 from exact_arithmetic import Array
 from stream_cases import INF, KINDS, OPS, TRUNCATIONS, bits, signed
 
-from fastinit import _ops
+from fastinit import _compiled
 
 REAL = ("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 COMPLEX = ("complex64", "complex128")
@@ -52,7 +52,7 @@ class Case:
     def fill(self, tensor: torch.Tensor, key: int) -> torch.Tensor:
         """Fills a tensor through the op of one tensor."""
         if self.dist == "words":
-            _ops.random_words_op(tensor, key=signed(key))
+            _compiled.random_words_op(tensor, key=signed(key))
         else:
             OPS[self.dist](tensor, *self.args, key=signed(key))
         return tensor
@@ -70,7 +70,7 @@ class Case:
         self, tensor: torch.Tensor, key: int, full: Sequence[int], offset: Sequence[int]
     ) -> torch.Tensor:
         """Fills a tensor as the part at `offset` of one of size `full`."""
-        _ops.fill_many_op([tensor], self.row(full, offset), self.four, [signed(key)])
+        _compiled.fill_many_op([tensor], self.row(full, offset), self.four, [signed(key)])
         return tensor
 
     def whole(self, key: int, *shape: int) -> Array:
@@ -102,7 +102,7 @@ def fill_many(
 ) -> None:
     """All tensors in one call; without `rows` each is whole."""
     rows = [case.row() for case in cases] if rows is None else rows
-    _ops.fill_many_op(
+    _compiled.fill_many_op(
         list(tensors),
         [number for row in rows for number in row],
         [number for case in cases for number in case.four],

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from exact_arithmetic import Array
 
-from fastinit import _ops
+from fastinit import _compiled
 
 INF = math.inf
 KINDS = {"constant": 0, "uniform": 1, "normal": 2, "trunc_normal": 3, "words": 4}
 OPS = {
-    "uniform": _ops.uniform_op,
-    "normal": _ops.normal_op,
-    "trunc_normal": _ops.trunc_normal_op,
+    "uniform": _compiled.uniform_op,
+    "normal": _compiled.normal_op,
+    "trunc_normal": _compiled.trunc_normal_op,
 }
 KEYS = (0, 1, 2**63, 2**64 - 1, 0x0123456789ABCDEF)
 
@@ -92,7 +92,7 @@ def filled_shard(
     """Bit patterns of elements offset … offset + n − 1 of a `full`-element tensor."""
     tensor = torch.empty(n, dtype=getattr(torch, dtype))
     four = [*args, 0.0, 0.0, 0.0, 0.0][:4]
-    _ops.fill_many_op([tensor], [KINDS[dist], 1, full, offset], four, [signed(key)])
+    _compiled.fill_many_op([tensor], [KINDS[dist], 1, full, offset], four, [signed(key)])
     return bits(tensor)
 
 

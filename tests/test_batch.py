@@ -15,10 +15,12 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import fastinit
-from fastinit import Key, _fills, _ops
+from fastinit import _C, Key, _compiled
+from fastinit._fills import fill
+from fastinit._fills.region import Region
 
 needs_guard = pytest.mark.skipif(
-    not _ops.can_guard_storage(), reason="batch() runs eagerly with this torch"
+    not _C.can_guard_storage(), reason="batch() runs eagerly with this torch"
 )
 
 
@@ -26,13 +28,13 @@ needs_guard = pytest.mark.skipif(
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[torch.Tensor]]]:
     """The tensors of every launch."""
     seen: list[list[torch.Tensor]] = []
-    run = _ops.fill_many_op
+    run = _compiled.fill_many_op
 
     def count(tensors, *args):
         seen.append(list(tensors))
         run(tensors, *args)
 
-    monkeypatch.setattr(_ops, "fill_many_op", count)
+    monkeypatch.setattr(fill, "fill_many_op", count)
     yield seen
 
 
@@ -215,7 +217,7 @@ def test_constants_torch_refuses_or_rounds() -> None:
 
 
 def test_without_the_guard_it_runs_eagerly(monkeypatch: pytest.MonkeyPatch, launches) -> None:
-    monkeypatch.setattr(_ops, "can_guard_storage", lambda: False)
+    monkeypatch.setattr(_C, "can_guard_storage", lambda: False)
     with fastinit.patch(Key(3), batch=True):
         layer = nn.Linear(4, 3)
     with fastinit.patch(Key(3)):
@@ -237,7 +239,7 @@ def test_without_the_guard_it_runs_eagerly(monkeypatch: pytest.MonkeyPatch, laun
 )
 def test_regions(outer, inner, covers: bool, meets: bool) -> None:
     def region(offset, size, stride):
-        return _fills.Region(size, stride, offset, torch.float32)
+        return Region(size, stride, offset, torch.float32)
 
     assert region(*outer).covers(region(*inner)) is covers
     assert region(*outer).meets(region(*inner)) is meets
@@ -252,4 +254,4 @@ def test_regions_that_overlap_themselves() -> None:
         (torch.empty(9).as_strided((2, 3), (1, 2)), False),
         (torch.empty(1, 1, 5).transpose(0, 2), False),
     ]:
-        assert _fills.Region.of(tensor).overlaps_itself is expected
+        assert Region.of(tensor).overlaps_itself is expected

@@ -8,8 +8,11 @@ import pytest
 from batch_programs import PARTS, PROGRAM, check
 from hypothesis import HealthCheck, Phase, example, given, settings
 
-from fastinit import _fills, _ops
-from fastinit.batch import _FunctionMode, _Queue
+from fastinit import _C
+from fastinit._fills import batch
+from fastinit._fills.batch import _FunctionMode, _Queue
+from fastinit._fills.fill import Fill
+from fastinit._fills.region import Region
 
 CHECKS = list(HealthCheck)
 
@@ -28,43 +31,43 @@ def _misses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _misses_unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     _misses(monkeypatch)
-    monkeypatch.setattr(_ops, "guard_storage", lambda storage, closed: None)
+    monkeypatch.setattr(_C, "guard_storage", lambda storage, closed: None)
 
 
 def _misses_functions_unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         _FunctionMode, "__torch_function__", lambda self, f, t, a=(), k=None: f(*a, **(k or {}))
     )
-    monkeypatch.setattr(_ops, "guard_storage", lambda storage, closed: None)
+    monkeypatch.setattr(_C, "guard_storage", lambda storage, closed: None)
 
 
 def _unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads and capsules read garbage."""
-    monkeypatch.setattr(_ops, "guard_storage", lambda storage, closed: None)
+    monkeypatch.setattr(_C, "guard_storage", lambda storage, closed: None)
 
 
 def _covers_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fills.Region, "covers", _fills.Region.meets)
+    monkeypatch.setattr(Region, "covers", Region.meets)
 
 
 def _late_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are taken from the generator when the fills run, in the reverse order."""
-    run = _fills.run
+    run = batch.run_fills
 
     def reversed_keys(fills: Any) -> None:
         fills = list(fills)
         keys = [fill.key for fill in fills][::-1]
         run(
-            _fills.Fill(fill.tensor, fill.kind, fill.args, key)
+            Fill(fill.tensor, fill.kind, fill.args, key)
             for fill, key in zip(fills, keys, strict=True)
         )
 
-    monkeypatch.setattr(_fills, "run", reversed_keys)
+    monkeypatch.setattr(batch, "run_fills", reversed_keys)
 
 
 def _out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = _fills.run
-    monkeypatch.setattr(_fills, "run", lambda fills: run(list(fills)[::-1]))
+    run = batch.run_fills
+    monkeypatch.setattr(batch, "run_fills", lambda fills: run(list(fills)[::-1]))
 
 
 def _reopens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +82,7 @@ def _reopens(monkeypatch: pytest.MonkeyPatch) -> None:
             self._closed[address] = storage
 
     monkeypatch.setattr(_Queue, "open", open_and_close)
-    monkeypatch.setattr(_ops, "guard_storage", lambda storage, closed: None)
+    monkeypatch.setattr(_C, "guard_storage", lambda storage, closed: None)
 
 
 DEFECTS = [
@@ -94,7 +97,7 @@ DEFECTS = [
 ]
 
 
-@pytest.mark.skipif(not _ops.can_guard_storage(), reason="batch() runs eagerly with this torch")
+@pytest.mark.skipif(not _C.can_guard_storage(), reason="batch() runs eagerly with this torch")
 @pytest.mark.parametrize("plant", DEFECTS, ids=lambda plant: plant.__name__.strip("_"))
 def test_the_programs_find_planted_defects(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     @settings(

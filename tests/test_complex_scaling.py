@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastinit
 from fastinit import Key
-from fastinit.scaling import Distribution
+from fastinit.initializers.variance_scaling import Distribution
 
 DISTRIBUTIONS: list[Distribution] = ["uniform", "normal", "truncated_normal"]
 COMPLEX = [torch.complex64, torch.complex128]

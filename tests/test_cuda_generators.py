@@ -11,7 +11,7 @@ from common import ELEMENTWISE, RANDOM, fill, same_bits
 from cuda_helpers import default_generator, no_cuda_randomness, offset_of
 
 import fastinit
-from fastinit import _C, Key, _ops
+from fastinit import _C, Key
 
 pytestmark = pytest.mark.cuda
 
@@ -157,4 +157,4 @@ def test_dtypes_and_devices_of_the_configuration() -> None:
     config = fastinit.show_config()
     assert config.cuda
     assert "cuda" in config.devices
-    assert _ops.build_info()["cuda"].startswith(str(torch.version.cuda).split(".")[0])
+    assert _C.build_info()["cuda"].startswith(str(torch.version.cuda).split(".")[0])

@@ -90,13 +90,13 @@ def test_the_key_is_drawn_at_once_and_the_last_one_counts() -> None:
 
 def test_each_parameter_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    real = fastinit._ops.fill_many_op
+    real = fastinit._fills.fill.fill_many_op
 
     def count(tensors: Any, *rest: Any) -> None:
         drawn.extend(t.numel() for t in tensors)
         real(tensors, *rest)
 
-    monkeypatch.setattr(fastinit._ops, "fill_many_op", count)
+    monkeypatch.setattr(fastinit._fills.fill, "fill_many_op", count)
     module = nn.Sequential(nn.LazyLinear(4), nn.LazyLinear(2))
     initialize_(module, key=3)
     module(torch.ones(1, 3))

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 import fastinit
-from fastinit import Key, _ops
+from fastinit import Key, _fallback
 
 OVERRIDABLE = ["uniform_", "normal_", "kaiming_uniform_"]
 NOT_OVERRIDABLE = [name for name in RANDOM if name not in OVERRIDABLE]
@@ -63,7 +63,7 @@ def _nothing_offered() -> None:
 
 def test_originals_are_torchs():
     for name in nn.init.__all__:
-        assert _ops.ORIGINALS[name] is getattr(nn.init, name)
+        assert _fallback.ORIGINALS[name] is getattr(nn.init, name)
 
 
 # ---- ordinary tensors ----------------------------------------------------------------------------
@@ -213,8 +213,8 @@ def test_function_modes_see_the_op_and_change_nothing(name):
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tensor: torch.Tensor) -> None:
     """Pretend that this tensor lies on a device that fastinit has no code for."""
-    handled = _ops.on_handled_device
-    monkeypatch.setattr(_ops, "on_handled_device", lambda t: t is not tensor and handled(t))
+    handled = _fallback.on_handled_device
+    monkeypatch.setattr(_fallback, "on_handled_device", lambda t: t is not tensor and handled(t))
 
 
 @pytest.mark.parametrize("name", RANDOM)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import fastinit
-from fastinit import _compiled, _ops
+from fastinit import _C, _compiled
 
 PACKAGE = Path(fastinit.__file__).parent
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
@@ -113,7 +113,7 @@ graphs = []
 def backend(graph, inputs):
     graphs.append(graph.code)
     return graph.forward
-hidden = fastinit._ops.untraced(lambda x: x.sin(), "a reason")
+hidden = fastinit._untraced.untraced(lambda x: x.sin(), "a reason")
 torch._dynamo.reset()
 out = torch.compile(lambda x: hidden(x.cos()), backend=backend)(torch.zeros(3))
 assert torch.equal(out, torch.ones(3).sin())
@@ -216,7 +216,7 @@ def test_not_ours(tmp_path: Path, binary: bytes) -> None:
 def test_the_record_of_the_binary_in_use() -> None:
     assert _compiled.extension.__file__ is not None
     found = _compiled._record(Path(_compiled.extension.__file__))
-    built = _ops.build_info()
+    built = _C.build_info()
     assert found is not None
     assert found["torch"] == built["torch"] == torch.__version__.partition("+")[0]
     assert found["python"] == built["python"]

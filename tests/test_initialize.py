@@ -16,7 +16,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 import fastinit
 from fastinit import initialize_
-from fastinit.names import named_buffers, named_parameters
+from fastinit._models.names import named_buffers, named_parameters
 
 # ---- names and keys ------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from common import no_randomness, same_bits
 from torch import nn
 
 import fastinit
-from fastinit import Key, _ops, materialize
+from fastinit import _C, Key, materialize
+from fastinit._recording import replay
 
 
 def drawn(name: str, n: int = 0, key: int = 3) -> Key:
@@ -319,9 +320,7 @@ def test_peak_memory_is_the_model_s() -> None:
     def make() -> nn.Module:
         return nn.Sequential(*(nn.Linear(256, 256) for _ in range(20)))
 
-    from fastinit import _tape
-
-    original = _tape.Runner.storage
+    original = replay.Runner.storage
 
     def storage(self: Any, cell: Any, itemsize: int = 1) -> Any:
         fresh = cell.real is None
@@ -332,7 +331,7 @@ def test_peak_memory_is_the_model_s() -> None:
 
     assert real_empty is torch.empty
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tape.Runner, "storage", storage)
+        patch.setattr(replay.Runner, "storage", storage)
         made = materialize(make, key=3)
     assert sum(sizes) == sum(p.numel() * 4 for p in made.parameters())
 
@@ -365,7 +364,7 @@ def test_nothing_stays_on_after_an_exception() -> None:
 def test_large_memory_is_backed_by_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(
-        _ops._C, "advise_huge_pages", lambda begin, size: asked.append(size), raising=True
+        _C, "advise_huge_pages", lambda begin, size: asked.append(size), raising=True
     )
     materialize(lambda: nn.Linear(1 << 11, 1 << 10), key=3)
     assert asked == [4 << 21]  # not the bias
@@ -374,6 +373,6 @@ def test_large_memory_is_backed_by_huge_pages(monkeypatch: pytest.MonkeyPatch) -
     assert len(asked) == 1
     monkeypatch.undo()
     memory = torch.empty(5 << 20, dtype=torch.uint8)
-    _ops.advise_huge_pages(memory.untyped_storage())  # a hint: it must only not fail
-    _ops.advise_huge_pages(memory[:100].clone().untyped_storage())
+    replay.advise_huge_pages(memory.untyped_storage())  # a hint: it must only not fail
+    replay.advise_huge_pages(memory[:100].clone().untyped_storage())
     assert memory.fill_(1).sum() == 5 << 20

@@ -13,7 +13,8 @@ from scipy import stats
 from torch import nn
 
 import fastinit
-from fastinit import _ops
+from fastinit import _compiled
+from fastinit._fills import fill
 
 # What nothing but the constructor writes, so that initialize_ has to be told to leave it.
 ONLY_CONSTRUCTED = {"clip": ["logit_scale"]}
@@ -23,13 +24,13 @@ ONLY_CONSTRUCTED = {"clip": ["logit_scale"]}
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The number of elements of every fill, constants apart."""
     seen: list[int] = []
-    run = _ops.fill_many_op
+    run = _compiled.fill_many_op
 
     def count(tensors: Any, plan: Any, *rest: Any) -> None:
         seen.extend(t.numel() for t, kind in zip(tensors, plan[::2], strict=True) if kind != 0)
         run(tensors, plan, *rest)
 
-    monkeypatch.setattr(_ops, "fill_many_op", count)
+    monkeypatch.setattr(fill, "fill_many_op", count)
     yield seen
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from native_build import build_driver, has_sanitizers
 
-from fastinit import _ops
+from fastinit import _C
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_lanes_agree(driver: Path) -> None:
     output = output_of(driver, "lanes")
     names = output["capabilities"].split()
     assert "avx512" in names
-    assert set(_ops.capabilities()) <= set(names)
+    assert set(_C.capabilities()) <= set(names)
     assert int(output["mismatches"]) == 0
     assert int(output["pieces"]) > 600 * 90 * len(names)
 

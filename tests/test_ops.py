@@ -22,7 +22,7 @@ from common import (
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastinit
-from fastinit import Key, _ops
+from fastinit import _C, Key
 
 OPS = torch.ops.fastinit
 SINGLE: dict[str, tuple[Any, ...]] = {
@@ -298,11 +298,11 @@ def test_large_fills_use_several_threads():
     counts = []
     for _ in range(5):  # on a busy machine one thread may do all the work of a fill
         OPS.normal_(large, key=1)
-        counts.append(_ops.last_fill_threads())
+        counts.append(_C.last_fill_threads())
     assert max(counts) > 1
     assert max(counts) <= torch.get_num_threads()
     OPS.normal_(torch.empty(16), key=1)
-    assert _ops.last_fill_threads() == 1
+    assert _C.last_fill_threads() == 1
 
 
 def test_one_thread_is_honoured():
@@ -312,7 +312,7 @@ def test_one_thread_is_honoured():
     torch.set_num_threads(1)
     try:
         call("normal_", large, key=1)
-        assert _ops.last_fill_threads() == 1
+        assert _C.last_fill_threads() == 1
     finally:
         torch.set_num_threads(threads)
     assert same_bits(large, expected)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from promise_digests import all_cases
 
-from fastinit import _C, _ops
+from fastinit import _C
 
 TESTS = Path(__file__).resolve().parent
 FORCE = "FASTINIT_CPU_CAPABILITY"
@@ -37,7 +37,7 @@ def digests(capability: str | None) -> dict[str, str]:
     return result
 
 
-@pytest.mark.parametrize("capability", _ops.capabilities())
+@pytest.mark.parametrize("capability", _C.capabilities())
 def test_every_capability_writes_the_same_bits(capability: str) -> None:
     got, want = dict(digests(capability)), dict(digests("scalar"))
     assert got.pop("capability") == capability

@@ -11,7 +11,7 @@ import torch
 from promise_cases import ONE_OF_EACH, Case, fill_many, threads
 from stream_cases import bits
 
-from fastinit import _ops
+from fastinit import _compiled
 
 F32, BF16 = Case("float32", "normal", (0.0, 1.0)), Case("bfloat16", "uniform", (-1.0, 1.0))
 TRUNC = Case("float32", "trunc_normal", (0.0, 1.0, -2.0, 2.0))
@@ -110,7 +110,7 @@ def test_a_tensor_that_overlaps_itself_is_an_error(expanded: tuple[int, int]) ->
         F32.fill(narrow.expand(4, 4), 1)
     assert not other.any() and not narrow.any()
     # With one value there is nothing to choose between.
-    _ops.fill_many_op([narrow.expand(4, 4)], [0, 0], [2.5, 0.0, 0.0, 0.0], [0])
+    _compiled.fill_many_op([narrow.expand(4, 4)], [0, 0], [2.5, 0.0, 0.0, 0.0], [0])
     assert (narrow == 2.5).all()
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import fastinit
-from fastinit import _ops
+from fastinit import _compiled
 
 OPS = torch.ops.fastinit
 SHAPE = (6, 5)
@@ -54,7 +54,7 @@ def test_all_operators_are_listed_here() -> None:
 
 
 def devices() -> list[str]:
-    return ["CPU", "CUDA"] if _ops.HAS_CUDA else ["CPU"]
+    return ["CPU", "CUDA"] if _compiled.HAS_CUDA else ["CPU"]
 
 
 @pytest.mark.parametrize("key", [*devices(), "Meta", "Conjugate", "Negative", "FuncTorchBatched"])
@@ -63,7 +63,7 @@ def test_every_operator_has_a_kernel_for_every_key(name: str, key: str) -> None:
     assert has(name, key)
 
 
-@pytest.mark.skipif(_ops.HAS_CUDA, reason="of builds without CUDA")
+@pytest.mark.skipif(_compiled.HAS_CUDA, reason="of builds without CUDA")
 @pytest.mark.parametrize("name", FILLS)
 def test_without_cuda_there_is_no_kernel_for_it(name: str) -> None:
     assert not has(name, "CUDA")

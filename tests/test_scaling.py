@@ -12,7 +12,7 @@ from scipy import stats
 from torch import nn
 
 import fastinit
-from fastinit import Fans
+from fastinit import Fans, _fallback
 
 INF, NAN = math.inf, math.nan
 N = 200 * 50 * 10  # elements of the tensor below
@@ -166,12 +166,10 @@ def test_batch_dims(name):
 @pytest.mark.parametrize("name", ["xavier_normal_", "kaiming_uniform_", "orthogonal_"])
 def test_batch_dims_elsewhere(name, monkeypatch):
     """On a device without code of ours: with a key as everywhere, without one refused."""
-    from fastinit import _ops
-
     tensor, function = torch.zeros(3, 6, 5), getattr(fastinit, name)
     expected = function(torch.zeros(3, 6, 5), key=1, batch_dims=1)
-    handled = _ops.on_handled_device
-    monkeypatch.setattr(_ops, "on_handled_device", lambda t: t is not tensor and handled(t))
+    handled = _fallback.on_handled_device
+    monkeypatch.setattr(_fallback, "on_handled_device", lambda t: t is not tensor and handled(t))
     with untouched(tensor), pytest.raises(NotImplementedError, match="no argument 'batch_dims'"):
         function(tensor, batch_dims=1)
     assert same_bits(function(tensor, key=1, batch_dims=1), expected)

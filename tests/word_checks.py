@@ -12,7 +12,7 @@ from scipy import special
 from statistics_helpers import Array, Report
 from stream_cases import KINDS, filled_shard, signed
 
-from fastinit import _ops
+from fastinit import _compiled
 
 # (keys, count) -> float32 array of one row per key
 KeySampler = Callable[[Sequence[int], int], Array]
@@ -64,7 +64,7 @@ def normals_of_keys(keys: Sequence[int], count: int) -> Array:
     """Row k holds the first normals of key k."""
     rows = torch.empty(len(keys), count)
     plan, args = [KINDS["normal"], 0] * len(keys), [0.0, 1.0, 0.0, 0.0] * len(keys)
-    _ops.fill_many_op(list(rows.unbind()), plan, args, [signed(k) for k in keys])
+    _compiled.fill_many_op(list(rows.unbind()), plan, args, [signed(k) for k in keys])
     return rows.numpy()
 
 

@@ -1,0 +1,153 @@
+"""Which tensors the operators take (`handled`), and what happens to all others (`otherwise`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function
+
+from fastinit import _vmap
+from fastinit._tensors import (
+    PLAIN_TYPES,
+    check_open,
+    functorch_stack_top,
+    is_plain,
+    on_handled_device,
+    overrides_dispatch,
+    overrides_function,
+)
+
+# torch's own functions, for what the ops do not take. Looked up at each call.
+ORIGINALS: dict[str, Callable[..., Any]] = {
+    name: getattr(torch.nn.init, name) for name in torch.nn.init.__all__
+}
+# The functions that offer a call to `__torch_function__` before they run, in torch as here.
+OVERRIDABLE = frozenset({"uniform_", "normal_", "constant_", "kaiming_uniform_"})
+
+
+def _transformed(tensor: Tensor) -> bool:
+    """Whether torch.func, forward-mode AD or a nested layout reinterprets the call."""
+    return functorch_stack_top() is not None or forward_ad._current_level >= 0 or tensor.is_nested
+
+
+def handled(tensor: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
+    """Whether the ops take this tensor, their dtypes being `dtypes`. Every call asks this."""
+    return (
+        (type(tensor) in PLAIN_TYPES or is_plain(type(tensor)))
+        and tensor.dtype in dtypes
+        and on_handled_device(tensor)
+        and tensor.layout is torch.strided
+        # What torch.compile traces is none of these, and it cannot trace the question.
+        and (is_compiling() or not _transformed(tensor))
+    )
+
+
+def _wrong_dtype(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str:
+    names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+    return f"fastinit.{name}: argument 'tensor' has dtype {tensor.dtype}; it can be {names}"
+
+
+def _refusal(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str | None:
+    """Why a key cannot be honoured for this tensor, or None if it can."""
+    kind = type(tensor)
+    if torch.nn.parameter.is_lazy(tensor):
+        what = "an uninitialized parameter"
+    elif overrides_dispatch(kind) or (
+        overrides_function(kind) and torch._C._is_torch_function_enabled()
+    ):
+        what = f"the tensor subclass {kind.__module__}.{kind.__qualname__}"
+    elif _transformed(tensor):
+        what = (
+            "nested tensors, or tensors inside torch.func transforms (but vmap) and forward-mode AD"
+        )
+    elif tensor.layout is not torch.strided:
+        what = f"layout {tensor.layout}"
+    elif tensor.dtype not in dtypes:
+        return _wrong_dtype(name, tensor, dtypes)
+    else:
+        return None
+    return (
+        f"fastinit.{name}: key= is not supported for {what}; argument 'tensor' can be a plain "
+        "strided tensor on any device"
+    )
+
+
+def otherwise(
+    function: Callable[..., Tensor],
+    tensor: Tensor,
+    arguments: dict[str, Any],
+    given: dict[str, Any],
+    dtypes: frozenset[torch.dtype],
+    beyond: dict[str, Any] | None = None,
+) -> Tensor:
+    """Run `function` on a tensor that is not `handled`: without a key, by torch.
+
+    Args:
+        function: the public function of fastinit; torch's has the same name.
+        tensor: what to fill.
+        arguments: everything between the tensor and the generator.
+        given: the key or the generator, as keyword argument of an op, or nothing.
+        dtypes: those that `function` supports.
+        beyond: further arguments, which torch's function does not have.
+
+    Raises:
+        NotImplementedError: if a key or one of `beyond` is given and cannot be honoured.
+        TypeError: if a key is given and `tensor` is not a tensor.
+    """
+    name = function.__name__
+    kind = type(tensor)
+    if functorch_stack_top() is not None and is_plain(kind) and not tensor.is_nested:
+        ours = "key" in given or (tensor.dtype in dtypes and on_handled_device(tensor))
+        if ours and _vmap.only_vmap() and forward_ad._current_level < 0:
+            _vmap.fill(function, tensor, {**arguments, **(beyond or {})}, given)
+            return tensor
+    if beyond:
+        if "key" not in given:
+            raise NotImplementedError(
+                f"fastinit.{name}: torch's function has no argument '{next(iter(beyond))}', and "
+                "this tensor would go to it; pass a plain strided tensor, or key="
+            )
+        arguments = {**arguments, **beyond}
+    if "key" not in given:
+        # torch refuses these, too, but not always as what they are, and after it has written.
+        if (
+            is_plain(kind)
+            and on_handled_device(tensor)
+            and not tensor.is_meta
+            and not (
+                tensor.is_floating_point() or (tensor.is_complex() and torch.complex64 in dtypes)
+            )
+        ):
+            raise NotImplementedError(_wrong_dtype(name, tensor, dtypes))
+        if issubclass(kind, Tensor):
+            check_open(name, tensor)
+        result: Tensor = ORIGINALS[name](tensor, **arguments, **given)
+        return result
+    if not issubclass(kind, Tensor):
+        raise TypeError(f"fastinit.{name}: argument 'tensor' must be a Tensor, got {kind.__name__}")
+    if (
+        name in OVERRIDABLE
+        and overrides_function(kind)
+        and torch._C._is_torch_function_enabled()
+        and not torch.nn.parameter.is_lazy(tensor)
+    ):
+        result = handle_torch_function(
+            function, (tensor,), tensor=tensor, **arguments, generator=None, **given
+        )
+        return result
+    refusal = _refusal(name, tensor, dtypes)
+    if refusal is not None:
+        raise NotImplementedError(refusal)
+    with torch.no_grad():
+        if on_handled_device(tensor):
+            # An overriding subclass that has passed the call on: it holds an ordinary tensor.
+            function(tensor.as_subclass(Tensor), **arguments, **given)
+        else:
+            filled = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            tensor.copy_(function(filled, **arguments, **given))
+    return tensor

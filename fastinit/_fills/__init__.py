@@ -1,0 +1,1 @@
+"""Fills as data: one fill, the memory it goes to, and many fills that run together."""

@@ -1,0 +1,155 @@
+"""What batches and recordings have to know about torch's operators and functions."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastinit._compiled import (
+    normal_op,
+    orthogonal_many_op,
+    orthogonal_op,
+    random_words_op,
+    sparse_op,
+    trunc_normal_op,
+    uniform_op,
+)
+from fastinit._untraced import untraced
+
+_aten = torch.ops.aten
+
+
+class DispatchMode(TorchDispatchMode):
+    """A mode of torch's, without what its first operator costs there.
+
+    torch keeps its compiler out of what modes do, and loads it for that: more than a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
+        own: Any = cls
+        own.__torch_dispatch__ = untraced(own.__torch_dispatch__, "a mode of fastinit's")
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+# Operators that give memory nobody has written to.
+ALLOCATING = frozenset(
+    {
+        _aten.empty.memory_format,
+        _aten.empty_strided.default,
+        _aten.empty_permuted.default,
+        _aten.empty_like.default,
+        _aten.new_empty.default,
+        _aten.new_empty_strided.default,
+    }
+)
+# Operators that ask a tensor for its metadata only.
+METADATA_ONLY = ALLOCATING | {
+    _aten.zeros_like.default,
+    _aten.ones_like.default,
+    _aten.full_like.default,
+    _aten.rand_like.default,
+    _aten.randn_like.default,
+    _aten.randint_like.default,
+    _aten.new_zeros.default,
+    _aten.new_ones.default,
+    _aten.new_full.default,
+}
+# Functions that reach the memory past the dispatcher, or hand it to somebody who may.
+ESCAPES: frozenset[Any] = frozenset(
+    {
+        torch.Tensor.__array__,
+        torch.Tensor.__dlpack__,
+        torch.Tensor.__format__,
+        torch.Tensor.__reduce_ex__,
+        torch.Tensor.__repr__,
+        torch.Tensor.apply_,
+        torch.Tensor.data_ptr,
+        torch.Tensor.map_,
+        torch.Tensor.map2_,
+        torch.Tensor.numpy,
+        torch.Tensor.share_memory_,
+        torch.Tensor.storage,
+        torch.Tensor.tolist,
+        torch.Tensor.untyped_storage,
+    }
+)
+# Operators whose results do not depend on what they write over.
+OVERWRITING = frozenset(
+    {
+        _aten.fill_.Scalar,
+        _aten.fill_.Tensor,
+        _aten.zero_.default,
+        _aten.copy_.default,
+        _aten.normal_.default,
+        _aten.uniform_.default,
+        _aten.random_.default,
+        _aten.random_.to,
+        getattr(_aten.random_, "from"),
+        _aten.bernoulli_.float,
+        _aten.exponential_.default,
+        _aten.log_normal_.default,
+        _aten.cauchy_.default,
+        _aten.geometric_.default,
+        _aten.eye.out,
+        _aten.eye.m_out,
+        uniform_op,
+        normal_op,
+        trunc_normal_op,
+        random_words_op,
+    }
+)
+# Draws that look at the whole tensor at once, and those for many tensors by that for one.
+WHOLE = frozenset({orthogonal_op, sparse_op})
+WHOLE_MANY = {
+    orthogonal_many_op: orthogonal_op,
+}
+
+
+@functools.cache
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
+    return tuple(
+        (place, argument.name)
+        for place, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """List the tensors that an operator writes to."""
+    found: list[Tensor] = []
+    for place, name in _written(func):
+        value = args[place] if place < len(args) else kwargs.get(name)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        found.extend(v for v in values if isinstance(v, Tensor))
+    return found
+
+
+@functools.cache
+def made_of_others(func: Any) -> bool:
+    """Whether torch takes an operator apart before a mode sees it: not so in inference mode.
+
+    Such an operator says too little of what it does. `reshape`, for one, is a view or a copy.
+    """
+    composite: bool = func.has_kernel_for_dispatch_key(
+        torch._C.DispatchKey.CompositeImplicitAutograd
+    )
+    return composite
+
+
+@functools.cache
+def accepts_generator(func: Any) -> bool:
+    """Whether an operator draws from a torch generator."""
+    return any(argument.name == "generator" for argument in func._schema.arguments) or (
+        torch.Tag.nondeterministic_seeded in func.tags
+    )

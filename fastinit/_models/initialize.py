@@ -1,0 +1,161 @@
+"""`fastinit.initialize_()`: all parameters of a module, each keyed by its name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import SupportsIndex, TypeVar
+
+from torch import nn
+
+from fastinit._models import lazy
+from fastinit._models import rules as _rules
+from fastinit._models.names import Named, Pattern, matches, named_buffers, named_parameters
+from fastinit._models.recording import without_collections
+from fastinit._models.session import (
+    Plan,
+    check_module,
+    check_plain,
+    check_untransformed,
+    finish,
+    key_or_drawn,
+    record,
+)
+from fastinit._recording.recorder import Recorder
+from fastinit._tensors import is_closed
+from fastinit.key import Key
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def initialize_(
+    module: _M,
+    rules: _rules.Rules | None = None,
+    *,
+    key: Key | SupportsIndex | None = None,
+    skip: Pattern | Sequence[Pattern] = (),
+    progress: bool = False,
+    prefix: str = "",
+) -> _M:
+    """Initialise every parameter of a module in place, each under a key of its own name.
+
+    The n-th draw into a parameter called `name` uses `key.fold_in(name).fold_in(n)`, n counting
+    from 0 those that are computed: what is overwritten as a whole never is. So values do not depend
+    on the order of modules, on what else the model holds, or on what it is wrapped in (the segments
+    that torch.compile, DistributedDataParallel, FSDP and checkpointing add to names are dropped; a
+    tied parameter has the first of its names). All fills run together: one launch per device.
+
+    Without `rules`, each module runs what it defines itself, children first: `reset_parameters` or
+    `_reset_parameters`, then `init_weights` or `_init_weights`; a model of transformers runs its
+    own initialisation over everything, loaded weights included. Buffers that these write are
+    written, too. Nothing is written before all of it is known, so an error leaves the module as it
+    was.
+
+    A module with uninitialized (lazy) parameters is initialised in its first call, once that has
+    shown their shapes: the call is made on zeros first, to see the shapes, then everything is
+    initialised as above, then the call is made as asked for. Further calls draw nothing.
+
+    Args:
+        module: a module whose parameters lie on real devices; see `materialize` for the meta
+            device.
+        rules: an ordered mapping (or pairs) from selectors to initialisers; the first selector that
+            matches a parameter decides. A selector is a glob or a compiled regular expression on
+            the name (`"*.bias"`), a module class, a number of dimensions, `"default"`, or a tuple
+            of these, which all have to match. An initialiser is any callable that fills the tensor
+            it is given, `functools.partial` included; if it has a parameter `name`, it is given the
+            name, too. None stands for what the module itself defines.
+        key: a `Key` or an int; None draws one from torch's default generator.
+        skip: globs or compiled regular expressions; parameters whose names match are left alone.
+        progress: whether to show a progress bar (needs tqdm).
+        prefix: the name of `module` inside a larger one, so that its values match those that the
+            whole would get.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ValueError: if no rule matches a parameter, or nothing that the module defines writes it;
+            the message lists these. If a parameter is on the meta device.
+        TypeError: if an argument has the wrong type.
+        NotImplementedError: if a parameter is a tensor subclass with memory of its own, such as a
+            DTensor, or not strided.
+        RuntimeError: if what is to be written is an inference tensor and this is not called in
+            inference mode. In the first call of a module with lazy parameters, if it does not show
+            the shapes of all.
+        ImportError: if `progress` is asked for and tqdm is missing.
+
+    Examples:
+        >>> fastinit.initialize_(model, key=0)
+        >>> fastinit.initialize_(
+        ...     model,
+        ...     {
+        ...         "*.bias": torch.nn.init.zeros_,
+        ...         torch.nn.Embedding: functools.partial(fastinit.normal_, std=0.02),
+        ...         1: torch.nn.init.ones_,
+        ...         "default": fastinit.xavier_uniform_,
+        ...     },
+        ...     key=0,
+        ... )
+    """
+    check_module(module, "initialize_")
+    check_untransformed("initialize_")
+    if rules is not None:
+        rules = _rules.check(rules)
+    lazy.cancel(module)
+    if lazy.has_lazy(module):
+        base = key_or_drawn(key, "initialize_")
+        run = functools.partial(
+            initialize_, rules=rules, key=base, skip=skip, progress=progress, prefix=prefix
+        )
+        lazy.defer(module, run)
+        return module
+    parameters = named_parameters(module, prefix)
+    check_plain(parameters, "initialize_")
+    on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
+    if on_meta:
+        raise ValueError(
+            "fastinit.initialize_: on the meta device, where nothing can be written: "
+            + ", ".join(on_meta)
+            + "; use fastinit.materialize"
+        )
+    closed = [
+        name
+        for name, named in parameters.items()
+        if is_closed(named.tensor) and not matches(name, skip)
+    ]
+    if closed:
+        raise RuntimeError(
+            "fastinit.initialize_: inference tensors, which can be written inside "
+            "torch.inference_mode() only: " + ", ".join(closed) + "; call it there, or clone them"
+        )
+    base = key_or_drawn(key, "initialize_")
+    recorder = Recorder(base, undo=True)
+    with without_collections():
+        try:
+            _initialize(module, parameters, recorder, rules, skip, progress, prefix)
+        except BaseException:
+            recorder.restore()  # what initialisers have read was written for them to read
+            raise
+    return module
+
+
+def _initialize(
+    module: nn.Module,
+    parameters: dict[str, Named],
+    recorder: Recorder,
+    rules: _rules.Rules | None,
+    skip: Pattern | Sequence[Pattern],
+    progress: bool,
+    prefix: str,
+) -> None:
+    for name, named in (*parameters.items(), *named_buffers(module, prefix).items()):
+        recorder.track(named.tensor)
+        recorder.names.add(recorder.ref(named.tensor), name)
+    wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
+    applied = record(recorder, module, wanted, rules)
+    plan = Plan(module, wanted, {}, applied, must_write=True, where="initialize_")
+    plan.untouched = {
+        recorder.track(named.tensor) for name, named in parameters.items() if name not in wanted
+    }
+    _, history = finish(recorder, plan, progress=progress)
+    history.close()

@@ -1,0 +1,60 @@
+"""Turning a recording on, torch's own initialisers included."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastinit._patch.entered import EnteredScope
+from fastinit._patch.methods import PatchMode
+from fastinit._patch.scope import Scope
+from fastinit._recording.modes import FunctionWatch, OperatorWatch
+from fastinit._recording.recorder import Recorder
+
+
+class _RecordingMode(PatchMode):
+    """A patch that also looks for the functions that operators do not tell about."""
+
+    def __init__(self, scope: Scope, recorder: Recorder) -> None:
+        super().__init__(scope)
+        self._watch = FunctionWatch(recorder)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in FunctionWatch.functions:
+            return self._watch.call(func, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Put the garbage collector off: each full collection walks all the modules of the process.
+
+    A recording makes thousands of objects, and so several collections, but no garbage in cycles.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Record what runs inside, on this thread, torch's own initialisers included."""
+    with OperatorWatch(recorder):
+        scope = EnteredScope(
+            recorder,
+            None,
+            take=recorder.take,
+            mode=lambda scope: _RecordingMode(scope, recorder),
+        )
+        try:
+            yield
+        finally:
+            scope.end()

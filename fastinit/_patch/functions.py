@@ -1,0 +1,230 @@
+"""Functions of torch.nn.init and timm under a patch: their code is exchanged, the objects stay.
+
+A function object is reached from everywhere it was ever bound: another module's import of the
+name, the deprecated aliases, transformers' dictionary. So its `__code__` is what has to change.
+That is global, while a patch belongs to a thread: the exchanged code first asks whether its thread
+has one, and runs the saved code if not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch.overrides import handle_torch_function, has_torch_function
+
+import fastinit.init as fast
+from fastinit._fallback import OVERRIDABLE
+from fastinit._patch.methods import PatchMode
+from fastinit._patch.scope import Scope, draw, is_plain_tensor, state, torch_only
+
+# Given the scope in force, a callable that makes the call with the saved code, and its arguments.
+_Hook = Callable[[Scope, Callable[[], Any], tuple[Any, ...]], Any]
+
+
+def _filling(fill: Callable[..., Any]) -> _Hook:
+    """Make the hook of a function whose parameters are those of `fill`, the generator last."""
+
+    def hook(scope: Scope, original: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        return draw(scope, fill, original, args[0], args[1:-1], args[-1])
+
+    return hook
+
+
+def _timm_absolute(scope: Scope, original: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+    """Take timm's bounds on the values themselves, as torch's: (tensor, mean, std, a, b)."""
+    return draw(scope, fast.trunc_normal_, original, args[0], args[1:], None)
+
+
+def _timm_standardised(scope: Scope, original: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+    """Take timm's "tf" bounds, in standard deviations from the mean: (tensor, mean, std, a, b)."""
+    tensor, mean, std, low, high = args
+    if not std > 0:  # 0 times an infinite bound, or a mirrored interval: timm's own arithmetic
+        with torch_only():
+            return original()
+    bounds = (mean, std, mean + std * low, mean + std * high)
+    return draw(scope, fast.trunc_normal_, original, tensor, bounds, None)
+
+
+_TRUNC_PARAMETERS = ("tensor", "mean", "std", "a", "b")
+_FILLS: dict[str, Callable[..., Any]] = {
+    "uniform_": fast.uniform_,
+    "normal_": fast.normal_,
+    "trunc_normal_": fast.trunc_normal_,
+    "xavier_uniform_": fast.xavier_uniform_,
+    "xavier_normal_": fast.xavier_normal_,
+    "kaiming_uniform_": fast.kaiming_uniform_,
+    "kaiming_normal_": fast.kaiming_normal_,
+    "orthogonal_": fast.orthogonal_,
+    "sparse_": fast.sparse_,
+    # Imported by name in some code. The rest of __all__ draws nothing and stays torch's.
+    "_no_grad_trunc_normal_": fast.trunc_normal_,
+}
+# Where timm keeps, or kept, its versions. Its other initialisers call these and tensor methods.
+_TIMM_MODULES = ("timm.layers.weight_init", "timm.models.layers.weight_init")
+_TIMM_HOOKS: dict[str, _Hook] = {
+    "_trunc_normal_": _timm_absolute,
+    "_no_grad_trunc_normal_": _timm_absolute,
+    "trunc_normal_tf_": _timm_standardised,
+}
+# The functions as torch made them, whatever another library later puts in their place, and the
+# parameters they must have: those of our functions, which mirror them.
+_TORCH_FUNCTIONS: list[tuple[Any, tuple[str, ...], _Hook, bool]] = [
+    (
+        getattr(torch.nn.init, name, None),
+        tuple(
+            name
+            for name, parameter in inspect.signature(fill).parameters.items()
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY  # ours alone
+        ),
+        _filling(fill),
+        name in OVERRIDABLE,
+    )
+    for name, fill in _FILLS.items()
+]
+
+_PLACEHOLDER = "fastinit: the dispatching function"
+
+
+def _foreign_modes() -> bool:
+    """Whether a function mode other than ours could still want to see this call."""
+    for i in range(torch._C._len_torch_function_stack()):
+        if not isinstance(torch._C._get_function_stack_at(i), PatchMode):
+            return True
+    return False
+
+
+def _dispatcher(
+    function: FunctionType,
+    saved: FunctionType,
+    names: tuple[str, ...],
+    hook: _Hook,
+    overridable: bool,
+) -> Callable[..., Any]:
+    """Make what the exchanged code calls, with every argument by position."""
+
+    def dispatch(*args: Any) -> Any:
+        scope = state.scope
+        if scope is None or not is_plain_tensor(args[0]):
+            return saved(*args)
+        if overridable and has_torch_function(args[:1]) and _foreign_modes():
+            # Each mode comes off the stack before it calls on, so this comes back with fewer.
+            return handle_torch_function(function, args[:1], **dict(zip(names, args, strict=True)))
+        return hook(scope, lambda: saved(*args), args)
+
+    return dispatch
+
+
+def _code_calling(
+    dispatch: Callable[..., Any], saved: FunctionType, names: tuple[str, ...]
+) -> CodeType:
+    """Make code with the parameters of `saved` that returns `dispatch(*parameters)`.
+
+    It runs with the other module's globals, so it carries `dispatch` among its constants: nothing
+    is added to that module, and a thread that is still inside when the patch ends finds everything
+    it needs.
+    """
+    parameters = ", ".join(names)
+    source = f"def stub({parameters}):\n call = {_PLACEHOLDER!r}\n return call({parameters})\n"
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    code: CodeType = namespace["stub"].__code__
+    # Name and place stay the original's, for tracebacks and inspect.getsource.
+    return code.replace(
+        co_consts=tuple(dispatch if c == _PLACEHOLDER else c for c in code.co_consts),
+        co_name=saved.__name__,
+        co_filename=saved.__code__.co_filename,
+        co_firstlineno=saved.__code__.co_firstlineno,
+    )
+
+
+class _Exchange:
+    """One function, the code it had, and the code that stands in for it."""
+
+    def __init__(
+        self, function: FunctionType, names: tuple[str, ...], hook: _Hook, overridable: bool
+    ) -> None:
+        self.function = function
+        self.original = function.__code__
+        saved = FunctionType(
+            self.original, function.__globals__, function.__name__, function.__defaults__
+        )
+        dispatch = _dispatcher(function, saved, names, hook, overridable)
+        self.substitute = _code_calling(dispatch, saved, names)
+
+    def make(self) -> None:
+        self.function.__code__ = self.substitute
+        # torch.compile cannot trace a function among the constants: it shall call this one instead.
+        vars(self.function)["_torchdynamo_disable"] = True
+
+    def undo(self) -> None:
+        self.function.__code__ = self.original
+        vars(self.function).pop("_torchdynamo_disable", None)
+
+
+_lock = threading.RLock()
+_users = 0
+_prepared: dict[FunctionType, _Exchange] = {}  # kept between patches: compiling takes a while
+_exchanged: dict[FunctionType, _Exchange] = {}
+
+
+def _exchange(
+    function: Any, module: str, parameters: tuple[str, ...], hook: _Hook, overridable: bool = False
+) -> None:
+    """Exchange `function`'s code if it is the function of `module` that `hook` is written for.
+
+    Otherwise (another library's replacement, another version's parameters) it is left alone; the
+    tensor methods it calls are still patched.
+    """
+    if (
+        not isinstance(function, FunctionType)
+        or function in _exchanged
+        or function.__module__ != module
+        or function.__closure__ is not None
+    ):
+        return
+    exchange = _prepared.get(function)
+    if exchange is None or exchange.original is not function.__code__:
+        if tuple(inspect.signature(function).parameters) != parameters:
+            return
+        exchange = _Exchange(function, parameters, hook, overridable)
+        _prepared[function] = exchange
+    _exchanged[function] = exchange
+    exchange.make()
+
+
+def _restore() -> None:
+    while _exchanged:
+        _exchanged.popitem()[1].undo()
+
+
+def install() -> None:
+    """Exchange the code objects, or count one more user of those already exchanged."""
+    global _users
+    with _lock:
+        try:
+            for function, parameters, hook, overridable in _TORCH_FUNCTIONS:
+                _exchange(function, "torch.nn.init", parameters, hook, overridable)
+            for module_name in _TIMM_MODULES:  # may have been imported since the last time
+                module = sys.modules.get(module_name)
+                for name, hook in _TIMM_HOOKS.items():
+                    _exchange(getattr(module, name, None), module_name, _TRUNC_PARAMETERS, hook)
+        except BaseException:
+            if _users == 0:
+                _restore()
+            raise
+        _users += 1
+
+
+def uninstall() -> None:
+    """Count one user less; the last one puts every code object back."""
+    global _users
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            _restore()

@@ -1,0 +1,251 @@
+"""The function mode of a patch, for draws by tensor methods and factory functions.
+
+A mode sees every torch call of its thread, so the way past it is one dictionary look-up. A handler
+takes what it understands completely; any other call goes to torch's function, which then also words
+the complaint, if there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+import fastinit.init as fast
+from fastinit._patch.scope import Scope, draw, is_plain_tensor, is_transformed, state
+
+# Bound here, as other libraries exchange torch's attributes.
+_empty, _empty_like = torch.empty, torch.empty_like
+
+_OPTIONS = frozenset(("dtype", "layout", "device", "pin_memory", "memory_format"))
+_FACTORY_KEYWORDS = (_OPTIONS - {"memory_format"}) | {"size", "generator", "requires_grad", "out"}
+_LIKE_KEYWORDS = _OPTIONS | {"input", "requires_grad"}
+# Newer than the oldest torch supported.
+if "generator" in torch.ops.aten.rand_like.overloads():  # type: ignore[no-untyped-call]
+    _LIKE_KEYWORDS |= {"generator"}
+_NORMAL_KEYWORDS = _FACTORY_KEYWORDS | {"mean", "std"}
+_NOT_GIVEN: Any = object()
+
+
+class _Call:
+    """One call that a handler looks at."""
+
+    __slots__ = ("args", "func", "kwargs", "scope")
+
+    def __init__(
+        self, scope: Scope, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.scope = scope
+        self.func = func
+        self.args = args
+        self.kwargs = kwargs
+
+    def original(self) -> Any:
+        """Make the call as it was. The mode is off the stack meanwhile, so torch itself runs."""
+        return self.func(*self.args, **self.kwargs)
+
+    def bind(self, *names: str) -> list[Any] | None:
+        """Return the values of `names` (or _NOT_GIVEN); None where torch would refuse the call."""
+        given = len(self.args)
+        if given > len(names) or any(name in self.kwargs for name in names[:given]):
+            return None
+        return [*self.args, *(self.kwargs.get(name, _NOT_GIVEN) for name in names[given:])]
+
+    def draw(self, fill: Callable[..., Any], tensor: torch.Tensor, numbers: tuple[Any, ...]) -> Any:
+        """Draw into `tensor` and return it, or else return what torch's function did."""
+        generator = self.kwargs.get("generator")
+        return draw(self.scope, fill, self.original, tensor, numbers, generator)
+
+    def draw_new(
+        self,
+        fill: Callable[..., Any],
+        numbers: tuple[Any, ...],
+        create: Callable[..., torch.Tensor],
+        *size: Any,
+    ) -> Any:
+        """Draw into a new tensor, made by `create(*size, **the call's options)`."""
+        options = {k: v for k, v in self.kwargs.items() if k in _OPTIONS}
+        if options.get("layout") not in (None, torch.strided):
+            return self.original()
+        try:
+            tensor = create(*size, **options)
+        except Exception:  # wrong sizes or options: torch shall say so of the function called
+            return self.original()
+        if not is_plain_tensor(tensor):
+            return self.original()
+        result = self.draw(fill, tensor, numbers)
+        if result is tensor and self.kwargs.get("requires_grad"):
+            tensor.requires_grad_()
+        return result
+
+    def draw_out(self, fill: Callable[..., Any], numbers: tuple[Any, ...], size: Any) -> Any:
+        """Draw into `out=` when it already fits; resizing, checks and refusals are torch's."""
+        out = self.kwargs["out"]
+        options = self.kwargs.keys() & (_OPTIONS | {"requires_grad"})
+        if (
+            options
+            or not is_plain_tensor(out)
+            or _grad_matters(out)
+            or tuple(size) != tuple(out.shape)
+        ):
+            return self.original()
+        return self.draw(fill, out, numbers)
+
+
+def _grad_matters(*values: object) -> bool:
+    """Whether autograd would refuse or record the call, which is then torch's to make."""
+    return torch.is_grad_enabled() and any(
+        isinstance(value, torch.Tensor) and value.requires_grad for value in values
+    )
+
+
+_Handler = Callable[[_Call], Any]
+
+
+def _method(
+    fill: Callable[..., Any], names: tuple[str, str], defaults: tuple[float, float]
+) -> _Handler:
+    """Handle a tensor method of two numbers and a generator."""
+    keywords = {*names, "generator"}
+
+    def handler(call: _Call) -> Any:
+        bound: Any = call.args
+        if call.kwargs or len(bound) != 3:  # else both numbers by position: nothing to sort out
+            bound = call.bind("self", *names)
+            if bound is None or not call.kwargs.keys() <= keywords:
+                return call.original()
+        tensor, first, second = bound
+        if not is_plain_tensor(tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
+            return call.original()
+        if first is _NOT_GIVEN:
+            first = defaults[0]
+        if second is _NOT_GIVEN:
+            second = defaults[1]
+        return call.draw(fill, tensor, (first, second))
+
+    return handler
+
+
+def _factory(fill: Callable[..., Any], *numbers: float) -> _Handler:
+    """Handle torch.rand and torch.randn."""
+
+    def handler(call: _Call) -> Any:
+        args, kwargs = call.args, call.kwargs
+        if not kwargs.keys() <= _FACTORY_KEYWORDS or bool(args) == ("size" in kwargs):
+            return call.original()
+        size = args or (kwargs["size"],)
+        if kwargs.get("out") is None:
+            return call.draw_new(fill, numbers, _empty, *size)
+        flat = size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
+        return call.draw_out(fill, numbers, flat)
+
+    return handler
+
+
+def _like(fill: Callable[..., Any], *numbers: float) -> _Handler:
+    """Handle torch.rand_like and torch.randn_like."""
+
+    def handler(call: _Call) -> Any:
+        bound = call.bind("input")
+        if (
+            bound is None
+            or not call.kwargs.keys() <= _LIKE_KEYWORDS
+            or not is_plain_tensor(bound[0])
+        ):
+            return call.original()
+        return call.draw_new(fill, numbers, _empty_like, bound[0])
+
+    return handler
+
+
+def _empty_where_torch_would(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """Stand in for torch.empty where `with torch.device(...)` has no say, as in torch.normal."""
+    with torch._C.DisableTorchFunction():
+        return _empty(*args, **kwargs)
+
+
+def _normal(call: _Call) -> Any:
+    """Handle torch.normal: two numbers and a size, or tensors for one of the numbers or both."""
+    bound = call.bind("mean", "std", "size")
+    if bound is None or not call.kwargs.keys() <= _NORMAL_KEYWORDS:
+        return call.original()
+    mean, std, size = bound
+    tensors = [value for value in (mean, std) if isinstance(value, torch.Tensor)]
+    if mean is _NOT_GIVEN or _grad_matters(mean, std) or not all(map(is_plain_tensor, tensors)):
+        return call.original()
+    if size is _NOT_GIVEN and tensors:
+        return _normal_of_tensors(call, mean, 1.0 if std is _NOT_GIVEN else std)
+    if std is _NOT_GIVEN or not isinstance(size, (tuple, list)):
+        return call.original()
+    if call.kwargs.get("out") is None:
+        return call.draw_new(fast.normal_, (mean, std), _empty_where_torch_would, size)
+    return call.draw_out(fast.normal_, (mean, std), size)
+
+
+def _normal_of_tensors(call: _Call, mean: Any, std: Any) -> Any:
+    """Scale and shift a standard normal of the broadcast shape."""
+    out = call.kwargs.get("out")
+    # Decides the dtype of the result.
+    reference = mean if isinstance(mean, torch.Tensor) else std
+    shapes = [value.shape for value in (mean, std) if isinstance(value, torch.Tensor)]
+    try:
+        shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return call.original()
+    if isinstance(std, torch.Tensor):
+        no_values = std.is_meta or std.numel() == 0 or hasattr(std, "fake_mode")
+        accepted = std.device == reference.device and not std.is_complex()
+        accepted = accepted and (no_values or bool(std.detach().min() >= 0))
+    else:
+        accepted = std >= 0
+    if (
+        not accepted
+        or call.kwargs.keys() & (_OPTIONS | {"requires_grad"})
+        or (
+            out is not None
+            and (not is_plain_tensor(out) or _grad_matters(out) or out.shape != shape)
+        )
+    ):
+        return call.original()
+    dtype = reference.dtype if out is None else out.dtype
+    tensor = _empty(shape, dtype=dtype, device=reference.device)
+    result = call.draw(fast.normal_, tensor, (0.0, 1.0))
+    if result is not tensor:
+        return result
+    with torch.no_grad():
+        tensor.mul_(std).add_(mean)
+        # Not drawn into `out` directly, which may be the mean itself.
+        return tensor if out is None else out.copy_(tensor)
+
+
+_HANDLERS: dict[Any, _Handler] = {
+    torch.Tensor.uniform_: _method(fast.uniform_, ("from", "to"), (0.0, 1.0)),
+    torch.Tensor.normal_: _method(fast.normal_, ("mean", "std"), (0.0, 1.0)),
+    torch.rand: _factory(fast.uniform_, 0.0, 1.0),
+    torch.randn: _factory(fast.normal_, 0.0, 1.0),
+    torch.rand_like: _like(fast.uniform_, 0.0, 1.0),
+    torch.randn_like: _like(fast.normal_, 0.0, 1.0),
+    torch.normal: _normal,
+}
+
+
+class PatchMode(TorchFunctionMode):
+    """Sends draws to fastinit while its scope is the innermost one of the thread."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self._scope = scope
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        handler = _HANDLERS.get(func)
+        if handler is None or state.scope is not self._scope or is_transformed():
+            return func(*args, **kwargs) if kwargs else func(*args)
+        return handler(_Call(self._scope, func, args, kwargs or {}))

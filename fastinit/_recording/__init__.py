@@ -1,0 +1,1 @@
+"""What initialisers do, written down and done later: README.md beside this file."""

@@ -1,0 +1,1 @@
+"""What the parameters of a model are, beside what they should be."""

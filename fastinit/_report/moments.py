@@ -1,0 +1,140 @@
+"""Mean, standard deviation and bounds: what fills should give, and what tensors have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastinit._fills.fill import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM
+from fastinit._models.history import Write
+
+_AT_ONCE = 1 << 22  # elements converted to double
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean, standard deviation, and the least and greatest value (None where there is no bound)."""
+
+    mean: float
+    std: float
+    low: float | None
+    high: float | None
+
+
+def measure(tensor: Tensor) -> Moments | None:
+    """Measure a tensor in double precision, a part at a time; None if it has no values."""
+    if tensor.is_meta or tensor.numel() == 0:
+        return None
+    flat = tensor.detach()
+    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat.reshape(-1)
+    count, mean, squares = 0, 0.0, 0.0
+    low, high = math.inf, -math.inf
+    for part in torch.split(flat, _AT_ONCE):
+        values = part.double()
+        spread, middle = (float(x) for x in torch.var_mean(values, correction=0))
+        least, most = (float(x) for x in torch.aminmax(values))
+        low = least if math.isnan(least) else min(low, least)
+        high = most if math.isnan(most) else max(high, most)
+        # Chan, Golub and LeVeque (1979): how the moments of two parts combine.
+        n = values.numel()
+        off = middle - mean
+        mean += off * n / (count + n)
+        squares += spread * n + off * off * count * n / (count + n)
+        count += n
+    return Moments(mean, math.sqrt(squares / count), low, high)
+
+
+def _truncated(mean: float, std: float, low: float, high: float) -> Moments:
+    """Integrate the truncated normal's moments by Simpson's rule."""
+    if std == 0:
+        value = min(max(mean, low), high)
+        return Moments(value, 0.0, value, value)
+    alpha, beta = (low - mean) / std, (high - mean) / std
+    peak = min(max(0.0, alpha), beta)  # where the density is greatest
+    # Beyond these it is below e**-50 of that.
+    start = max(alpha, -math.sqrt(peak * peak + 100)) if peak >= 0 else alpha
+    start = max(start, peak - 12 - abs(peak))
+    stop = min(beta, math.sqrt(peak * peak + 100))
+    steps = 2000
+    width = (stop - start) / steps
+    if width <= 0:
+        return Moments(low, 0.0, low, high)
+    total = first = second = 0.0
+    for k in range(steps + 1):
+        x = start + k * width
+        weight = (1 if k in (0, steps) else 4 if k % 2 else 2) * math.exp((peak**2 - x * x) / 2)
+        total += weight
+        first += weight * (x - start)
+        second += weight * (x - start) ** 2
+    shift = first / total
+    spread = math.sqrt(max(second / total - shift * shift, 0.0))
+    return Moments(mean + std * (start + shift), std * spread, low, high)
+
+
+def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
+    numbers = write.arguments
+    half = 2**-0.5 if write.complex else 1.0  # of a std, for each part of complex draws
+    if write.fill == CONSTANT:
+        value = numbers[0]
+        if write.complex:  # and as many zeros
+            return Moments(value / 2, abs(value) / 2, min(value, 0.0), max(value, 0.0))
+        return Moments(value, 0.0, value, value)
+    if write.fill == UNIFORM:
+        a, b = numbers
+        return Moments((a + b) / 2, (b - a) / math.sqrt(12), a, b)
+    if write.fill == NORMAL:
+        return Moments(numbers[0], half * numbers[1], None, None)
+    if write.fill == TRUNC_NORMAL:
+        return _truncated(*numbers)
+    batched = any(number != 0 for number in numbers[1:])
+    if write.label == "orthogonal_" and write.whole and len(shape) > 1 and not batched:
+        # The shorter side's vectors have length `gain`, so its square is spread over the longer.
+        gain = numbers[0] if numbers else 1.0
+        longer = max(shape[0], math.prod(shape[1:]))
+        return Moments(0.0, half * abs(gain) / math.sqrt(longer), -abs(gain), abs(gain))
+    if write.label == "sparse_" and write.whole and numbers:
+        zeros = math.ceil(numbers[0] * shape[0]) / shape[0]
+        std = numbers[1] if len(numbers) > 1 else 0.01
+        return Moments(0.0, half * std * math.sqrt(max(1 - zeros, 0.0)), None, None)
+    return None
+
+
+def expected(writes: Sequence[Write], tensor: Tensor) -> Moments | None:
+    """Combine what was written, whole and in parts; None where it is not a known distribution.
+
+    As `measure` does, it takes a complex tensor for its real and imaginary parts.
+
+    Two parts count as if they did not overlap: gates and padding rows, which this is for, do not.
+    """
+    numel = tensor.numel() * (2 if tensor.is_complex() else 1)
+    parts: list[tuple[float, Moments]] = []
+    for write in writes:
+        moments = _of_write(write, tensor.shape)
+        if moments is None:
+            return None
+        if write.whole:
+            parts = [(numel, moments)]
+            continue
+        # It takes the place of a part of the oldest that is large enough.
+        for k, (count, old) in enumerate(parts):
+            if count >= write.numel:
+                parts[k] = (count - write.numel, old)
+                break
+        parts.append((write.numel, moments))
+    total = sum(count for count, _ in parts)
+    if total == 0:
+        return None
+    mean = sum(count * m.mean for count, m in parts) / total
+    square = sum(count * (m.std**2 + (m.mean - mean) ** 2) for count, m in parts) / total
+    kept = [m for count, m in parts if count]
+    lows, highs = [m.low for m in kept], [m.high for m in kept]
+    return Moments(
+        mean,
+        math.sqrt(square),
+        None if None in lows else min(x for x in lows if x is not None),
+        None if None in highs else max(x for x in highs if x is not None),
+    )

@@ -1,0 +1,122 @@
+"""One parameter's row of a report: what it is, and what is remarkable about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fastinit._fills.fill import TRUNC_NORMAL
+from fastinit._models.history import Record, record_of
+from fastinit._models.names import Named
+from fastinit._report.moments import Moments, expected, measure
+from fastinit._report.rows import ParameterRow
+from fastinit._tensors import version_of
+
+_FAN_SCALED = ("xavier", "kaiming", "lecun", "variance_scaling")
+_DECLARED = {  # what a module calls the sizes that its weight should have
+    nn.Linear: ("out_features", "in_features"),
+    nn.Embedding: ("num_embeddings", "embedding_dim"),
+}
+_WEIGHTED = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
+_CHANCE = 6.0  # standard errors: one in a billion by chance
+
+
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0.0
+
+
+def _off_by_more_than_chance(want: Moments, got: Moments, tensor: Tensor) -> list[str]:
+    n, eps = tensor.numel(), _eps(tensor.dtype)
+    found = []
+    # The standard error of a normal's std is std / sqrt(2 n); flatter distributions have less.
+    if abs(got.std - want.std) > want.std * (_CHANCE / math.sqrt(2 * n) + eps) and n > 1:
+        by = f"{got.std / want.std - 1:+.1%}" if want.std > 0 else f"{got.std:.3g} instead of 0"
+        found.append(f"std off by more than chance ({by})")
+    if abs(got.mean - want.mean) > want.std * _CHANCE / math.sqrt(n) + eps * abs(want.mean):
+        found.append("mean off by more than chance")
+    return found
+
+
+def _is_shard(named: Named) -> bool:
+    """Whether a weight is smaller than its module says, or a piece of a distributed tensor."""
+    if any(type(p).__name__ == "Shard" for p in getattr(named.tensor, "placements", ())):
+        return True
+    for kind, names in _DECLARED.items():
+        if isinstance(named.owner, kind) and named.attribute == "weight":
+            return tuple(getattr(named.owner, n) for n in names) != tuple(named.tensor.shape)
+    if isinstance(named.owner, nn.modules.conv._ConvNd) and named.attribute == "weight":
+        sizes = [named.owner.out_channels, named.owner.in_channels // named.owner.groups]
+        if named.owner.transposed:
+            sizes = [named.owner.in_channels, named.owner.out_channels // named.owner.groups]
+        return sizes != list(named.tensor.shape[:2])
+    return False
+
+
+def _flags_of_record(
+    record: Record, named: Named, want: Moments | None, got: Moments | None
+) -> list[str]:
+    found = []
+    if not record.written:
+        found.append("never written")
+    if record.times > 1:
+        found.append("written twice" if record.times == 2 else f"written {record.times} times")
+    for place, attribute in record.places:
+        owner = place()
+        if owner is not None and owner._parameters.get(attribute) is not named.tensor:
+            found.append("tie broken")
+            break
+    for write in record.writes:
+        if write.fill == TRUNC_NORMAL:
+            mean, std, low, high = write.arguments
+            if std > 0 and min(mean - low, high - mean) > 10 * std:
+                found.append("truncation inactive (bounds beyond 10 std)")
+                break
+    labels = (record.rule, *(write.label for write in record.writes))
+    if any(name in label for name in _FAN_SCALED for label in labels) and _is_shard(named):
+        found.append("fan computed from a shard")
+    if version_of(named.tensor) != record.version:
+        found.append("changed since")
+    elif want is not None and got is not None:
+        if want.std > 0 and got.std == 0 and named.tensor.numel() > 1:
+            found.append("constant where random was expected")
+        else:
+            found += _off_by_more_than_chance(want, got, named.tensor)
+    return found
+
+
+def row_of(named: Named, declared_ties: Mapping[str, Tensor]) -> ParameterRow:
+    """Report on one parameter, given which parameters its model says are one."""
+    tensor = named.tensor
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    got = measure(local)
+    record = record_of(named.owner, named.attribute)
+    want = None if record is None else expected(record.writes, tensor)
+    flags: list[str] = []
+    if tensor.is_meta:
+        flags.append("never written")
+    if record is not None:
+        flags += [flag for flag in _flags_of_record(record, named, want, got) if flag not in flags]
+    elif (
+        got is not None
+        and got.std == 0
+        and tensor.dim() > 1
+        and tensor.numel() > 1
+        and isinstance(named.owner, _WEIGHTED)
+    ):
+        flags.append("constant where random was expected")
+    if got is not None and not math.isfinite(got.mean + got.std):
+        flags.append("not finite")
+    if named.name in declared_ties and declared_ties[named.name] is not tensor:
+        flags.append("tie broken")
+    return ParameterRow(
+        named.name,
+        tuple(tensor.shape),
+        str(tensor.dtype).removeprefix("torch."),
+        "" if record is None else record.rule,
+        want,
+        got,
+        tuple(dict.fromkeys(flags)),
+    )

@@ -1,0 +1,147 @@
+"""`fastinit.report()`: what the parameters of a module are, beside what they should be."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastinit._models.lazy import kept_state
+from fastinit._models.names import named_modules, named_parameters
+from fastinit._models.session import check_module
+from fastinit._report import render
+from fastinit._report.moments import measure
+from fastinit._report.parameters import row_of
+from fastinit._report.rows import LayerRow, ParameterRow
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `fastinit.report` found; it prints as a table.
+
+    Attributes:
+        parameters: a row for each parameter.
+        layers: a row for each output of a layer without children, in the order of the pass.
+    """
+
+    parameters: list[ParameterRow]
+    layers: list[LayerRow] = field(default_factory=list)
+
+    @property
+    def flags(self) -> dict[str, tuple[str, ...]]:
+        """What is remarkable, by the parameter's name."""
+        return {row.name: row.flags for row in self.parameters if row.flags}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as dicts, lists, strings and numbers."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return render.text(self.parameters, self.layers)
+
+    __repr__ = __str__
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the standard deviations, and those of the layers' outputs, into a picture file.
+
+        Args:
+            path: the file; its ending decides the format.
+
+        Raises:
+            ImportError: if matplotlib is missing.
+        """
+        render.plot(self.parameters, self.layers, path)
+
+
+def _declared_ties(module: nn.Module) -> dict[str, Tensor]:
+    """Collect which parameters a model of transformers says are one."""
+    ties = getattr(module, "all_tied_weights_keys", None)
+    found: dict[str, Tensor] = {}
+    if isinstance(ties, Mapping):
+        for target, source in ties.items():
+            try:
+                found[target] = module.get_parameter(source)
+            except AttributeError:
+                continue
+    return found
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, Mapping) else output
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        return None
+    return next((t for t in map(_first_tensor, values) if t is not None), None)
+
+
+def _pass(module: nn.Module, inputs: Any) -> list[LayerRow]:
+    """Call the module once and note the outputs of all that has no children."""
+    rows: list[LayerRow] = []
+    handles = []
+
+    def note(name: str) -> Any:
+        def hook(layer: nn.Module, args: Any, output: Any) -> None:
+            tensor = _first_tensor(output)
+            if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
+                moments = measure(tensor)
+                if moments is not None:
+                    kind, shape = type(layer).__name__, tuple(tensor.shape)
+                    rows.append(LayerRow(name, kind, shape, moments.mean, moments.std))
+
+        return hook
+
+    for name, layer in named_modules(module):
+        if next(layer.children(), None) is None:
+            handles.append(layer.register_forward_hook(note(name)))
+    try:
+        with kept_state(module):
+            if isinstance(inputs, Mapping):
+                module(**inputs)
+            elif isinstance(inputs, (tuple, list)):
+                module(*inputs)
+            else:
+                module(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return rows
+
+
+def report(
+    module: nn.Module, inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None
+) -> Report:
+    """Report what every parameter is, beside what its initialiser should have made of it.
+
+    The flags: never written; written twice (the first was dropped, and cost nothing under
+    fastinit); tie broken; constant where random was expected; truncation inactive (both bounds
+    beyond 10 standard deviations, as when torch's default bounds of ±2 meet a small std); fan
+    computed from a shard; std or mean off by more than chance (six standard errors); changed since
+    it was initialised (torch does not count writes to inference tensors: not seen there); not
+    finite. What was expected is known for modules that `initialize_` or `materialize` has
+    initialised.
+
+    Args:
+        module: the module.
+        inputs: arguments for one forward pass (a tensor, a sequence, or a mapping of keyword
+            arguments), made without gradients; buffers and torch's generators are put back. The
+            report then has the mean and standard deviation of each layer's output.
+
+    Returns:
+        The report: print it, or use its rows, `flags`, `to_dict()` and `plot(path)`.
+
+    Raises:
+        TypeError: if `module` is no module.
+
+    Examples:
+        >>> print(fastinit.report(model, torch.randn(8, 3, 224, 224)))
+    """
+    check_module(module, "report")
+    ties = _declared_ties(module)
+    # Under all their names: a tie that is broken has two.
+    rows = [row_of(named, ties) for named in named_parameters(module).values()]
+    return Report(rows, [] if inputs is None else _pass(module, inputs))

@@ -1,0 +1,103 @@
+"""What a tensor is: ordinary or not, where it lies, whether it may be written."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from fastinit._compiled import HAS_CUDA
+
+DEVICES = ("cpu", "meta", "cuda") if HAS_CUDA else ("cpu", "meta")
+REAL_DTYPES = frozenset(
+    {
+        torch.float32,
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+    }
+)
+DTYPES = REAL_DTYPES | {torch.complex64, torch.complex128}
+PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
+_DISABLED_FUNCTION = torch._C._disabled_torch_function_impl
+_DISABLED_DISPATCH = torch._C._disabled_torch_dispatch_impl
+_TENSOR_FUNCTION = torch.Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
+functorch_stack_top = torch._C._functorch.peek_interpreter_stack
+
+
+def overrides_function(kind: type) -> bool:
+    method: Any = getattr(kind, "__torch_function__", None)
+    return not (
+        method is _DISABLED_FUNCTION or getattr(method, "__func__", None) is _TENSOR_FUNCTION
+    )
+
+
+def _is_fake_type(kind: type) -> bool:
+    # Not imported before somebody uses it: that takes a while.
+    module = sys.modules.get("torch._subclasses.fake_tensor")
+    return module is not None and kind is module.FakeTensor
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Whether this is a FakeTensor, which has a device but no memory."""
+    return _is_fake_type(type(tensor))
+
+
+def overrides_dispatch(kind: type) -> bool:
+    if getattr(kind, "__torch_dispatch__", None) is _DISABLED_DISPATCH:
+        return False
+    return not _is_fake_type(kind)  # which stands for an ordinary tensor
+
+
+def is_plain(kind: type) -> bool:
+    """Whether tensors of this class are ordinary: it overrides no function and no dispatch."""
+    return kind in PLAIN_TYPES or (
+        issubclass(kind, Tensor) and not overrides_function(kind) and not overrides_dispatch(kind)
+    )
+
+
+def on_handled_device(tensor: Tensor) -> bool:
+    """Whether the tensor's device is one of `DEVICES` (asking for its name takes far longer)."""
+    return tensor.is_cpu or tensor.is_meta or (HAS_CUDA and tensor.is_cuda)
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """Give torch's count of writes to a tensor; None for an inference tensor, which has none."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def is_closed(tensor: Tensor) -> bool:
+    """Whether this is an inference tensor outside of inference mode, which torch lets nobody write.
+
+    Torch says so after it has written.
+    """
+    return not is_compiling() and not torch.is_inference_mode_enabled() and tensor.is_inference()
+
+
+def check_open(name: str, tensor: Tensor) -> None:
+    """Raise RuntimeError for an ordinary tensor that is closed to writes, before one happens."""
+    if is_plain(type(tensor)) and is_closed(tensor):
+        raise RuntimeError(
+            f"fastinit.{name}: argument 'tensor' is an inference tensor, which can be written "
+            "inside torch.inference_mode() only; clone it to get one that can be written anywhere"
+        )
+
+
+def is_captured(tensor: Any) -> bool:
+    """Whether filling this tensor would go into a CUDA graph under capture."""
+    return (
+        HAS_CUDA
+        and getattr(tensor, "is_cuda", False) is True
+        and not is_fake(tensor)
+        and torch.cuda.is_current_stream_capturing()
+    )
+
+
+def in_transform() -> bool:
+    """Whether this is inside a transform of torch.func."""
+    return functorch_stack_top() is not None

@@ -1,0 +1,1 @@
+"""The initialisers, one function for each; `fastinit` has them all by name."""

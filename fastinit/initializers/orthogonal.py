@@ -1,0 +1,187 @@
+"""Orthogonal matrices: alone, in batches, in lists, and in the middle of a convolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from fastinit._compiled import orthogonal_many_op, orthogonal_op
+from fastinit._fallback import handled, otherwise
+from fastinit._tensors import DTYPES, check_open
+from fastinit.initializers.arguments import as_double
+from fastinit.key import NOTHING, Key, source
+
+Method = Literal["householder", "qr"]
+
+
+def orthogonal_(
+    tensor: Tensor,
+    gain: float = 1,
+    generator: Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    batch_dims: int = 0,
+    method: Method = "householder",
+) -> Tensor:
+    """Fill with a random matrix whose rows or columns, the fewer, are orthogonal, of length `gain`.
+
+    Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks" (2013). The matrix is Haar distributed (uniform on the Stiefel manifold
+    if it is not square; unitary if complex): a product of Householder reflections drawn one by one
+    (Stewart, "The efficient generation of random orthogonal matrices", 1980), in place of the
+    factorisation of a Gaussian matrix that has the same distribution; docs/orthogonal.md. It goes
+    through matrix products, so two machines, two numbers of threads, or (of complex and of large
+    matrices) two sizes of a batch, agree to rounding only.
+
+    Args:
+        tensor: at least 2 dimensions besides those of the batch, those after the first taken as
+            one; dtypes as for `normal_`, those of 16 and 8 bits computed in float32. Autocast and
+            the precision allowed for float32 products (TF32) make no difference.
+        gain: the factor.
+        generator: where to draw the key from (default: the device's generator).
+        key: the key itself, instead of a generator.
+        batch_dims: how many leading dimensions count matrices, each independent of the others:
+            `(experts, out, in)` with 1.
+        method: "householder", or "qr" for the slower reference: Q of the QR factorisation of a
+            Gaussian matrix, its phases fixed by R's diagonal (Mezzadri, 2007). Other values, of the
+            same distribution.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError: if `tensor` has too few dimensions, or `batch_dims` is negative, or `method` is
+            neither of the two.
+        NotImplementedError: without `key`, if `batch_dims` or `method` is given for a tensor that
+            would go to torch. The rest is said at the top of `fastinit.init`.
+    """
+    given = NOTHING
+    if key is not None or generator is not None:
+        given = source(key, generator, "orthogonal_")
+    if not handled(tensor, DTYPES):
+        beyond: dict[str, Any] = {}
+        if batch_dims != 0 or method != "householder":
+            beyond = {"batch_dims": batch_dims, "method": method}
+        return otherwise(orthogonal_, tensor, {"gain": gain}, given, DTYPES, beyond)
+    orthogonal_op(tensor, as_double(gain, "gain"), batch_dims, method, **given)
+    return tensor
+
+
+def orthogonal_many_(
+    tensors: Iterable[Tensor],
+    gain: float | Sequence[float] = 1,
+    generator: Generator | None = None,
+    *,
+    keys: Iterable[Key | int] | None = None,
+    batch_dims: int = 0,
+    method: Method = "householder",
+) -> list[Tensor]:
+    """Fill each tensor as `orthogonal_` does, those of one shape together.
+
+    The values are, to rounding, those of one call after the other; the time of many small matrices
+    is a fraction.
+
+    Args:
+        tensors: what to fill; each as for `orthogonal_`.
+        gain: the factor, or one for every tensor.
+        generator: where to draw the keys from, in the order of the tensors (default: the
+            generator of each one's device).
+        keys: one for every tensor, instead of a generator.
+        batch_dims: how many leading dimensions of each tensor count matrices.
+        method: see `orthogonal_`.
+
+    Returns:
+        The tensors, in a list.
+
+    Raises:
+        ValueError: if the number of `keys` or of gains is not that of the tensors, or both `keys`
+            and a generator are given. The rest as `orthogonal_`; all tensors of a device are
+            checked before any is filled. Those that would go to torch come last, one by one.
+    """
+    listed = list(tensors)
+    gains = list(gain) if isinstance(gain, Sequence) else [gain] * len(listed)
+    words = [None] * len(listed) if keys is None else list(keys)
+    for name, values in (("gain", gains), ("keys", words)):
+        if len(values) != len(listed):
+            raise ValueError(
+                f"fastinit.orthogonal_many_: argument '{name}' has {len(values)} values for "
+                f"{len(listed)} tensors"
+            )
+    given = [source(word, generator, "orthogonal_many_") for word in words]
+    factors = [as_double(value, "gain") for value in gains]
+    together: dict[torch.device, list[int]] = {}
+    alone = []
+    for k, tensor in enumerate(listed):
+        if handled(tensor, DTYPES):
+            together.setdefault(tensor.device, []).append(k)
+        else:
+            alone.append(k)
+    for numbers in together.values():
+        orthogonal_many_op(
+            [listed[k] for k in numbers],
+            [factors[k] for k in numbers],
+            batch_dims,
+            method,
+            keys=None if keys is None else [given[k]["key"] for k in numbers],
+            generator=generator,
+        )
+    for k in alone:
+        orthogonal_(
+            listed[k], gains[k], generator, key=words[k], batch_dims=batch_dims, method=method
+        )
+    return listed
+
+
+def delta_orthogonal_(
+    tensor: Tensor,
+    gain: float = 1,
+    generator: Generator | None = None,
+    *,
+    key: Key | int | None = None,
+) -> Tensor:
+    """Fill a convolution's weight with an orthogonal matrix in the middle and zeros around it.
+
+    Xiao, Bahri, Sohl-Dickstein, Schoenholz and Pennington, "Dynamical isometry and a mean field
+    theory of CNNs: how to train 10,000-layer vanilla convolutional neural networks" (ICML 2018).
+    The matrix is what `orthogonal_` writes into an (out, in) tensor. The middle of an even size is
+    the lower of the two, as in JAX.
+
+    Args:
+        tensor: 3, 4 or 5 dimensions, (out, in, *kernel), out at least in; dtypes as for `normal_`.
+        gain: the factor.
+        generator: where to draw the key from (default: the device's generator).
+        key: the key itself, instead of a generator.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError: if `tensor` has another number of dimensions, or fewer outputs than inputs. The
+            rest as `orthogonal_`.
+    """
+    source(key, generator, "delta_orthogonal_")
+    shape = tuple(tensor.shape)
+    if len(shape) not in (3, 4, 5):
+        raise ValueError(
+            "fastinit.delta_orthogonal_: argument 'tensor' must have 3, 4 or 5 dimensions, got "
+            f"shape {shape}"
+        )
+    if shape[0] < shape[1]:
+        raise ValueError(
+            "fastinit.delta_orthogonal_: argument 'tensor' must have at least as many outputs as "
+            f"inputs, got shape {shape}"
+        )
+    check_open("delta_orthogonal_", tensor)
+    with torch.no_grad():
+        matrix = orthogonal_(tensor.new_empty(shape[:2]), gain, generator, key=key)
+        tensor.zero_()
+        if math.prod(shape[2:]) > 0:
+            middle = tensor
+            for size in reversed(shape[2:]):
+                middle = middle.select(-1, (size - 1) // 2)
+            middle.copy_(matrix)
+    return tensor
