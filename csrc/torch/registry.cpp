@@ -1,6 +1,6 @@
 // All operators in one table: from it come their schemas and their kernels for every dispatch key.
 // What is not in a row exists nowhere, so no operator can be left to torch's own fallbacks, which
-// expect an operator to return what it writes. tests/test_registry.py asks the dispatcher.
+// expect an operator to return what it writes. tests/operators/test_registry.py asks the dispatcher.
 #include "torch/registry.h"
 
 #include <ATen/core/List.h>
