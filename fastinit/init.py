@@ -46,15 +46,15 @@ from fastinit.initializers.elementwise import (
     uniform_,
     zeros_,
 )
-from fastinit.initializers.orthogonal import orthogonal_
-from fastinit.initializers.structured import dirac_, eye_, sparse_
-from fastinit.initializers.xavier_kaiming import (
+from fastinit.initializers.fans import (
     _calculate_correct_fan as _calculate_correct_fan,  # code imports it from torch.nn.init, too
 )
-from fastinit.initializers.xavier_kaiming import (
+from fastinit.initializers.fans import (
     _calculate_fan_in_and_fan_out as _calculate_fan_in_and_fan_out,
 )
-from fastinit.initializers.xavier_kaiming import (
+from fastinit.initializers.orthogonal import orthogonal_
+from fastinit.initializers.structured import dirac_, eye_, sparse_
+from fastinit.initializers.variance_scaling import (
     calculate_gain,
     kaiming_normal_,
     kaiming_uniform_,

@@ -8,10 +8,10 @@ import warnings
 from torch import Generator, Tensor
 
 from fastinit._compiled import normal_op, trunc_normal_op, uniform_op
-from fastinit._fallback import ORIGINALS, handled, otherwise
-from fastinit._tensors import DTYPES, REAL_DTYPES, check_open
-from fastinit.initializers.arguments import as_double
-from fastinit.key import NOTHING, Key, source
+from fastinit._fallback import ORIGINALS
+from fastinit._tensors import REAL_DTYPES, check_open
+from fastinit.initializers.draw import as_double, draw
+from fastinit.key import Key
 
 
 def uniform_(
@@ -38,13 +38,7 @@ def uniform_(
     Returns:
         `tensor`. What is raised is said at the top of `fastinit.init`.
     """
-    given = NOTHING
-    if key is not None or generator is not None:
-        given = source(key, generator, "uniform_")
-    if not handled(tensor, DTYPES):
-        return otherwise(uniform_, tensor, {"a": a, "b": b}, given, DTYPES)
-    uniform_op(tensor, as_double(a, "a"), as_double(b, "b"), **given)
-    return tensor
+    return draw(uniform_, uniform_op, tensor, {"a": a, "b": b}, generator, key)
 
 
 def normal_(
@@ -71,13 +65,7 @@ def normal_(
     Returns:
         `tensor`. What is raised is said at the top of `fastinit.init`.
     """
-    given = NOTHING
-    if key is not None or generator is not None:
-        given = source(key, generator, "normal_")
-    if not handled(tensor, DTYPES):
-        return otherwise(normal_, tensor, {"mean": mean, "std": std}, given, DTYPES)
-    normal_op(tensor, as_double(mean, "mean"), as_double(std, "std"), **given)
-    return tensor
+    return draw(normal_, normal_op, tensor, {"mean": mean, "std": std}, generator, key)
 
 
 def trunc_normal_(
@@ -113,22 +101,31 @@ def trunc_normal_(
         UserWarning: if `mean` is more than 2 `std` outside the interval, which often means that the
             bounds were taken for relative ones.
     """
-    given = NOTHING
-    if key is not None or generator is not None:
-        given = source(key, generator, "trunc_normal_")
-    if not handled(tensor, REAL_DTYPES):
-        arguments = {"mean": mean, "std": std, "a": a, "b": b}
-        return otherwise(trunc_normal_, tensor, arguments, given, REAL_DTYPES)
-    mean, std = as_double(mean, "mean"), as_double(std, "std")
-    a, b = as_double(a, "a"), as_double(b, "b")
-    if (mean < a - 2 * std or mean > b + 2 * std) and not tensor.is_meta:
-        warnings.warn(
-            "mean is more than 2 std from [a, b] in fastinit.trunc_normal_. The values will follow "
-            "the truncated distribution all the same; a and b are values, not multiples of std.",
-            stacklevel=2,
-        )
-    trunc_normal_op(tensor, mean, std, a, b, **given)
-    return tensor
+
+    def numbers() -> tuple[float, float, float, float]:
+        centre, width = as_double(mean, "mean"), as_double(std, "std")
+        low, high = as_double(a, "a"), as_double(b, "b")
+        outside = centre < low - 2 * width or centre > high + 2 * width
+        if outside and not tensor.is_meta:
+            warnings.warn(
+                "mean is more than 2 std from [a, b] in fastinit.trunc_normal_. The values will "
+                "follow the truncated distribution all the same; a and b are values, not multiples "
+                "of std.",
+                stacklevel=4,
+            )
+        return centre, width, low, high
+
+    arguments = {"mean": mean, "std": std, "a": a, "b": b}
+    return draw(
+        trunc_normal_,
+        trunc_normal_op,
+        tensor,
+        arguments,
+        generator,
+        key,
+        dtypes=REAL_DTYPES,
+        numbers=numbers,
+    )
 
 
 def trunc_normal_tf_(

@@ -1,12 +1,12 @@
-"""How many inputs and outputs a weight connects, by what its module does with it."""
+"""How many inputs and outputs a weight connects, by its shape or by what its module does."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, SupportsIndex
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 
@@ -20,6 +20,103 @@ class Fans(NamedTuple):
 
     fan_in: int
     fan_out: int
+
+
+# ---- by shape ------------------------------------------------------------------------------------
+
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
+Dims = SupportsIndex | Sequence[SupportsIndex]
+
+
+def _listed(value: Dims, name: str, ndim: int, where: str) -> list[int]:
+    """Give dimensions, counted from either end, as a list of numbers in [0, ndim)."""
+    dims = []
+    for dim in value if isinstance(value, Sequence) else [value]:
+        number = dim.__index__()
+        if not -ndim <= number < ndim:
+            raise IndexError(
+                f"{where}argument '{name}' names dimension {number} of a tensor with {ndim}"
+            )
+        dims.append(number % ndim)
+    return dims
+
+
+def fans_of_shape(
+    shape: Sequence[int],
+    batch_dims: Dims = 0,
+    in_dims: Dims | None = None,
+    out_dims: Dims | None = None,
+    *,
+    where: str = "",
+) -> Fans:
+    """Count inputs and outputs: the sizes of those dimensions, times all that is neither.
+
+    Args:
+        shape: (*batch, out, in, *kernel), unless `in_dims` and `out_dims` say otherwise.
+        batch_dims: the dimensions that count weights, or how many of the leading ones.
+        in_dims: those of the inputs (default: the second besides the batch).
+        out_dims: those of the outputs (default: the first besides the batch).
+        where: what messages begin with.
+
+    Raises:
+        ValueError: if there are too few dimensions, or one is named twice.
+        IndexError: if a dimension is named that there is not.
+    """
+    ndim = len(shape)
+    if isinstance(batch_dims, Sequence):
+        batch = _listed(batch_dims, "batch_dims", ndim, where)
+    else:
+        count = batch_dims.__index__()
+        if count < 0:
+            raise ValueError(f"{where}argument 'batch_dims' must not be negative, got {count}")
+        batch = list(range(min(count, ndim)))
+    rest = [dim for dim in range(ndim) if dim not in batch]
+    if (in_dims is None or out_dims is None) and len(rest) < 2:
+        besides = " besides those of the batch" if batch_dims else ""
+        raise ValueError(
+            f"{where}argument 'tensor' must have at least 2 dimensions{besides}, got shape "
+            f"{tuple(shape)}"
+        )
+    outs = rest[:1] if out_dims is None else _listed(out_dims, "out_dims", ndim, where)
+    ins = rest[1:2] if in_dims is None else _listed(in_dims, "in_dims", ndim, where)
+    named = [*batch, *outs, *ins]
+    if len(set(named)) != len(named):
+        raise ValueError(
+            f"{where}arguments 'in_dims', 'out_dims' and 'batch_dims' must name each dimension "
+            f"once at most, got {ins}, {outs} and {batch}"
+        )
+    # Lists: torch.compile traces `prod` over no generator.
+    field = math.prod([shape[dim] for dim in rest if dim not in named])
+    return Fans(
+        field * math.prod([shape[dim] for dim in ins]),
+        field * math.prod([shape[dim] for dim in outs]),
+    )
+
+
+def fan_of(fans: Fans, mode: Mode) -> float:
+    """Give the fan that `mode` names; "fan_avg" is the mean of the two."""
+    if mode == "fan_avg":
+        return (fans.fan_in + fans.fan_out) / 2
+    return fans.fan_in if mode == "fan_in" else fans.fan_out
+
+
+def _calculate_fan_in_and_fan_out(tensor: Tensor, batch_dims: int = 0) -> tuple[int, int]:
+    """Count the inputs and outputs that one weight of shape (*batch, out, in, *kernel) connects."""
+    return fans_of_shape(tensor.shape, batch_dims)
+
+
+def _calculate_correct_fan(
+    tensor: Tensor, mode: Literal["fan_in", "fan_out"], batch_dims: int = 0
+) -> int:
+    """Give fan_in or fan_out, as `mode` (in either case) says."""
+    wanted = mode.lower()
+    if wanted not in ("fan_in", "fan_out"):
+        raise ValueError(f"argument 'mode' must be 'fan_in' or 'fan_out', got {mode!r}")
+    counted = fans_of_shape(tensor.shape, batch_dims)
+    return counted.fan_in if wanted == "fan_in" else counted.fan_out
+
+
+# ---- by module -----------------------------------------------------------------------------------
 
 
 def _of_convolution(module: _ConvNd) -> Iterator[tuple[str, Fans]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from fastinit._compiled import orthogonal_many_op, orthogonal_op
-from fastinit._fallback import handled, otherwise
+from fastinit._fallback import handled
 from fastinit._tensors import DTYPES, check_open
-from fastinit.initializers.arguments import as_double
-from fastinit.key import NOTHING, Key, source
+from fastinit.initializers.draw import as_double, draw
+from fastinit.key import Key, source
 
 Method = Literal["householder", "qr"]
 
@@ -59,16 +59,19 @@ def orthogonal_(
         NotImplementedError: without `key`, if `batch_dims` or `method` is given for a tensor that
             would go to torch. The rest is said at the top of `fastinit.init`.
     """
-    given = NOTHING
-    if key is not None or generator is not None:
-        given = source(key, generator, "orthogonal_")
-    if not handled(tensor, DTYPES):
-        beyond: dict[str, Any] = {}
-        if batch_dims != 0 or method != "householder":
-            beyond = {"batch_dims": batch_dims, "method": method}
-        return otherwise(orthogonal_, tensor, {"gain": gain}, given, DTYPES, beyond)
-    orthogonal_op(tensor, as_double(gain, "gain"), batch_dims, method, **given)
-    return tensor
+    beyond = {}
+    if batch_dims != 0 or method != "householder":
+        beyond = {"batch_dims": batch_dims, "method": method}
+    return draw(
+        orthogonal_,
+        orthogonal_op,
+        tensor,
+        {"gain": gain},
+        generator,
+        key,
+        numbers=lambda: (as_double(gain, "gain"), batch_dims, method),
+        beyond=beyond,
+    )
 
 
 def orthogonal_many_(

@@ -6,10 +6,10 @@ import torch
 from torch import Generator, Tensor
 
 from fastinit._compiled import sparse_op
-from fastinit._fallback import ORIGINALS, handled, otherwise
-from fastinit._tensors import DTYPES, check_open, is_plain
-from fastinit.initializers.arguments import as_double
-from fastinit.key import NOTHING, Key, source
+from fastinit._fallback import ORIGINALS
+from fastinit._tensors import check_open, is_plain
+from fastinit.initializers.draw import draw
+from fastinit.key import Key
 
 
 def sparse_(
@@ -41,14 +41,7 @@ def sparse_(
         ValueError: if `tensor` does not have 2 dimensions or `sparsity` is outside [0, 1]. The rest
             is said at the top of `fastinit.init`.
     """
-    given = NOTHING
-    if key is not None or generator is not None:
-        given = source(key, generator, "sparse_")
-    if not handled(tensor, DTYPES):
-        arguments = {"sparsity": sparsity, "std": std}
-        return otherwise(sparse_, tensor, arguments, given, DTYPES)
-    sparse_op(tensor, as_double(sparsity, "sparsity"), as_double(std, "std"), **given)
-    return tensor
+    return draw(sparse_, sparse_op, tensor, {"sparsity": sparsity, "std": std}, generator, key)
 
 
 def eye_(tensor: Tensor) -> Tensor:

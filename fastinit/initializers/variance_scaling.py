@@ -1,76 +1,347 @@
-"""Initialisers that torch has not, in terms of those it has: variance scaling, LeCun, timm's."""
+"""Initialisers whose variance is a factor over a fan: Xavier, Kaiming, LeCun, the general form.
+
+Each is a standard deviation and a distribution of mean 0 (`_centred`); fans are counted in fans.py.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, SupportsIndex
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.compiler import is_compiling
 
+from fastinit._compiled import normal_op, uniform_op
 from fastinit._tensors import DTYPES
-from fastinit.initializers.arguments import as_double
+from fastinit.initializers.draw import as_double, draw
 from fastinit.initializers.elementwise import normal_, trunc_normal_, uniform_
+from fastinit.initializers.fans import (
+    Dims,
+    Mode,
+    _calculate_correct_fan,
+    fan_of,
+    fans_of_shape,
+)
 from fastinit.key import Key
 
-Mode = Literal["fan_in", "fan_out", "fan_avg"]
+FanMode = Literal["fan_in", "fan_out"]
+Nonlinearity = Literal[
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "selu",
+]
 Distribution = Literal["uniform", "normal", "truncated_normal"]
-Dims = SupportsIndex | Sequence[SupportsIndex]
 
+_FIXED_GAINS: dict[str, float] = {
+    "linear": 1,
+    "conv1d": 1,
+    "conv2d": 1,
+    "conv3d": 1,
+    "conv_transpose1d": 1,
+    "conv_transpose2d": 1,
+    "conv_transpose3d": 1,
+    "sigmoid": 1,
+    "tanh": 5.0 / 3,
+    "relu": math.sqrt(2.0),
+    "selu": 3.0 / 4,
+}
 # Standard deviation of a standard normal given that it lies in [-2, 2]:
 # sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)).
 _TRUNCATED_STD = 0.8796256610342398
 
 
-def _listed(value: Dims, name: str, ndim: int) -> list[int]:
-    """Give dimensions, counted from either end, as a list of numbers in [0, ndim)."""
-    dims = []
-    for dim in value if isinstance(value, Sequence) else [value]:
-        number = dim.__index__()
-        if not -ndim <= number < ndim:
-            raise IndexError(
-                f"fastinit.variance_scaling_: argument '{name}' names dimension {number} of a "
-                f"tensor with {ndim}"
-            )
-        dims.append(number % ndim)
-    return dims
+def calculate_gain(nonlinearity: Nonlinearity, param: float | None = None) -> float:
+    """Give the factor by which a nonlinearity wants its weights' standard deviation scaled.
 
+    1 for linear and convolutional layers and for sigmoid, 5/3 for tanh, sqrt(2) for relu, 3/4 for
+    selu, and sqrt(2 / (1 + slope**2)) for leaky_relu. Self-normalising networks want "linear", not
+    "selu" (a variance of 1/fan_in).
 
-def _fans(
-    tensor: Tensor, in_dims: Dims | None, out_dims: Dims | None, batch_dims: Dims
-) -> tuple[int, int]:
-    """Count inputs and outputs: the sizes of those dimensions, times all that is neither."""
-    ndim = tensor.dim()
-    if isinstance(batch_dims, Sequence):
-        batch = _listed(batch_dims, "batch_dims", ndim)
-    else:
-        count = batch_dims.__index__()
-        if count < 0:
+    Args:
+        nonlinearity: its name in `torch.nn.functional`.
+        param: the negative slope of leaky_relu (default: 0.01); ignored for the others.
+
+    Raises:
+        ValueError: if the name is unknown, or the slope is no number (a bool is none).
+    """
+    if nonlinearity == "leaky_relu":
+        if param is None:
+            param = 0.01
+        if isinstance(param, bool) or not isinstance(param, (int, float)):
             raise ValueError(
-                f"fastinit.variance_scaling_: argument 'batch_dims' must not be negative, got "
-                f"{count}"
+                f"argument 'param' must be a number, the slope of leaky_relu, got {param!r}"
             )
-        batch = list(range(min(count, ndim)))
-    rest = [dim for dim in range(ndim) if dim not in batch]
-    if (in_dims is None or out_dims is None) and len(rest) < 2:
+        return math.sqrt(2.0 / (1 + param**2))
+    gain = _FIXED_GAINS.get(nonlinearity) if isinstance(nonlinearity, str) else None
+    if gain is None:
         raise ValueError(
-            "fastinit.variance_scaling_: argument 'tensor' must have at least 2 dimensions besides "
-            f"those of the batch, got shape {tuple(tensor.shape)}"
+            f"argument 'nonlinearity' must be leaky_relu or one of {', '.join(_FIXED_GAINS)}; "
+            f"got {nonlinearity!r}"
         )
-    outs = rest[:1] if out_dims is None else _listed(out_dims, "out_dims", ndim)
-    ins = rest[1:2] if in_dims is None else _listed(in_dims, "in_dims", ndim)
-    named = [*batch, *outs, *ins]
-    if len(set(named)) != len(named):
-        raise ValueError(
-            "fastinit.variance_scaling_: arguments 'in_dims', 'out_dims' and 'batch_dims' must "
-            f"name each dimension once at most, got {ins}, {outs} and {batch}"
-        )
-    # Lists: torch.compile traces `prod` over no generator.
-    field = math.prod([tensor.shape[dim] for dim in rest if dim not in named])
-    fan_in = field * math.prod([tensor.shape[dim] for dim in ins])
-    return fan_in, field * math.prod([tensor.shape[dim] for dim in outs])
+    return gain
+
+
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "uniform": uniform_,
+    "normal": normal_,
+    "truncated_normal": trunc_normal_,
+}
+
+
+def _centred(distribution: Distribution, std: float, factor: float = 3.0) -> tuple[float, ...]:
+    """Give the arguments of a distribution of mean 0 and this standard deviation.
+
+    `factor`: (bound / std)**2 of the uniform one.
+    """
+    if distribution == "uniform":
+        bound = math.sqrt(factor) * std
+        return -bound, bound
+    if distribution == "normal":
+        return 0.0, std
+    std /= _TRUNCATED_STD
+    return 0.0, std, -2 * std, 2 * std
+
+
+def _beyond(batch_dims: int) -> dict[str, Any]:
+    """The argument that torch's functions do not have, where it is given."""
+    return {"batch_dims": batch_dims} if batch_dims != 0 else {}
+
+
+# ---- Xavier --------------------------------------------------------------------------------------
+
+
+def _xavier_std(tensor: Tensor, gain: float, batch_dims: int) -> float:
+    fan = fan_of(fans_of_shape(tensor.shape, batch_dims), "fan_avg")
+    if fan == 0:  # then there is no element to fill
+        return 0.0
+    return as_double(gain, "gain") * math.sqrt(1.0 / fan)
+
+
+def xavier_uniform_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    batch_dims: int = 0,
+) -> Tensor:
+    """Fill uniformly from [-c, c), c = gain * sqrt(6 / (fan_in + fan_out)).
+
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks"
+    (AISTATS 2010).
+
+    A complex tensor gets such draws as both its parts, as in torch: twice the mean |z|**2 that
+    `xavier_normal_` gives it. `variance_scaling_` with scale gain**2, "fan_avg" and "uniform"
+    counts both parts.
+
+    Args:
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `uniform_`.
+        gain: see `calculate_gain`.
+        generator: where to draw the key from (default: the device's generator).
+        key: the key itself, instead of a generator.
+        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch. The rest is
+            said at the top of `fastinit.init`.
+    """
+    return draw(
+        xavier_uniform_,
+        uniform_op,
+        tensor,
+        {"gain": gain},
+        generator,
+        key,
+        numbers=lambda: _centred("uniform", _xavier_std(tensor, gain, batch_dims)),
+        beyond=_beyond(batch_dims),
+    )
+
+
+def xavier_normal_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    batch_dims: int = 0,
+) -> Tensor:
+    """Fill normally, mean 0 and std = gain * sqrt(2 / (fan_in + fan_out)).
+
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks"
+    (AISTATS 2010).
+
+    Args:
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `normal_`.
+        gain: see `calculate_gain`.
+        generator: where to draw the key from (default: the device's generator).
+        key: the key itself, instead of a generator.
+        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch. The rest is
+            said at the top of `fastinit.init`.
+    """
+    return draw(
+        xavier_normal_,
+        normal_op,
+        tensor,
+        {"gain": gain},
+        generator,
+        key,
+        numbers=lambda: _centred("normal", _xavier_std(tensor, gain, batch_dims)),
+        beyond=_beyond(batch_dims),
+    )
+
+
+# ---- Kaiming -------------------------------------------------------------------------------------
+
+
+def _kaiming_std(
+    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int
+) -> float:
+    fan = _calculate_correct_fan(tensor, mode, batch_dims)
+    # Tensors and NumPy scalars may stand for a number; a bool may not, of whatever library.
+    dtype = getattr(a, "dtype", None)
+    if dtype is not None and not str(dtype).endswith("bool"):
+        a = as_double(a, "a")
+    return calculate_gain(nonlinearity, a) / math.sqrt(fan)
+
+
+def _kaiming_numbers(
+    distribution: Distribution,
+    tensor: Tensor,
+    a: float,
+    mode: FanMode,
+    nonlinearity: Nonlinearity,
+    batch_dims: int,
+) -> tuple[float, ...] | None:
+    if 0 in tensor.shape:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=5)
+        return None
+    return _centred(distribution, _kaiming_std(tensor, a, mode, nonlinearity, batch_dims))
+
+
+def kaiming_uniform_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: FanMode = "fan_in",
+    nonlinearity: Nonlinearity = "leaky_relu",
+    generator: Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    batch_dims: int = 0,
+) -> Tensor:
+    """Fill uniformly from [-c, c), c = gain * sqrt(3 / fan).
+
+    He, Zhang, Ren and Sun, "Delving deep into rectifiers: surpassing human-level performance on
+    ImageNet classification" (ICCV 2015). The fans are those of a weight used as `x @ w.T`; pass
+    `w.T` for one used as `x @ w`.
+
+    A complex tensor gets such draws as both its parts, as in torch: twice the mean |z|**2 that
+    `kaiming_normal_` gives it. `variance_scaling_` with scale gain**2 and "uniform" counts both
+    parts.
+
+    Args:
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `uniform_`.
+        a: the negative slope, if `nonlinearity` is "leaky_relu".
+        mode: "fan_in" keeps the variance of activations from layer to layer, "fan_out" that of
+            gradients.
+        nonlinearity: what follows the layer; decides the gain, see `calculate_gain`.
+        generator: where to draw the key from (default: the device's generator).
+        key: the key itself, instead of a generator.
+        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch, or `mode`,
+            `nonlinearity` or `a` is not one of those allowed. The rest is said at the top of
+            `fastinit.init`.
+
+    Warns:
+        UserWarning: if `tensor` has no elements; nothing else is checked then.
+    """
+    return draw(
+        kaiming_uniform_,
+        uniform_op,
+        tensor,
+        {"a": a, "mode": mode, "nonlinearity": nonlinearity},
+        generator,
+        key,
+        numbers=lambda: _kaiming_numbers("uniform", tensor, a, mode, nonlinearity, batch_dims),
+        beyond=_beyond(batch_dims),
+    )
+
+
+def kaiming_normal_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: FanMode = "fan_in",
+    nonlinearity: Nonlinearity = "leaky_relu",
+    generator: Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    batch_dims: int = 0,
+) -> Tensor:
+    """Fill normally, mean 0 and std = gain / sqrt(fan).
+
+    He, Zhang, Ren and Sun, "Delving deep into rectifiers: surpassing human-level performance on
+    ImageNet classification" (ICCV 2015). The fans are those of a weight used as `x @ w.T`; pass
+    `w.T` for one used as `x @ w`.
+
+    Args:
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `normal_`.
+        a: the negative slope, if `nonlinearity` is "leaky_relu".
+        mode: "fan_in" keeps the variance of activations from layer to layer, "fan_out" that of
+            gradients.
+        nonlinearity: what follows the layer; decides the gain, see `calculate_gain`.
+        generator: where to draw the key from (default: the device's generator).
+        key: the key itself, instead of a generator.
+        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch, or `mode`,
+            `nonlinearity` or `a` is not one of those allowed. The rest is said at the top of
+            `fastinit.init`.
+
+    Warns:
+        UserWarning: if `tensor` has no elements; nothing else is checked then.
+    """
+    return draw(
+        kaiming_normal_,
+        normal_op,
+        tensor,
+        {"a": a, "mode": mode, "nonlinearity": nonlinearity},
+        generator,
+        key,
+        numbers=lambda: _kaiming_numbers("normal", tensor, a, mode, nonlinearity, batch_dims),
+        beyond=_beyond(batch_dims),
+    )
+
+
+# ---- the general form, and LeCun -----------------------------------------------------------------
 
 
 def _complex_trunc_normal(
@@ -150,25 +421,22 @@ def variance_scaling_(
             "fastinit.variance_scaling_: argument 'mode' must be 'fan_in', 'fan_out' or 'fan_avg', "
             f"got {mode!r}"
         )
-    if distribution not in ("uniform", "normal", "truncated_normal"):
+    if distribution not in _FUNCTIONS:
         raise ValueError(
             "fastinit.variance_scaling_: argument 'distribution' must be 'uniform', 'normal' or "
             f"'truncated_normal', got {distribution!r}"
         )
-    fan_in, fan_out = _fans(tensor, in_dims, out_dims, batch_dims)
-    fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+    shape_fans = fans_of_shape(
+        tensor.shape, batch_dims, in_dims, out_dims, where="fastinit.variance_scaling_: "
+    )
+    fan = fan_of(shape_fans, mode)
     std = math.sqrt(factor / fan) if fan > 0 else 0.0  # without fans there are no elements
-    if distribution == "uniform":
-        # Real and imaginary part have half the variance each.
-        bound = math.sqrt(1.5 if tensor.is_complex() else 3.0) * std
-        return uniform_(tensor, -bound, bound, generator, key=key)
-    if distribution == "normal":
-        return normal_(tensor, 0.0, std, generator, key=key)
-    std /= _TRUNCATED_STD
-    if tensor.is_complex() and tensor.dtype in DTYPES:
-        _complex_trunc_normal(tensor, std, generator, key)
+    # Real and imaginary part have half the variance each.
+    numbers = _centred(distribution, std, 1.5 if tensor.is_complex() else 3.0)
+    if distribution == "truncated_normal" and tensor.is_complex() and tensor.dtype in DTYPES:
+        _complex_trunc_normal(tensor, numbers[1], generator, key)
         return tensor
-    return trunc_normal_(tensor, 0.0, std, -2 * std, 2 * std, generator, key=key)
+    return _FUNCTIONS[distribution](tensor, *numbers, generator=generator, key=key)
 
 
 def lecun_uniform_(

@@ -40,7 +40,7 @@ def test_bad_arguments(shape, kwargs, message):
 
 def test_arguments_that_torch_does_not_have(monkeypatch):
     """On a tensor that goes to torch they are refused, not ignored."""
-    monkeypatch.setattr("fastinit.initializers.orthogonal.handled", lambda tensor, dtypes: False)
+    monkeypatch.setattr("fastinit.initializers.draw.handled", lambda tensor, dtypes: False)
     tensor = torch.zeros(3, 4, 4)
     for kwargs in ({"batch_dims": 1}, {"method": "qr"}):
         with untouched(tensor), pytest.raises(NotImplementedError, match="torch's function has no"):
