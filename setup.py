@@ -176,7 +176,7 @@ def make_extension(torch, cuda):
         cxx += ["-isystem", path]
     flags = {"cxx": cxx}
 
-    sources = relative("csrc/cpu/*.cpp", "csrc/torch/*.cpp")
+    sources = relative("csrc/host/*.cpp", "csrc/cpu/*.cpp", "csrc/torch/*.cpp")
     if cuda:
         sources += relative("csrc/cuda/*.cu")
         # nvcc hands the last two to the host compiler.

@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/params.h"
 #include "core/transforms.h"
+#include "host/params.h"
 
 namespace {
 

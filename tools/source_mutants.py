@@ -153,7 +153,7 @@ MUTANTS = [
         "tail_exponent<L>(t.tail.rho, t.tail.omega, L::word_xor(w, flip), low)", ACCURACY,
     ),
     Mutant(
-        "wide intervals taken for narrow ones", "csrc/core/params.h",
+        "wide intervals taken for narrow ones", "csrc/host/params.h",
         "h * reach <= 0.25", "h * reach <= 2.5", TRUNCATED,
     ),
     Mutant(
@@ -167,11 +167,11 @@ MUTANTS = [
         "if constexpr (clamped) {", "if constexpr (false) {", ARGUMENTS,
     ),
     Mutant(
-        "normals not clamped", "csrc/core/params.h",
+        "normals not clamped", "csrc/host/params.h",
         "std::fabs(mean) + 10 * std > f.max", "std::fabs(mean) > f.max", ARGUMENTS,
     ),
     Mutant(
-        "the upper bound instead of the value before it", "csrc/core/params.h",
+        "the upper bound instead of the value before it", "csrc/host/params.h",
         "next_down(top, f)", "top", ARGUMENTS,
     ),
     Mutant(
@@ -247,16 +247,16 @@ MUTANTS = [
     ),
     Mutant(
         "the caller's rounding mode in fills", "csrc/cpu/executor.cpp",
-        "  const FpEnv env;\n  alignas(64)", "  alignas(64)",
+        "  const host::FpEnv env;\n  alignas(64)", "  alignas(64)",
         ENVIRONMENT,
     ),
     Mutant(
-        "the caller's rounding mode in constants", "csrc/cpu/executor.cpp",
+        "the caller's rounding mode in constants", "csrc/host/prepare_transform.cpp",
         "  const FpEnv env;\n  return make_transform_here", "  return make_transform_here",
         ENVIRONMENT,
     ),
     Mutant(
-        "modes are not restored", "csrc/cpu/fp_env.h",
+        "modes are not restored", "csrc/host/fp_env.h",
         "~FpEnv() { _mm_setcsr(saved_); }", "~FpEnv() { _mm_setcsr(0x1f80); }",
         ENVIRONMENT,
     ),
@@ -267,7 +267,7 @@ MUTANTS = [
         ("tests/test_promises_overlap.py", "-k", "later or many_times"),
     ),
     Mutant(
-        "strides that meet far away are let through", "csrc/core/overlap.h",
+        "strides that meet far away are let through", "csrc/host/overlap.h",
         "return !nested && returns(0, 0, false);", "return false;",
         ("tests/test_self_overlap.py",),
     ),

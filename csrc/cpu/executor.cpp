@@ -4,10 +4,9 @@
 #include <atomic>
 #include <vector>
 
-#include "core/params.h"
 #include "cpu/dispatch.h"
-#include "cpu/fp_env.h"
 #include "cpu/tiles.h"
+#include "host/fp_env.h"
 
 namespace fastinit::cpu {
 namespace {
@@ -39,7 +38,7 @@ bool take(Job& job, int64_t total, int64_t& begin, int64_t& end) {
 
 void work(void* context) {
   Job& job = *static_cast<Job*>(context);
-  const FpEnv env;
+  const host::FpEnv env;
   alignas(64) char scratch[kScratchBytes];
   const int64_t total = job.first_tile.back();
   bool counted = false;
@@ -56,11 +55,6 @@ void work(void* context) {
       write_tile(job.tasks[k], job.plans[k], tile - job.first_tile[k], job.generate, scratch);
     }
   }
-}
-
-__attribute__((noinline)) Transform make_transform_here(Kind distribution, DType dtype,
-                                                        const double (&args)[4]) {
-  return make_transform(distribution, dtype, args);
 }
 
 }  // namespace
@@ -90,12 +84,6 @@ int execute(const FillTask* tasks, size_t count, const ThreadPool& pool) {
   else
     pool.run(workers, work, &job);
   return job.threads.load();
-}
-
-Transform prepare_transform(Kind distribution, DType dtype, const double (&args)[4]) {
-  // Out of line, or the compiler might move arithmetic across the change of environment.
-  const FpEnv env;
-  return make_transform_here(distribution, dtype, args);
 }
 
 }  // namespace fastinit::cpu

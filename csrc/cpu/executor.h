@@ -18,7 +18,4 @@ struct ThreadPool {
 // Fills every task; tasks must not overlap in memory. Returns how many threads wrote something.
 int execute(const FillTask* tasks, size_t count, const ThreadPool& pool);
 
-// make_transform of core/params.h under our floating-point environment.
-Transform prepare_transform(Kind distribution, DType dtype, const double (&args)[4]);
-
 }  // namespace fastinit::cpu

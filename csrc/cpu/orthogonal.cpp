@@ -8,7 +8,8 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
-#include "cpu/fp_env.h"
+#include "host/fp_env.h"
+#include "host/prepare_transform.h"
 
 namespace fastinit::cpu {
 namespace {
@@ -97,7 +98,7 @@ void work_in(Job& job, Reflect reflect) {
 
 void work(void* context) {
   Job& job = *static_cast<Job*>(context);
-  const FpEnv env;
+  const host::FpEnv env;
   if (job.shape.dtype == DType::F64)
     work_in<double>(job, capability().reflect64);
   else
@@ -130,7 +131,7 @@ void make_orthogonal(const SmallShape& shape, const SmallBatch* batches, size_t 
   for (size_t k = 0; k < count; ++k) job.begin.push_back(job.begin.back() + batches[k].count);
   memset(&job.task, 0, sizeof job.task);
   const double args[4] = {0, 1, 0, 0};
-  job.task.transform = prepare_transform(Kind::Normal, shape.dtype, args);
+  job.task.transform = host::prepare_transform(Kind::Normal, shape.dtype, args);
   job.task.purpose = Purpose::Value;
   const int64_t matrices = job.begin.back(), useful = matrices * shape.size() / kElementsPerWorker;
   const int64_t workers = std::max<int64_t>(1, std::min<int64_t>({pool.workers, useful, matrices}));

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
-#include "cpu/fp_env.h"
+#include "host/fp_env.h"
 
 namespace fastinit::cpu {
 namespace {
@@ -181,7 +181,7 @@ void write_strip(const SparseTask& task, const Strip& strip) {
 
 void work(void* context) {
   Job& job = *static_cast<Job*>(context);
-  const FpEnv env;
+  const host::FpEnv env;
   const SparseTask& task = job.task;
   const Window window = likely_window(task.count, task.rows);
   Strip strip;

@@ -11,10 +11,10 @@
 #include <string>
 #include <vector>
 
-#include "core/overlap.h"
 #include "core/philox.h"
 #include "cpu/dispatch.h"
 #include "cpu/huge_pages.h"
+#include "host/overlap.h"
 #include "torch/introspection.h"
 #include "torch/storage_guard.h"
 

@@ -3,7 +3,7 @@
 // rejected, empty, fake or meta call consumes no randomness.
 #include <algorithm>
 
-#include "cpu/fp_env.h"
+#include "host/fp_env.h"
 #include "torch/backend.h"
 #include "torch/operators.h"
 #include "torch/support.h"
@@ -18,7 +18,7 @@ namespace {
 // accepted must not depend on the caller's rounding or on flushed subnormals either.
 void fill_one(const at::Tensor& self, const Fill& fill, const Key& key,
               const Generator& generator) {
-  const cpu::FpEnv env;
+  const host::FpEnv env;
   check_one_source(fill.name, key, generator);
   check_fill(self, fill);
   std::vector<FillTask> tasks;
@@ -35,7 +35,7 @@ void fill_one(const at::Tensor& self, const Fill& fill, const Key& key,
 
 void fill_none(const at::Tensor& self, const Fill& fill, const Key& key,
                const Generator& generator) {
-  const cpu::FpEnv env;
+  const host::FpEnv env;
   check_one_source(fill.name, key, generator);
   check_fill(self, fill);
   bump_version(self);
@@ -134,7 +134,7 @@ void random_words_(const at::Tensor& self, Key key, Generator generator) {
 
 void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                 at::IntArrayRef keys) {
-  const cpu::FpEnv env;
+  const host::FpEnv env;
   std::vector<DeviceTasks> groups;
   for_each_fill(tensors, plan, args, keys,
                 [&](const at::Tensor& t, const Fill& fill, uint64_t key, Shard shard) {
@@ -153,7 +153,7 @@ void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<doubl
 
 void fill_many_meta_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                      at::IntArrayRef keys) {
-  const cpu::FpEnv env;
+  const host::FpEnv env;
   for_each_fill(tensors, plan, args, keys,
                 [](const at::Tensor& t, const Fill& fill, uint64_t, Shard) {
                   TORCH_CHECK(t.is_meta(), "fill_many_: expects tensors of one device, but got ",

@@ -8,9 +8,9 @@
 #include <cmath>
 #include <limits>
 
-#include "core/host_math.h"
-#include "core/overlap.h"
-#include "cpu/executor.h"
+#include "host/host_math.h"
+#include "host/overlap.h"
+#include "host/prepare_transform.h"
 #include "torch/backend.h"
 
 namespace fastinit::ops {
@@ -129,7 +129,7 @@ Transform transform_for(const at::Tensor& self, const Fill& fill) {
   if (fill.distribution != Distribution::Words) dtype = *float_dtype(self.scalar_type());
   // Real and imaginary part share the variance.
   if (self.is_complex() && fill.distribution == Distribution::Normal) args[1] /= std::sqrt(2.0);
-  return cpu::prepare_transform(kind_of(fill.distribution), dtype, args);
+  return host::prepare_transform(kind_of(fill.distribution), dtype, args);
 }
 
 // Tasks hold few dimensions; more are unrolled from the slowest on.

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "core/params.h"
 #include "core/task.h"
 #include "cpu/dispatch.h"
 #include "cpu/executor.h"
+#include "host/prepare_transform.h"
 
 namespace native {
 
@@ -73,7 +73,7 @@ inline std::vector<Case> random_cases() {
   std::vector<Case> cases;
   for (const auto& dtype : dtypes) {
     for (const Arguments& a : all) {
-      const Transform t = cpu::prepare_transform(a.distribution, dtype.dtype, a.args);
+      const Transform t = host::prepare_transform(a.distribution, dtype.dtype, a.args);
       if (t.kind == Kind::Constant) continue;  // too narrow an interval for this type
       const std::string kind = std::to_string(static_cast<int>(t.kind));
       cases.push_back({std::string(dtype.name) + " kind " + kind + " (" +
@@ -84,7 +84,7 @@ inline std::vector<Case> random_cases() {
   }
   const double none[4] = {};
   cases.push_back(
-      {"words", bare_task(cpu::prepare_transform(Kind::Words, DType::Word, none), Purpose::Mask)});
+      {"words", bare_task(host::prepare_transform(Kind::Words, DType::Word, none), Purpose::Mask)});
   return cases;
 }
 

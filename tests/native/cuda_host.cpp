@@ -173,7 +173,7 @@ void check_many() {
 void check_far() {
   const auto case_of = [](Kind kind, DType dtype, double a, double b) {
     const double args[4] = {a, b, 0, 0};
-    return bare_task(cpu::prepare_transform(kind, dtype, args), Purpose::Value);
+    return bare_task(host::prepare_transform(kind, dtype, args), Purpose::Value);
   };
   const int64_t bytes = int64_t{9} << 30;
   void* const memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
@@ -300,7 +300,7 @@ void check_zeros() {
   int zeros = 0;
   for (const auto& task : tasks)
     for (const DType dtype : {DType::F32, DType::F16, DType::BF16}) {
-      const Transform t = cpu::prepare_transform(task.kind, dtype, task.args);
+      const Transform t = host::prepare_transform(task.kind, dtype, task.args);
       if (t.kind == Kind::Constant || t.f32.lo != 0 || !t.clamped) continue;
       for (uint32_t k = 0; k < 1u << 16; ++k) {
         const float x = t.kind == Kind::Uniform ? uniform<ScalarF32>(t.f32, k << 8, 0)
@@ -312,9 +312,9 @@ void check_zeros() {
       wrong += task.args[3] == 2 && cuda::may_meet_zero(t);  // what is usual is not such a task
     }
   wrong += zeros == 0;
-  const Case tiny{
-      "zeros",
-      bare_task(cpu::prepare_transform(Kind::Uniform, DType::BF16, tasks[0].args), Purpose::Value)};
+  const Case tiny{"zeros",
+                  bare_task(host::prepare_transform(Kind::Uniform, DType::BF16, tasks[0].args),
+                            Purpose::Value)};
   Tensor many = contiguous(tiny, 1 << 20, 0, 0);
   wrong += std::count(many.want.begin(), many.want.end(), '\x80') == 0;
   std::vector<Tensor> list;

@@ -2,15 +2,15 @@
 // truncated normal and the clamping bounds of the type. Host only. docs/stream.md, sections 3
 // and 6.
 //
-// Arguments are valid (torch/checks.h) and the floating-point environment is ours (cpu/fp_env.h).
+// Arguments are valid (torch/tasks.cpp) and the floating-point environment is ours (host/fp_env.h).
 #pragma once
 
 #include <cmath>
 
-#include "core/host_math.h"
 #include "core/rounding.h"
 #include "core/task.h"
 #include "core/transforms.h"
+#include "host/host_math.h"
 
 namespace fastinit {
 

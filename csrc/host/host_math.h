@@ -1,14 +1,14 @@
 // What the constants of a fill are made of: normal tail probabilities, correctly rounded, and
 // rounding to a type. Our own and not libm's, whose last bits differ between machines. Host only;
-// the caller has set the floating-point environment (cpu/fp_env.h).
+// the caller has set the floating-point environment (host/fp_env.h).
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-#include "core/double_double.h"
 #include "core/task.h"
+#include "host/double_double.h"
 
 namespace fastinit::host {
 

@@ -1,6 +1,6 @@
 // Real numbers as unevaluated sums of two doubles, good for about 100 bits (Dekker 1971). The
 // constants of a fill are computed in these and rounded once, so that they are correctly rounded on
-// every machine. Host only; the caller has set the floating-point environment (cpu/fp_env.h).
+// every machine. Host only; the caller has set the floating-point environment (host/fp_env.h).
 #pragma once
 
 #include <cmath>
