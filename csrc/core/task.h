@@ -3,12 +3,11 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "core/layout.h"
 #include "core/philox.h"
 
 namespace fastinit {
-
-enum class DType : uint8_t { F32, F64, F16, BF16, E4M3, E5M2, Word, Bytes };
 
 // What is made of the words. The truncated normal is one of its four branches (docs/stream.md, 6).
 enum class Kind : uint8_t { Constant, Words, Uniform, Normal, Narrow, Central, Tail, Far };

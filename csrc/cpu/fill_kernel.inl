@@ -128,18 +128,11 @@ FASTINIT_INLINE void store(char* out, Lanes::F32::F even, Lanes::F32::F odd) {
   if constexpr (dtype == DType::BF16)
     Lanes::store16_high(out, round_bf16_high<L>(even), round_bf16_high<L>(odd));
   if constexpr (dtype == DType::F16)
-    Lanes::store16(out, round_small<L, FormatF16>(even), round_small<L, FormatF16>(odd));
+    Lanes::store16(out, round_small<L, DType::F16>(even), round_small<L, DType::F16>(odd));
   if constexpr (dtype == DType::E4M3)
-    Lanes::store8(out, round_small<L, FormatE4M3>(even), round_small<L, FormatE4M3>(odd));
+    Lanes::store8(out, round_small<L, DType::E4M3>(even), round_small<L, DType::E4M3>(odd));
   if constexpr (dtype == DType::E5M2)
-    Lanes::store8(out, round_small<L, FormatE5M2>(even), round_small<L, FormatE5M2>(odd));
-}
-
-constexpr int bytes_of(DType dtype) {
-  return dtype == DType::F64                            ? 8
-         : dtype == DType::F16 || dtype == DType::BF16  ? 2
-         : dtype == DType::E4M3 || dtype == DType::E5M2 ? 1
-                                                        : 4;
+    Lanes::store8(out, round_small<L, DType::E5M2>(even), round_small<L, DType::E5M2>(odd));
 }
 
 // The elements of `groups` groups from group g on.
@@ -153,7 +146,7 @@ FASTINIT_INLINE void write_groups(const Args& args, const Lanes::V* words, const
   if constexpr (kind == Kind::Words) {
     FASTINIT_UNROLL
     for (int k = 0; k < pairs; ++k)
-      Lanes::store32(out + k * 2 * L::kWidth * bytes_of(dtype), At::word(words, first + k, 0),
+      Lanes::store32(out + k * 2 * L::kWidth * item_size(dtype), At::word(words, first + k, 0),
                      At::word(words, first + k, 1));
   } else {
     typename Several<L, pairs>::F even, odd;
@@ -163,7 +156,7 @@ FASTINIT_INLINE void write_groups(const Args& args, const Lanes::V* words, const
     } else {
       FASTINIT_UNROLL
       for (int k = 0; k < pairs; ++k)
-        store<dtype>(out + k * 2 * L::kWidth * bytes_of(dtype), even.v[k], odd.v[k]);
+        store<dtype>(out + k * 2 * L::kWidth * item_size(dtype), even.v[k], odd.v[k]);
     }
   }
 }
@@ -183,7 +176,7 @@ struct Writer {
   using At = Wide<dtype>;
   using Real = typename At::L::Real;
   static constexpr bool wide = At::value;
-  static constexpr int item = bytes_of(dtype), vectors = At::kVectors;
+  static constexpr int item = item_size(dtype), vectors = At::kVectors;
   static constexpr bool has_early = kind == Kind::Normal || kind == Kind::Central;
 
   const decltype(args_of<dtype>(Transform{})) args;
@@ -300,8 +293,9 @@ void run_kind(const FillTask& task, const Run& run, char* out) {
       return write_run<kind, DType::E4M3, clamped>(task, run, out);
     case DType::E5M2:
       return write_run<kind, DType::E5M2, clamped>(task, run, out);
-    default:
-      return;
+    case DType::Word:
+    case DType::Bytes:
+      return;  // of no sample
   }
 }
 

@@ -20,8 +20,6 @@ constexpr int64_t kSmallBytes = 256 * 1024;
 // Fewer elements than this per thread and waking another costs more than it saves.
 constexpr int64_t kElementsPerWorker = 4 * 1024;
 
-int64_t item_size(DType dtype) { return dtype == DType::F64 ? 8 : 4; }
-
 struct Job {
   SmallShape shape;
   const SmallBatch* batches;

@@ -14,21 +14,6 @@
 
 namespace fastinit {
 
-inline int item_size(DType dtype) {
-  switch (dtype) {
-    case DType::F64:
-      return 8;
-    case DType::F16:
-    case DType::BF16:
-      return 2;
-    case DType::E4M3:
-    case DType::E5M2:
-      return 1;
-    default:
-      return 4;
-  }
-}
-
 namespace host {
 
 template <class Real>
@@ -51,22 +36,26 @@ inline void set_constant(Transform& t, double value) {
     return;
   }
   const float x = static_cast<float>(value);
-  uint32_t bits;
+  uint32_t bits = 0;
   switch (dtype) {
     case DType::F16:
-      bits = round_small<ScalarF32, FormatF16>(x);
+      bits = round_small<ScalarF32, DType::F16>(x);
       break;
     case DType::BF16:
       bits = round_bf16<ScalarF32>(x);
       break;
     case DType::E4M3:
-      bits = round_small<ScalarF32, FormatE4M3>(x);
+      bits = round_small<ScalarF32, DType::E4M3>(x);
       break;
     case DType::E5M2:
-      bits = round_small<ScalarF32, FormatE5M2>(x);
+      bits = round_small<ScalarF32, DType::E5M2>(x);
       break;
-    default:
+    case DType::F32:
+    case DType::F64:
+    case DType::Word:
+    case DType::Bytes:
       bits = bit_cast<uint32_t>(x);
+      break;
   }
   memcpy(t.pattern, &bits, 4);  // little endian: the low bytes come first
 }

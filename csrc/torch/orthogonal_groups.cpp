@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <map>
 #include <tuple>
 
@@ -32,21 +31,6 @@ ScalarType compute_type(ScalarType type) {
   const bool wide = type == ScalarType::Double || type == ScalarType::ComplexFloat ||
                     type == ScalarType::ComplexDouble;
   return wide ? type : ScalarType::Float;
-}
-
-double largest_value(ScalarType type) {
-  switch (type) {
-    case ScalarType::Half:
-      return std::numeric_limits<c10::Half>::max();
-    case ScalarType::BFloat16:
-      return std::numeric_limits<c10::BFloat16>::max();
-    case ScalarType::Float8_e4m3fn:
-      return std::numeric_limits<c10::Float8_e4m3fn>::max();
-    case ScalarType::Float8_e5m2:
-      return std::numeric_limits<c10::Float8_e5m2>::max();
-    default:
-      return std::numeric_limits<double>::infinity();
-  }
 }
 
 // Complex memory need not be aligned to more than its parts (NumPy's is not), which ATen's loops
@@ -108,10 +92,8 @@ struct Group {
   bool frugal;    // 16 bits computed in 32, or complex products, whose conjugates are copies
 };
 
-DType real_type(ScalarType type) { return type == ScalarType::Double ? DType::F64 : DType::F32; }
-
 SmallShape small_shape(const Group& group) {
-  return {real_type(group.type), group.rows, group.cols, group.gain};
+  return {*float_dtype(group.type), group.rows, group.cols, group.gain};
 }
 
 // Whether the device's kernel for small matrices makes them.
@@ -186,8 +168,10 @@ int64_t at_once(const Group& group) {
 
 // The write through layout and type. Small types saturate, as in every other fill.
 void write(const Tensor& to, const Tensor& values, double gain) {
-  const double largest = largest_value(to.scalar_type());
-  copy(to, std::abs(gain) > largest ? values.clamp(-largest, largest) : values);
+  const DType dtype = *float_dtype(to.scalar_type());
+  const double max = format_of(dtype).max;
+  const bool saturates = item_size(dtype) < 4 && std::abs(gain) > max;
+  copy(to, saturates ? values.clamp(-max, max) : values);
 }
 
 void make_pieces(const Group& group, std::vector<Piece>& pieces) {

@@ -6,16 +6,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
-#include "host/host_math.h"
 #include "host/overlap.h"
 #include "host/prepare_transform.h"
 #include "torch/backend.h"
 
 namespace fastinit::ops {
-namespace {
-
 using at::ScalarType;
 
 std::optional<DType> float_dtype(ScalarType type) {
@@ -39,11 +35,7 @@ std::optional<DType> float_dtype(ScalarType type) {
   }
 }
 
-// The largest value arithmetic on this type can hold: samples of small types are made in float.
-double compute_max(DType dtype) {
-  return dtype == DType::F64 ? std::numeric_limits<double>::max()
-                             : static_cast<double>(std::numeric_limits<float>::max());
-}
+namespace {
 
 void check_finite(const Fill& fill, const char* argument, double value) {
   TORCH_CHECK(std::isfinite(value), fill.name, ": argument '", argument,
@@ -213,7 +205,8 @@ void check_fill(const at::Tensor& self, const Fill& fill) {
       supported, fill.name, ": not implemented for ", type,
       "; supported are float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2",
       fill.distribution == Distribution::TruncNormal ? "" : ", complex64 and complex128");
-  const double max = host::format_of(*dtype).max, widest = compute_max(*dtype);
+  const double max = format_of(*dtype).max;
+  const double widest = format_of(compute_dtype(*dtype)).max;  // on the way to samples
   if (fill.distribution == Distribution::Uniform) check_uniform(fill, max, type);
   if (fill.distribution == Distribution::Normal) check_normal(fill, max, widest, type);
   if (fill.distribution == Distribution::TruncNormal) check_trunc_normal(fill, max, widest, type);

@@ -31,6 +31,9 @@ struct Shard {
   at::IntArrayRef full_size, offset;
 };
 
+// The type of a floating tensor's elements, or of the parts of a complex one's.
+std::optional<DType> float_dtype(at::ScalarType type);
+
 // Raises what torch raises for a dtype, layout or argument this fill cannot honour. Reads no sizes,
 // so that it serves fake and meta tensors.
 void check_fill(const at::Tensor& self, const Fill& fill);
