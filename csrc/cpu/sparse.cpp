@@ -1,13 +1,11 @@
 #include "cpu/sparse.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "cpu/dispatch.h"
-#include "host/fp_env.h"
 
 namespace fastinit::cpu {
 namespace {
@@ -16,6 +14,9 @@ namespace {
 constexpr int64_t kStrip = 192, kShortestStrip = 16;
 constexpr int64_t kStripBytes = 4 << 20;
 constexpr int64_t kBlockWords = 4096;  // in the first-level cache
+
+// Fewer elements than this per thread and waking another costs more than it saves.
+constexpr int64_t kElementsPerWorker = 16 * 1024;
 
 struct Window {
   uint64_t low, high;  // words below `low` become zero; those in [low, high) are ranked
@@ -35,8 +36,7 @@ Window likely_window(int64_t count, int64_t rows) {
 struct Job {
   SparseTask task;
   FillTask words;
-  int64_t strip, strips;
-  std::atomic<int64_t> next{0};
+  int64_t strip;  // columns of a strip
 };
 
 // Of equal words the smaller row comes first.
@@ -179,28 +179,34 @@ void write_strip(const SparseTask& task, const Strip& strip) {
   }
 }
 
-void work(void* context) {
-  Job& job = *static_cast<Job*>(context);
-  const host::FpEnv env;
-  const SparseTask& task = job.task;
-  const Window window = likely_window(task.count, task.rows);
-  Strip strip;
-  std::vector<uint32_t> words;
-  for (;;) {
-    const int64_t at = job.next.fetch_add(1, std::memory_order_relaxed);
-    if (at >= job.strips) return;
-    strip.first = at * job.strip;
-    strip.cols = std::min(job.strip, task.cols - strip.first);
-    strip.marks.resize(static_cast<size_t>(task.rows * strip.cols));
-    strip.sums.resize(static_cast<size_t>(strip.cols));
-    strip.zeros.resize(static_cast<size_t>(strip.cols));
-    strip.candidates.resize(static_cast<size_t>(strip.cols));
-    words.resize(static_cast<size_t>(std::max(kBlockWords, strip.cols)));
-    mark_strip(job, strip, window, words.data());
-    settle(job, strip, words.data());
-    write_strip(task, strip);
+// Settles strips of columns, by their numbers.
+class Worker {
+ public:
+  explicit Worker(const Job& job)
+      : job_(job), window_(likely_window(job.task.count, job.task.rows)) {}
+
+  void operator()(int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; ++at) {
+      const SparseTask& task = job_.task;
+      strip_.first = at * job_.strip;
+      strip_.cols = std::min(job_.strip, task.cols - strip_.first);
+      strip_.marks.resize(static_cast<size_t>(task.rows * strip_.cols));
+      strip_.sums.resize(static_cast<size_t>(strip_.cols));
+      strip_.zeros.resize(static_cast<size_t>(strip_.cols));
+      strip_.candidates.resize(static_cast<size_t>(strip_.cols));
+      words_.resize(static_cast<size_t>(std::max(kBlockWords, strip_.cols)));
+      mark_strip(job_, strip_, window_, words_.data());
+      settle(job_, strip_, words_.data());
+      write_strip(task, strip_);
+    }
   }
-}
+
+ private:
+  const Job& job_;
+  const Window window_;
+  Strip strip_;
+  std::vector<uint32_t> words_;
+};
 
 }  // namespace
 
@@ -214,12 +220,8 @@ void zero_smallest(const SparseTask& task, const ThreadPool& pool) {
   job.words.key = task.key;
   job.words.purpose = Purpose::Mask;
   job.strip = std::clamp(kStripBytes / task.rows / 16 * 16, kShortestStrip, kStrip);
-  job.strips = (task.cols + job.strip - 1) / job.strip;
-  const int64_t workers = std::min<int64_t>(pool.workers, job.strips);
-  if (workers <= 1 || task.rows * task.cols < 32 * 1024)
-    work(&job);
-  else
-    pool.run(static_cast<int>(workers), work, &job);
+  const int64_t strips = (task.cols + job.strip - 1) / job.strip;
+  parallel_for<Worker>(pool, {strips, task.rows * task.cols / kElementsPerWorker}, job);
 }
 
 }  // namespace fastinit::cpu
