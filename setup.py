@@ -168,7 +168,9 @@ def relative(*patterns):
 def make_extension(torch, cuda):
     from torch.utils import cpp_extension
 
-    cxx = ["-O3", "-g0", "-Wall", "-Wextra", *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    # A kind, type or distribution that a switch does not know must not compile.
+    cxx = ["-O3", "-g0", "-Wall", "-Wextra", "-Werror=switch"]
+    cxx += shlex.split(os.environ.get("CXXFLAGS", ""))
     # Products and sums fuse only where the source says fma: the same bits from every compiler.
     cxx += ["-fno-fast-math", "-ffp-contract=off", "-fopenmp", "-fvisibility=hidden"]
     kind = "cuda" if cuda else "cpu"

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import fastinit
-from fastinit import _compiled
+from fastinit import _C, _compiled
 
 OPS = torch.ops.fastinit
 SHAPE = (6, 5)
@@ -75,6 +75,28 @@ def test_schemas_write_one_argument_and_return_nothing(name: str) -> None:
     written = [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     assert [a.name for a in written] == ["tensors" if name in LISTS else "self"]
     assert not schema.returns
+
+
+def test_operators_are_made_of_the_table_of_distributions() -> None:
+    table = _C.distributions()
+    assert [row["code"] for row in table] == list(range(len(table)))
+    for row in table:
+        if not row["random"]:
+            assert not hasattr(OPS, row["name"])  # the constant is torch's fill_
+            continue
+        arguments = getattr(OPS, row["name"]).default._schema.arguments
+        assert arguments[0].name == "self"
+        assert [a.name for a in arguments][-2:] == ["key", "generator"]
+        given = {a.name: a.default_value for a in arguments[1:-2]}
+        assert list(given.items()) == list(row["arguments"].items())
+
+
+def test_codes_that_are_not_there() -> None:
+    known = ", ".join(f"{row['code']} ({row['name']})" for row in _C.distributions())
+    for code in (-1, len(_C.distributions())):
+        said = re.escape(f"distribution {code} for tensor 0; known are {known}")
+        with pytest.raises(RuntimeError, match=said):
+            OPS.fill_many_([torch.zeros(3)], [code, 0], [0.0] * 4, [1])
 
 
 # ---- lazy views ---------------------------------------------------------------------------------

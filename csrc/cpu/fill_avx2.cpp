@@ -13,7 +13,7 @@
 // Every processor with AVX2 takes PREFETCHW, if only as no operation.
 FASTINIT_TARGET_BEGIN("avx2,fma,popcnt,prfchw")
 #include "core/rounding.h"
-#include "core/sample.h"
+#include "core/transforms.h"
 #include "cpu/lanes_avx2.h"
 
 namespace fastinit::cpu::avx2 {

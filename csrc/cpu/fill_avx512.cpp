@@ -17,7 +17,7 @@
 
 FASTINIT_TARGET_BEGIN("avx2,fma,popcnt,prfchw,avx512f,avx512dq,avx512vl")
 #include "core/rounding.h"
-#include "core/sample.h"
+#include "core/transforms.h"
 #include "cpu/lanes_avx512.h"
 
 namespace fastinit::cpu::avx512 {

@@ -279,7 +279,7 @@ void write_run(const FillTask& task, const Run& run, char* out) {
 }
 
 template <Kind kind, bool clamped>
-void run_kind(const FillTask& task, const Run& run, char* out) {
+void run_dtype(const FillTask& task, const Run& run, char* out) {
   switch (task.transform.dtype) {
     case DType::F32:
       return write_run<kind, DType::F32, clamped>(task, run, out);
@@ -299,29 +299,28 @@ void run_kind(const FillTask& task, const Run& run, char* out) {
   }
 }
 
+template <Kind kind>
+void run_kind(const FillTask& task, const Run& run, char* out) {
+  const Transform& t = task.transform;
+  if constexpr (kind == Kind::Uniform && Lanes::kUnitExact)
+    if (t.dtype != DType::F64 && !has_exact_unit(t.f32))
+      return scalar::generate_run(task, run, out);
+  // The others' samples may always leave their bounds.
+  if constexpr (kind == Kind::Uniform || kind == Kind::Normal)
+    if (!t.clamped) return run_dtype<kind, false>(task, run, out);
+  run_dtype<kind, true>(task, run, out);
+}
+
 void generate_run(const FillTask& task, const Run& run, char* out) {
-  const bool clamped = task.transform.clamped;
   switch (task.transform.kind) {
-    case Kind::Words:
-      return write_run<Kind::Words, DType::Word, false>(task, run, out);
-    case Kind::Uniform:
-      if (Lanes::kUnitExact && task.transform.dtype != DType::F64 &&
-          !has_exact_unit(task.transform.f32))
-        return scalar::generate_run(task, run, out);
-      return clamped ? run_kind<Kind::Uniform, true>(task, run, out)
-                     : run_kind<Kind::Uniform, false>(task, run, out);
-    case Kind::Normal:
-      return clamped ? run_kind<Kind::Normal, true>(task, run, out)
-                     : run_kind<Kind::Normal, false>(task, run, out);
-    case Kind::Narrow:
-      return run_kind<Kind::Narrow, true>(task, run, out);
-    case Kind::Central:
-      return run_kind<Kind::Central, true>(task, run, out);
-    case Kind::Tail:
-      return run_kind<Kind::Tail, true>(task, run, out);
-    case Kind::Far:
-      return run_kind<Kind::Far, true>(task, run, out);
     case Kind::Constant:
       return;  // no words: tiles.cpp writes it
+    case Kind::Words:
+      return write_run<Kind::Words, DType::Word, false>(task, run, out);
+#define FASTINIT_CASE(kind) \
+  case Kind::kind:          \
+    return run_kind<Kind::kind>(task, run, out);
+      FASTINIT_SAMPLE_KINDS(FASTINIT_CASE)
+#undef FASTINIT_CASE
   }
 }

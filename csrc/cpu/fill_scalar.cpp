@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "core/rounding.h"
-#include "core/sample.h"
+#include "core/transforms.h"
 #include "cpu/dispatch.h"
 #include "cpu/lanes_scalar.h"
 

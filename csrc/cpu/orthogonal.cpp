@@ -140,7 +140,7 @@ void make_orthogonal(const SmallShape& shape, const SmallBatch* batches, size_t 
   for (size_t k = 0; k < count; ++k) job.begin.push_back(job.begin.back() + batches[k].count);
   memset(&job.task, 0, sizeof job.task);
   const double args[4] = {0, 1, 0, 0};
-  job.task.transform = host::prepare_transform(Kind::Normal, shape.dtype, args);
+  job.task.transform = host::prepare_transform(Distribution::Normal, shape.dtype, args);
   job.task.purpose = Purpose::Value;
   const int64_t matrices = job.begin.back();
   const Loop loop{matrices, matrices * shape.size() / kElementsPerWorker};

@@ -5,7 +5,7 @@
 
 #include "core/lanes_scalar.h"
 #include "core/reflector.h"
-#include "core/sample.h"
+#include "core/transforms.h"
 #include "cuda/launch.h"
 #include "cuda/program.cuh"
 

@@ -10,7 +10,7 @@
 #include <type_traits>
 
 #include "core/lanes_scalar.h"
-#include "core/sample.h"
+#include "core/transforms.h"
 #include "cuda/pack.cuh"
 #include "cuda/plan.h"
 

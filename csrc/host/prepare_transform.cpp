@@ -7,14 +7,27 @@ namespace fastinit::host {
 namespace {
 
 // Out of line, or the compiler might move arithmetic across the change of environment.
-__attribute__((noinline)) Transform make_transform_here(Kind distribution, DType dtype,
-                                                        const double (&args)[4]) {
+__attribute__((noinline)) Transform make_transform_here(Distribution distribution, DType dtype,
+                                                        const double (&args)[kMaxArguments]) {
   return make_transform(distribution, dtype, args);
+}
+
+__attribute__((noinline)) std::string check_here(Distribution distribution, DType dtype,
+                                                 const double (&args)[kMaxArguments],
+                                                 const char* type) {
+  return check(distribution, dtype, args, type);
 }
 
 }  // namespace
 
-Transform prepare_transform(Kind distribution, DType dtype, const double (&args)[4]) {
+std::string check_arguments(Distribution distribution, DType dtype,
+                            const double (&args)[kMaxArguments], const char* type) {
+  const FpEnv env;
+  return check_here(distribution, dtype, args, type);
+}
+
+Transform prepare_transform(Distribution distribution, DType dtype,
+                            const double (&args)[kMaxArguments]) {
   const FpEnv env;
   return make_transform_here(distribution, dtype, args);
 }

@@ -19,6 +19,8 @@ struct Backend {
                           const std::optional<at::Generator>& generator);
   // Runs tasks whose memory is on `device` and does not overlap.
   void (*execute)(const char* name, c10::Device device, const FillTask* tasks, size_t count);
+  // Whether `execute` returns when all is done, and not when it is ordered.
+  bool computes_at_once;
   // Whether its kernel makes orthogonal matrices of this shape; for the current device.
   bool (*makes_small)(const SmallShape& shape);
   void (*make_orthogonal)(const char* name, c10::Device device, const SmallShape& shape,

@@ -44,7 +44,7 @@ std::array<Backend, at::COMPILE_TIME_MAX_DEVICE_TYPES>& backends() {
   return table;
 }
 
-const RegisterBackend the_cpu(at::kCPU, {reserve_cpu_key, execute_on_cpu, cpu::is_small,
+const RegisterBackend the_cpu(at::kCPU, {reserve_cpu_key, execute_on_cpu, true, cpu::is_small,
                                          make_orthogonal_on_cpu});
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "core/distributions.h"
 #include "core/philox.h"
 #include "cpu/dispatch.h"
 #include "cpu/huge_pages.h"
@@ -48,6 +49,24 @@ uint64_t fold(uint64_t key, uint64_t data, const std::string& purpose) {
 __attribute__((used)) const char kBuiltFor[] =
     "fastinit-built-for torch=" TORCH_VERSION " cuda=" FASTINIT_CUDA_TEXT " python=" PY_VERSION ";";
 
+// The rows of core/distributions.h.
+py::list distributions() {
+  py::list rows;
+  for (const DistributionRow& row : kDistributions) {
+    py::dict arguments;
+    for (int k = 0; k < row.argument_count; ++k)
+      arguments[row.arguments[k].name] = row.arguments[k].value;
+    py::dict entry;
+    entry["name"] = row.name;
+    entry["code"] = static_cast<int>(row.distribution);
+    entry["arguments"] = arguments;
+    entry["random"] = row.tensors != Tensors::Any;
+    entry["complex"] = row.tensors == Tensors::Any || row.tensors == Tensors::Complex;
+    rows.append(entry);
+  }
+  return rows;
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(__clang__)
@@ -81,6 +100,7 @@ PYBIND11_MODULE(_C, m) {
     return names;
   });
   m.def("last_fill_threads", ops::last_fill_threads);
+  m.def("distributions", distributions);
   m.def("build_info", build_info);
   m.def(
       "advise_huge_pages",

@@ -10,7 +10,6 @@
 #include "cuda/executor.h"
 #include "cuda/orthogonal.h"
 #include "torch/backend.h"
-#include "torch/registry.h"
 
 namespace fastinit::ops {
 namespace {
@@ -98,9 +97,7 @@ void make_orthogonal(const char* name, c10::Device device, const SmallShape& sha
 }
 
 const RegisterBackend the_gpus(at::kCUDA,
-                               {reserve_key, execute, cuda::fits_block, make_orthogonal});
+                               {reserve_key, execute, false, cuda::fits_block, make_orthogonal});
 
 }  // namespace
 }  // namespace fastinit::ops
-
-TORCH_LIBRARY_IMPL(fastinit, CUDA, m) { fastinit::ops::implement_on_device(m); }

@@ -3,8 +3,6 @@
 // kernels for small matrices.
 #include "torch/operators.h"
 #include "torch/orthogonal_groups.h"
-#include "torch/support.h"
-#include "torch/tasks.h"
 
 namespace fastinit::ops {
 namespace {
@@ -13,8 +11,7 @@ using at::Tensor;
 using Request = OrthogonalRequest;
 
 void check_request(const Request& request) {
-  const Fill gaussian{request.name, Distribution::Normal, {0, 1, 0, 0}};
-  check_fill(request.self, gaussian);
+  check_fill(request.name, request.self, {Distribution::Normal, {0, 1}});
   TORCH_CHECK_VALUE(request.batch_dims >= 0, request.name,
                     ": argument 'batch_dims' must not be negative, but got ", request.batch_dims);
   TORCH_CHECK_VALUE(request.self.dim() >= 2 + request.batch_dims, request.name,
@@ -58,7 +55,8 @@ void orthogonal_(const Tensor& self, double gain, int64_t batch_dims, std::strin
   check_request(request);
   if (on == On::Device && self.numel() > 0) {
     check_no_overlap(request.name, self);
-    make_orthogonal({request}, {key.has_value() ? *key : reserve_key_of(self.device(), generator)});
+    make_orthogonal({request},
+                    {key.has_value() ? *key : key_from(request.name, self.device(), generator)});
   }
   bump_version(self);
 }
@@ -75,8 +73,8 @@ void orthogonal_many_(at::TensorList tensors, at::ArrayRef<double> gains, int64_
     for (size_t k = 0; k < all.size(); ++k) {
       if (tensors[k].numel() == 0) continue;
       filled.push_back(all[k]);
-      their_keys.push_back(keys.has_value() ? (*keys)[k]
-                                            : reserve_key_of(tensors[k].device(), generator));
+      their_keys.push_back(
+          keys.has_value() ? (*keys)[k] : key_from(all[k].name, tensors[k].device(), generator));
     }
   }
   make_orthogonal(filled, their_keys);

@@ -7,16 +7,16 @@
 #include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <map>
 #include <tuple>
 
 #include "torch/backend.h"
+#include "torch/fills.h"
 #include "torch/full_precision.h"
 #include "torch/reflections.h"
-#include "torch/support.h"
-#include "torch/tasks.h"
 #include "torch/thread_pool.h"
 
 namespace fastinit::ops {
@@ -116,8 +116,10 @@ bool blas_strides(const Tensor& matrices) {
 // Draws the part of the pieces' Gaussians that lies right of and below (k, k), or copies it.
 void draw_pieces(const std::vector<Piece>& pieces, const Tensor& panel, int64_t k) {
   std::vector<Tensor> parts;
-  std::vector<int64_t> plan, keys;
-  std::vector<double> args;
+  std::vector<Fill> fills;
+  std::vector<int64_t> keys;
+  std::vector<std::array<int64_t, 3>> offsets;
+  offsets.reserve(pieces.size());  // the fills refer to them
   int64_t at = 0;
   for (const Piece& piece : pieces) {
     const Tensor part = panel.narrow(0, at, piece.count);
@@ -128,14 +130,13 @@ void draw_pieces(const std::vector<Piece>& pieces, const Tensor& panel, int64_t 
                      .narrow(2, k, part.size(2)));
       continue;
     }
-    const Tensor& full = piece.target->matrices;
     parts.push_back(part);
-    plan.insert(plan.end(), {static_cast<int64_t>(Distribution::Normal), 3, full.size(0),
-                             full.size(1), full.size(2), piece.first, k, k});
-    args.insert(args.end(), {0.0, 1.0, 0.0, 0.0});
+    offsets.push_back({piece.first, k, k});
+    fills.push_back(
+        {Distribution::Normal, {0, 1}, {piece.target->matrices.sizes(), offsets.back()}});
     keys.push_back(piece.target->key);
   }
-  if (!parts.empty()) fill_many(parts, plan, args, keys);
+  fill_all("orthogonal_", parts, fills, keys);
 }
 
 void make_small(const Group& group, const std::vector<Piece>& pieces) {

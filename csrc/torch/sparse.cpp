@@ -10,8 +10,6 @@
 
 #include "cpu/sparse.h"
 #include "torch/operators.h"
-#include "torch/support.h"
-#include "torch/tasks.h"
 #include "torch/thread_pool.h"
 
 namespace fastinit::ops {
@@ -28,7 +26,7 @@ void check_sparse(const Tensor& self, double sparsity, double std, const Key& ke
                   const Generator& generator) {
   const char* name = "sparse_";
   check_one_source(name, key, generator);
-  check_fill(self, {name, Distribution::Normal, {0, std, 0, 0}});
+  check_fill(name, self, {Distribution::Normal, {0, std}});
   TORCH_CHECK_VALUE(self.dim() == 2, name, ": argument 'tensor' must have 2 dimensions, got shape ",
                     self.sizes());
   TORCH_CHECK_VALUE(sparsity >= 0 && sparsity <= 1, name,
@@ -45,8 +43,8 @@ void zero_smallest(const Tensor& self, int64_t count, int64_t key) {
     const int64_t width = std::min(at_once, cols - first);
     // Stored column by column, which is how they are ranked.
     const Tensor words = at::empty({width, rows}, self.options().dtype(at::kInt));
-    fill_many({words.t()}, {static_cast<int64_t>(Distribution::Words), 2, rows, cols, 0, first},
-              {0.0, 0.0, 0.0, 0.0}, {key});
+    const int64_t full_size[] = {rows, cols}, offset[] = {0, first};
+    fill_all("sparse_", {words.t()}, {{Distribution::Words, {}, {full_size, offset}}}, {key});
     // With the sign bit flipped, signed comparison is unsigned; the row settles ties.
     const Tensor ranks =
         words.bitwise_xor(std::numeric_limits<int32_t>::min()).to(at::kLong).mul_(int64_t{1} << 32);
@@ -65,9 +63,9 @@ void make_sparse(const Tensor& self, double sparsity, double std, const Key& key
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::OptionalDeviceGuard device(self.device());
   const SerialAfterFork serial;
-  const int64_t word = key.has_value() ? *key : reserve_key_of(self.device(), generator);
+  const int64_t word = key.has_value() ? *key : key_from("sparse_", self.device(), generator);
   // Bumps the version, too.
-  fill_many({self}, {static_cast<int64_t>(Distribution::Normal), 0}, {0.0, std, 0.0, 0.0}, {word});
+  fill_all("sparse_", {self}, {{Distribution::Normal, {0, std}}}, {word});
   const int64_t rows = self.size(0);
   const auto count = static_cast<int64_t>(std::ceil(sparsity * static_cast<double>(rows)));
   if (count == 0) return;

@@ -10,7 +10,7 @@
 
 #include "core/coefficients.h"
 #include "core/rounding.h"
-#include "core/sample.h"
+#include "core/transforms.h"
 #include "cpu/dispatch.h"
 #include "cpu/lanes_avx512.h"
 

@@ -47,7 +47,7 @@ std::vector<Real> gaussian_of(const SmallShape& shape, uint64_t key, uint64_t fi
   std::vector<Real> out(static_cast<size_t>(count * shape.size()));
   const double args[4] = {0, 1, 0, 0};
   FillTask task =
-      bare_task(host::prepare_transform(Kind::Normal, shape.dtype, args), Purpose::Value);
+      bare_task(host::prepare_transform(Distribution::Normal, shape.dtype, args), Purpose::Value);
   task.key = key;
   cpu::scalar::generate_run(task, {first, count * shape.size(), 1, 0, 0},
                             reinterpret_cast<char*>(out.data()));
