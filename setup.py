@@ -184,7 +184,7 @@ def make_extension(torch, cuda):
         # nvcc hands the last two to the host compiler.
         flags["nvcc"] = ["-O3", "--fmad=false", "-Xcompiler", "-ffp-contract=off"]
     else:
-        sources = [source for source in sources if source != "csrc/torch/ops_cuda.cpp"]
+        sources = [source for source in sources if source != "csrc/torch/backend_cuda.cpp"]
 
     macros = [("FASTINIT_CUDA", "1" if cuda else "0")]
     if cuda:

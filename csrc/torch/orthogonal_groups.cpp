@@ -157,14 +157,12 @@ void make_small(const Group& group, const std::vector<Piece>& pieces) {
 }
 
 // How many matrices are made together, and so need memory together.
-int64_t at_once(const Group& group) {
-  const int64_t bytes = std::max<int64_t>(
-      1, group.rows * group.cols * static_cast<int64_t>(c10::elementSize(group.type)));
-  constexpr int64_t mebi = 1 << 20;
-  if (group.device.is_cpu() && is_small(group)) return std::max<int64_t>(1, 64 * mebi / bytes);
-  // One product of this size already occupies every core, but not a GPU.
-  if (group.device.is_cpu()) return std::max<int64_t>(1, mebi / bytes);
-  return std::max<int64_t>(1, 256 * mebi / bytes);
+int64_t matrices_at_once(const Group& group) {
+  const Backend& backend = *backend_of(group.device);
+  const int64_t bytes =
+      group.rows * group.cols * static_cast<int64_t>(c10::elementSize(group.type));
+  const int64_t most = is_small(group) ? backend.small_matrix_bytes : backend.matrix_bytes;
+  return std::max<int64_t>(1, most / std::max<int64_t>(1, bytes));
 }
 
 // The write through layout and type. Small types saturate, as in every other fill.
@@ -205,9 +203,11 @@ void make_pieces(const Group& group, std::vector<Piece>& pieces) {
   } else {
     const Tensor& out = pieces.size() == 1 ? pieces[0].out : buffer;
     const auto draw = [&](const Tensor& panel, int64_t k) { draw_pieces(pieces, panel, k); };
-    group.qr ? qr(out, group.gain, draw)
-             : householder(out, group.gain,
-                           group.width > 0 ? group.width : block_width(out, group.frugal), draw);
+    if (group.qr)
+      qr(out, group.gain, draw);
+    else
+      householder(out, group.gain, group.width > 0 ? group.width : panel_width(out, group.frugal),
+                  draw);
   }
   for (Piece& piece : pieces) {
     const Tensor to = piece.target->matrices.narrow(0, piece.first, piece.count);
@@ -216,7 +216,7 @@ void make_pieces(const Group& group, std::vector<Piece>& pieces) {
 }
 
 void make_group(const Group& group) {
-  const int64_t limit = at_once(group);
+  const int64_t limit = matrices_at_once(group);
   std::vector<Piece> pieces;
   int64_t taken = 0;
   const auto flush = [&] {

@@ -96,8 +96,24 @@ void make_orthogonal(const char* name, c10::Device device, const SmallShape& sha
   check_launch(name, device, cuda::make_orthogonal(shape, batches, count, stream.stream()));
 }
 
-const RegisterBackend the_gpus(at::kCUDA,
-                               {reserve_key, execute, false, cuda::fits_block, make_orthogonal});
+Backend cuda_backend() {
+  Backend b;
+  b.reserve_key = reserve_key;
+  b.execute = execute;
+  b.computes_at_once = false;
+  b.makes_small = cuda::fits_block;
+  b.make_orthogonal = make_orthogonal;
+  b.small_matrix_bytes = b.matrix_bytes = int64_t{256} << 20;
+  // It waits for the launches of many narrow panels, and for triangular solves of wide ones.
+  b.panel_fraction = 4;
+  b.most_reflections = 768;
+  b.column_lengths = column_lengths_by_norm;
+  b.zero_smallest = zero_smallest_by_ranking;
+  b.most_sparse_rows = kMostRanked;
+  return b;
+}
+
+const RegisterBackend registered(at::kCUDA, cuda_backend());
 
 }  // namespace
 }  // namespace fastinit::ops
