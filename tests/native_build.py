@@ -23,9 +23,9 @@ CUDA = ROOT / "csrc" / "cuda"
 # What the drivers link of the CPU's part, AVX-512 over the stand-ins of its intrinsics.
 ON_CPU = (
     HOST / "prepare_transform.cpp",
-    *(CPU / f"{name}.cpp" for name in ("fill_avx2", "fill_scalar", "executor", "tiles")),
-    *(CPU / f"{name}.cpp" for name in ("orthogonal", "orthogonal_avx2", "orthogonal_scalar")),
-    *(NATIVE / f"{name}_avx512_shim.cpp" for name in ("fill", "orthogonal")),
+    *(CPU / f"capability_{name}.cpp" for name in ("avx2", "scalar")),
+    *(CPU / f"{name}.cpp" for name in ("executor", "tiles", "orthogonal")),
+    NATIVE / "capability_avx512_shim.cpp",
     NATIVE / "forced_dispatch.cpp",
 )
 OUTPUT = ROOT / "build" / "native-tests"
@@ -128,8 +128,7 @@ def build_cuda_host() -> Path:
     sources = [*sorted(CUDA.glob("*.cu")), *drivers]
     reference = [
         HOST / "prepare_transform.cpp",
-        *(CPU / f"{name}.cpp" for name in ("fill_scalar", "executor", "tiles")),
-        *(CPU / f"{name}.cpp" for name in ("orthogonal", "orthogonal_scalar")),
+        *(CPU / f"{name}.cpp" for name in ("capability_scalar", "executor", "tiles", "orthogonal")),
         NATIVE / "scalar_dispatch.cpp",
     ]
     sanitizers = SANITIZERS if has_sanitizers() else ()

@@ -1,5 +1,5 @@
 // AVX2 + FMA lanes: eight floats, four doubles, four blocks. Included inside a target region, after
-// every other header (fill_avx2.cpp). Names as in lanes_scalar.h.
+// every other header (capability_avx2.cpp). Names as in lanes_scalar.h.
 #pragma once
 
 namespace fastinit::cpu::avx2 {

@@ -1,4 +1,5 @@
-// csrc/cpu/fill_avx512.cpp over the scalar stand-ins: the same lanes, kernel and namespace.
+// csrc/cpu/capability_avx512.cpp over the scalar stand-ins: the same lanes, kernels and namespace.
+#include <cmath>
 #include <type_traits>
 
 #include "avx512_shim.h"
@@ -9,11 +10,15 @@
 #define FASTINIT_INLINE inline
 
 #include "core/coefficients.h"
+#include "core/reflector.h"
 #include "core/rounding.h"
 #include "core/transforms.h"
 #include "cpu/dispatch.h"
 #include "cpu/lanes_avx512.h"
+#include "cpu/orthogonal.h"
 
 namespace fastinit::cpu::avx512 {
 #include "cpu/fill_kernel.inl"
+#include "cpu/orthogonal_kernel.inl"
+#include "cpu/plain_loops.inl"
 }  // namespace fastinit::cpu::avx512
