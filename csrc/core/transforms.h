@@ -150,7 +150,7 @@ FASTINIT_HD FASTINIT_INLINE Fraction<L> central_tail(const TransformArgs<typenam
   const auto same_end = L::sign_of(L::ixor(sign, L::word_top(w)));
   const auto p =
       L::select(same_end, from_end, L::sub(L::set(static_cast<typename L::Real>(0.5)), ad));
-  auto z = tail_quantile<L>(L::negate(log_unit<L>(p)));
+  auto z = tail_quantile<L>(L::negate(log_positive<L>(p)));
   z.numerator = L::from_bits(L::ixor(L::bits(z.numerator), sign));
   return z;
 }

@@ -78,7 +78,7 @@ inline DoubleDouble exp(DoubleDouble x) {
 
 // log(x), x in [1, 2^1000): a Newton step of third order from the double-precision logarithm.
 inline DoubleDouble log(DoubleDouble x) {
-  const double near = log_unit<ScalarF64>(x.hi);
+  const double near = log_positive<ScalarF64>(x.hi);
   const DoubleDouble d = x * exp(-near) - 1;
   return near + (d - 0.5 * d.hi * d.hi);
 }
