@@ -31,9 +31,6 @@ class Distribution(TypedDict):
 def distributions() -> list[Distribution]:
     """List the distributions in the order of their codes."""
 
-def last_fill_threads() -> int:
-    """Count the distinct threads that wrote in the last fill."""
-
 def build_info() -> dict[str, str]:
     """Report compiler, torch version and CUDA support of this binary."""
 

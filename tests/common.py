@@ -46,6 +46,12 @@ def fill(name: str, tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     return getattr(fastinit, name)(tensor, *arguments, **kwargs)
 
 
+def operator(name: str) -> Any:
+    """Give an operator of the library, or of the one that is for tests alone."""
+    testing = torch.ops.fastinit_testing
+    return getattr(testing if hasattr(testing, name) else torch.ops.fastinit, name)
+
+
 # How a 2-dimensional tensor may lie in memory. Each makes one of the given shape.
 LAYOUTS: dict[str, Callable[..., torch.Tensor]] = {
     "contiguous": lambda rows, columns, **kw: torch.zeros(rows, columns, **kw),

@@ -11,7 +11,7 @@
 #include "cpu/orthogonal.h"
 #include "cpu/sparse.h"
 #include "torch/backend.h"
-#include "torch/introspection.h"
+#include "torch/testing.h"
 #include "torch/thread_pool.h"
 
 namespace fastinit::ops {

@@ -16,7 +16,6 @@
 #include "cpu/dispatch.h"
 #include "cpu/huge_pages.h"
 #include "host/overlap.h"
-#include "torch/introspection.h"
 #include "torch/storage_guard.h"
 
 namespace py = pybind11;
@@ -99,7 +98,6 @@ PYBIND11_MODULE(_C, m) {
     for (const auto& c : cpu::capabilities()) names.append(c.name);
     return names;
   });
-  m.def("last_fill_threads", ops::last_fill_threads);
   m.def("distributions", distributions);
   m.def("build_info", build_info);
   m.def(

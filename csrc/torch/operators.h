@@ -32,15 +32,10 @@ void orthogonal_many_(at::TensorList tensors, at::ArrayRef<double> gains, int64_
 void orthogonal_many_nowhere_(at::TensorList tensors, at::ArrayRef<double> gains,
                               int64_t batch_dims, std::string_view method, Keys keys,
                               Generator generator);
-template <On on>
-void orthogonal_from_(const at::Tensor& self, double gain, int64_t batch_dims,
-                      std::string_view method, int64_t width);
 
 // ---- sparse.cpp ---------------------------------------------------------------------------------
 
 template <On on>
 void sparse_(const at::Tensor& self, double sparsity, double std, Key key, Generator generator);
-template <On on>
-void zero_smallest_(const at::Tensor& self, int64_t count, int64_t key);
 
 }  // namespace fastinit::ops

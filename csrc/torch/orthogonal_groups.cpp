@@ -239,6 +239,19 @@ void make_group(const Group& group) {
 
 }  // namespace
 
+void check_request(const Request& request) {
+  check_fill(request.name, request.self, {Distribution::Normal, {0, 1}});
+  TORCH_CHECK_VALUE(request.batch_dims >= 0, request.name,
+                    ": argument 'batch_dims' must not be negative, but got ", request.batch_dims);
+  TORCH_CHECK_VALUE(request.self.dim() >= 2 + request.batch_dims, request.name,
+                    ": argument 'tensor' must have at least 2 dimensions",
+                    request.batch_dims > 0 ? " besides those of the batch" : "", ", but got shape ",
+                    request.self.sizes(), " and batch_dims=", request.batch_dims);
+  TORCH_CHECK_VALUE(request.method == "householder" || request.method == "qr", request.name,
+                    ": argument 'method' must be 'householder' or 'qr', but got '",
+                    std::string(request.method), "'");
+}
+
 void make_orthogonal(const std::vector<OrthogonalRequest>& requests, at::IntArrayRef keys) {
   if (requests.empty()) return;
   const FullPrecision precision;

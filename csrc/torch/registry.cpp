@@ -11,7 +11,6 @@ namespace {
 const Operators& operators() {
   static const Operators table = [] {
     Operators all = sample_operators(std::make_index_sequence<kDistributionCount>());
-    all.push_back(elementwise_operator<Distribution::Words>());
     const Operators others{
         {"fill_many_", "Tensor(a!)[] tensors, int[] plan, float[] args, int[] keys", false,
          make<&fill_many_>, make<&fill_many_meta_>, make<&fill_many_nowhere_>},
@@ -26,15 +25,10 @@ const Operators& operators() {
          "int[]? keys=None, Generator? generator=None",
          true, make<&orthogonal_many_<On::Device>>, make<&orthogonal_many_<On::Meta>>,
          make<&orthogonal_many_nowhere_>},
-        {"orthogonal_from_",
-         "Tensor(a!) self, float gain=1., int batch_dims=0, str method='householder', int width=0",
-         false, make<&orthogonal_from_<On::Device>>, make<&orthogonal_from_<On::Meta>>, nullptr},
         {"sparse_",
          "Tensor(a!) self, float sparsity, float std=0.01, *, int? key=None, "
          "Generator? generator=None",
          true, make<&sparse_<On::Device>>, make<&sparse_<On::Meta>>, nullptr},
-        {"zero_smallest_", "Tensor(a!) self, int count, int key", false,
-         make<&zero_smallest_<On::Device>>, make<&zero_smallest_<On::Meta>>, nullptr},
     };
     all.insert(all.end(), others.begin(), others.end());
     return all;

@@ -86,25 +86,7 @@ void sparse_(const Tensor& self, double sparsity, double std, Key key, Generator
     bump_version(self);
 }
 
-// What devices without a kernel run, for the tests to compare.
-template <On on>
-void zero_smallest_(const Tensor& self, int64_t count, int64_t key) {
-  const char* name = "zero_smallest_";
-  check_writable(name, self);
-  TORCH_CHECK_VALUE(self.dim() == 2 && count >= 1 && count <= self.size(0), name, ": expects 2 ",
-                    "dimensions and a count of 1 to the number of rows, but got shape ",
-                    self.sizes(), " and count = ", count);
-  if (on == On::Device && self.numel() > 0) {
-    check_no_overlap(name, self);
-    const at::AutoDispatchBelowADInplaceOrView no_autograd;
-    zero_smallest_by_ranking(self, count, static_cast<uint64_t>(key));
-  }
-  bump_version(self);
-}
-
 template void sparse_<On::Device>(const Tensor&, double, double, Key, Generator);
 template void sparse_<On::Meta>(const Tensor&, double, double, Key, Generator);
-template void zero_smallest_<On::Device>(const Tensor&, int64_t, int64_t);
-template void zero_smallest_<On::Meta>(const Tensor&, int64_t, int64_t);
 
 }  // namespace fastinit::ops
