@@ -100,13 +100,13 @@ MUTANTS = [
     ),
     Mutant(
         "one word for radius and angle", "csrc/cpu/fill_kernel.inl",
-        "const auto w = At::template several<n>(words, k, 1)",
-        "const auto w = At::template several<n>(words, k, 0)",
+        "const auto w = Types::template several<n>(words, k, 1)",
+        "const auto w = Types::template several<n>(words, k, 0)",
         RADIUS,
     ),
     Mutant(
         "a low word used twice", "csrc/cpu/fill_kernel.inl",
-        "w_low = At::template several<n>(low, k, 1)", "w_low = At::template several<n>(low, k, 0)",
+        "w_low = Types::template several<n>(low, k, 1)", "w_low = Types::template several<n>(low, k, 0)",
         ("tests/test_distribution_defects.py", "-k", "normal_cells"),
     ),
     Mutant(
@@ -130,7 +130,7 @@ MUTANTS = [
     ),
     Mutant(
         "samples in the tail are put back one place off", "csrc/cpu/fill_kernel.inl",
-        "early[detour.places[k + lane]] = z[lane];", "early[detour.places[k]] = z[lane];",
+        "early[tails.places[k + lane]] = z[lane];", "early[tails.places[k]] = z[lane];",
         TRUNCATED,
     ),
     Mutant(

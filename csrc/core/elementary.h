@@ -108,8 +108,8 @@ FASTINIT_HD FASTINIT_INLINE void cos_sin(typename L::W t, typename L::W low, typ
     s = L::mul(y, horner<L>(coef::kSin32, z));
     c = horner<L>(coef::kCos32, z);
   }
-  // Quadrant = top two bits of t + 2^29: bit 30 swaps, bit 31 negates the sine, and that
-  // of the next quadrant the cosine.
+  // Quadrant = top two bits of t + 2^29: bit 30 swaps, bit 31 negates the sine, and that of the next
+  // quadrant the cosine.
   const auto q = L::word_add(t, L::word_set(0x20000000u));
   const auto swap = L::word_sign(L::template word_shl<1>(q));
   const auto next = L::word_add(q, L::word_set(0x40000000u));

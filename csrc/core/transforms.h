@@ -15,8 +15,8 @@ FASTINIT_HD FASTINIT_INLINE bool has_exact_unit(const TransformArgs<float>& t) {
   return t.uniform.unit * 0x1p24f == t.uniform.scale;
 }
 
-// U(shift, shift + scale). `low` is read in double only, here and below. With
-// `unit_exact` one multiplication less, for the same bits.
+// U(shift, shift + scale). `low` is read in double only, here and below. With `unit_exact` one
+// multiplication less, for the same bits.
 template <class L, bool unit_exact = false>
 FASTINIT_HD FASTINIT_INLINE typename L::F uniform(const TransformArgs<typename L::Real>& t,
                                                   typename L::W w, typename L::W low) {

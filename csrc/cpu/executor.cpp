@@ -15,7 +15,7 @@ constexpr int64_t kTilesAtOnce = 16;
 
 struct Job {
   const FillTask* tasks;
-  std::vector<TilePlan> plans;
+  std::vector<Tiling> tilings;
   std::vector<int64_t> first_tile;  // of each task, and the total at the end
   GenerateRun generate;
 };
@@ -32,7 +32,7 @@ struct Worker {
     size_t k = static_cast<size_t>(upper - job.first_tile.begin()) - 1;
     for (int64_t tile = begin; tile < end; ++tile) {
       while (tile >= job.first_tile[k + 1]) ++k;
-      write_tile(job.tasks[k], job.plans[k], tile - job.first_tile[k], job.generate, scratch);
+      write_tile(job.tasks[k], job.tilings[k], tile - job.first_tile[k], job.generate, scratch);
     }
   }
 };
@@ -41,14 +41,14 @@ struct Worker {
 
 int execute(const FillTask* tasks, size_t count, const ThreadPool& pool) {
   Job job{tasks, {}, {}, capability().generate};
-  job.plans.reserve(count);
+  job.tilings.reserve(count);
   job.first_tile.reserve(count + 1);
   job.first_tile.push_back(0);
   int64_t elements = 0;
   for (size_t k = 0; k < count; ++k) {
     const int64_t numel = tasks[k].layout.numel();
-    job.plans.push_back(numel == 0 ? TilePlan{} : plan_tiles(tasks[k]));
-    job.first_tile.push_back(job.first_tile.back() + job.plans.back().tiles);
+    job.tilings.push_back(numel == 0 ? Tiling{} : tiling_of(tasks[k]));
+    job.first_tile.push_back(job.first_tile.back() + job.tilings.back().tiles);
     elements += numel;
   }
   const Loop tiles{job.first_tile.back(), elements / kElementsPerWorker, kTilesAtOnce};

@@ -105,8 +105,7 @@ struct F32 : WordsAvx2 {
   }
 };
 
-// Words sit in the low halves of 64-bit lanes; the high halves are garbage and never reach a
-// result.
+// Words sit in the low halves of 64-bit lanes; the high halves are garbage and reach no result.
 struct F64 : WordsAvx2 {
   using Real = double;
   using F = __m256d;

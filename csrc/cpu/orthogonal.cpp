@@ -12,7 +12,7 @@
 namespace fastinit::cpu {
 namespace {
 
-// Beyond this, blocks of many reflections in matrix products win (docs/orthogonal.md).
+// Beyond this, panels of many reflections in matrix products win (docs/orthogonal.md).
 constexpr int64_t kSmallNarrow = 128;
 constexpr int64_t kSmallBytes = 256 * 1024;
 // Fewer elements than this per thread and waking another costs more than it saves.
@@ -25,8 +25,7 @@ struct Job {
   FillTask task;               // the Gaussian, but for its key
 };
 
-// Row-major rows x cols -> element (r, c) at to + r step_r + c step_c. Tiles keep both sides
-// cached.
+// Row-major rows x cols -> element (r, c) at to + r step_r + c step_c. Tiles keep both cached.
 template <class Real>
 void move_matrix(const Real* from, int64_t pitch, int64_t rows, int64_t cols, Real* to,
                  int64_t step_r, int64_t step_c) {

@@ -86,8 +86,7 @@ Backend cpu_backend() {
 
 // ---- backends -----------------------------------------------------------------------------------
 
-// By device type; those not built in are empty. A function, as other files register from their
-// initialisers.
+// By device type; those not built in are empty. A function: other files' initialisers register.
 std::array<Backend, at::COMPILE_TIME_MAX_DEVICE_TYPES>& backends() {
   static std::array<Backend, at::COMPILE_TIME_MAX_DEVICE_TYPES> table{};
   return table;

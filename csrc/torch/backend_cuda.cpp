@@ -23,8 +23,7 @@ bool is_capturing(c10::cuda::CUDAStream stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-// Asked for before the generator is touched, so that a capture that ends here leaves no trace in
-// it.
+// Asked before the generator is touched, so that a capture that ends here leaves no trace in it.
 void check_not_capturing(const char* name, c10::Device device) {
   TORCH_CHECK(!is_capturing(c10::cuda::getCurrentCUDAStream(device.index())), name,
               ": a draw from a generator cannot be captured in a CUDA graph, every replay of which "

@@ -87,8 +87,8 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  cpu::capability();  // a capability that is not there fails the import, with the names of those
-                      // that are
+  // A capability that is not there fails the import, with the names of those that are.
+  cpu::capability();
   m.attr("STREAM_VERSION") = kStreamVersion;
   m.def("philox4x32", philox, py::arg("counter"), py::arg("key"));
   m.def("fold", fold, py::arg("key"), py::arg("data"), py::arg("purpose"));

@@ -72,8 +72,7 @@ Target make_target(const Request& request, int64_t key) {
   return target;
 }
 
-// ---- one group of matrices of one shape
-// -----------------------------------------------------------
+// ---- one group of matrices of one shape ---------------------------------------------------------
 
 struct Piece {
   const Target* target;

@@ -7,8 +7,8 @@
 
 namespace fastinit::ops {
 
-// Writes the Gaussian's rows and columns from `k` on into `panel`: either the first columns of that
-// block, (matrices, rows - k, width), or its first rows, (matrices, width, cols - k).
+// Writes the Gaussian's rows and columns from `k` on into `panel`: either the first columns of
+// what is there, (matrices, rows - k, width), or its first rows, (matrices, width, cols - k).
 using Draw = std::function<void(const at::Tensor& panel, int64_t k)>;
 
 // Fills (matrices, rows, cols) with gain times the product of the reflections that would
@@ -17,8 +17,7 @@ using Draw = std::function<void(const at::Tensor& panel, int64_t k)>;
 // proportion.
 void householder(const at::Tensor& out, double gain, int64_t panel_width, const Draw& draw);
 
-// How many it should be. `frugal` asks for narrower panels, where these are large beside the
-// matrix.
+// How many it should be. `frugal` asks for narrower panels, where they are large beside the matrix.
 int64_t panel_width(const at::Tensor& out, bool frugal);
 
 // The same distribution the literal way: Q of the Gaussian's QR factorisation, its phases fixed.

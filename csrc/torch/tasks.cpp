@@ -157,8 +157,7 @@ void append_tasks(const char* name, std::vector<FillTask>& tasks, const at::Tens
   task.purpose = tensors == Tensors::Int32 ? Purpose::Mask : Purpose::Value;
   task.data = static_cast<char*>(self.mutable_data_ptr());
 
-  // A complex random fill is a fill of its real and imaginary parts, one more dimension of size
-  // two.
+  // A complex random fill is one of real and imaginary parts, one more dimension of size two.
   const int64_t parts = self.is_complex() && random ? 2 : 1;
   std::vector<Dim> dims(static_cast<size_t>(ndim) + 1);
   int64_t logical = parts;
