@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "cpu/item_types.h"
 
 namespace fastinit::cpu {
 namespace {
@@ -160,23 +161,8 @@ void write_zeros(const SparseTask& task, const Panel& panel) {
           data[r * task.row_stride + c * task.col_stride] = Item{};
 }
 
-struct Item16 {
-  uint64_t parts[2];
-};
-
 void write_panel(const SparseTask& task, const Panel& panel) {
-  switch (task.item_size) {
-    case 1:
-      return write_zeros<uint8_t>(task, panel);
-    case 2:
-      return write_zeros<uint16_t>(task, panel);
-    case 4:
-      return write_zeros<uint32_t>(task, panel);
-    case 8:
-      return write_zeros<uint64_t>(task, panel);
-    default:
-      return write_zeros<Item16>(task, panel);
-  }
+  with_item_type(task.item_size, [&](auto item) { write_zeros<decltype(item)>(task, panel); });
 }
 
 // Settles panels of columns, by their numbers.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/item_types.h"
 #include "cpu/transpose.h"
 
 namespace fastinit::cpu {
@@ -56,24 +57,11 @@ void scatter(const char* from, int64_t pitch, char* to, int64_t rows, int64_t co
   }
 }
 
-struct Bytes16 {
-  uint64_t half[2];
-};
-
-void scatter_items(int item, const char* from, int64_t pitch, char* to, int64_t rows, int64_t cols,
+void scatter_items(int size, const char* from, int64_t pitch, char* to, int64_t rows, int64_t cols,
                    int64_t row_stride, int64_t col_stride) {
-  switch (item) {
-    case 1:
-      return scatter<uint8_t>(from, pitch, to, rows, cols, row_stride, col_stride);
-    case 2:
-      return scatter<uint16_t>(from, pitch, to, rows, cols, row_stride, col_stride);
-    case 4:
-      return scatter<uint32_t>(from, pitch, to, rows, cols, row_stride, col_stride);
-    case 8:
-      return scatter<uint64_t>(from, pitch, to, rows, cols, row_stride, col_stride);
-    default:
-      return scatter<Bytes16>(from, pitch, to, rows, cols, row_stride, col_stride);
-  }
+  with_item_type(size, [&](auto item) {
+    scatter<decltype(item)>(from, pitch, to, rows, cols, row_stride, col_stride);
+  });
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
