@@ -131,7 +131,7 @@ def pytest(*words: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *short, *words)
 
 
-BITS = ("tests/test_cuda_bits.py", "tests/test_cuda_orthogonal.py")
+BITS = ("tests/cuda/test_cuda_bits.py", "tests/cuda/test_cuda_orthogonal.py")
 
 
 def run_cuda(out: Path, *words: str) -> tuple[str, ...]:
@@ -145,7 +145,7 @@ def sanitizer(tool: str, cases: str, limit: float) -> Stage:
     command = (
         of_the_toolkit("compute-sanitizer"),
         *("--error-exitcode", "86", "--target-processes", "all", "--tool", tool),
-        *(sys.executable, "tests/cuda_small_cases.py", cases),
+        *(sys.executable, "tests/support/cuda_small_cases.py", cases),
     )
     return Stage(
         f"sanitizer-{cases}-{tool}",

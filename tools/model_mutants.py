@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from source_mutants import Mutant
 
-BATCH = ("tests/test_batch.py",)
-PROGRAMS = ("tests/test_batch_programs.py", "-k", "eager_result")
-INITIALIZE = ("tests/test_initialize.py",)
-RULES = ("tests/test_rules.py",)
-MATERIALIZE = ("tests/test_materialize.py",)
-RECORDING = ("tests/test_recording.py",)
-MODELS = ("tests/test_models.py", "-k", "gpt2 or gemma2 or rwkv or MultiheadAttention")
-DEFERRED = ("tests/test_deferred.py",)
-REPORT = ("tests/test_report.py",)
-IMPORT = ("tests/test_import.py",)
+BATCH = ("tests/fills/test_batch.py",)
+PROGRAMS = ("tests/fills/test_batch_programs.py", "-k", "eager_result")
+INITIALIZE = ("tests/models/test_initialize.py",)
+RULES = ("tests/models/test_rules.py",)
+MATERIALIZE = ("tests/models/test_materialize.py",)
+RECORDING = ("tests/recording/test_recording.py",)
+MODELS = ("tests/models/test_models.py", "-k", "gpt2 or gemma2 or rwkv or MultiheadAttention")
+DEFERRED = ("tests/models/test_lazy.py",)
+REPORT = ("tests/report/test_report.py",)
+IMPORT = ("tests/project/test_import.py",)
 
 MODEL_MUTANTS = [
     # ---- import

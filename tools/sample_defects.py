@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-import cell_checks as cells
 import numpy as np
-import sample_checks as checks
-import statistics_helpers as st
 import torch
-import word_checks
-from sample_checks import Interval, Sampler, stream
 from scipy import special
-from statistics_helpers import Array, Report
-from stream_cases import filled_shard
+from support import cell_checks as cells
+from support import sample_checks as checks
+from support import statistics_helpers as st
+from support import word_checks
+from support.sample_checks import Interval, Sampler, stream
+from support.statistics_helpers import Array, Report
+from support.stream_cases import filled_shard
 
 Findings = Iterator[tuple[str, Report]]  # name of a check and what it reports, cheapest first
 KEY = 0x5EED

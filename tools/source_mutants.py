@@ -9,20 +9,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHORT_REFERENCE = ("tests/test_reference.py", "-k", "test_uniform or test_normal or mask or corner")
-TRUNCATED = ("tests/test_reference.py", "-k", "test_trunc_normal or float64_narrow")
-KNOWN = ("tests/test_known_answers.py",)
-ACCURACY = ("tests/test_accuracy.py",)
-ARGUMENTS = ("tests/test_arguments.py",)
-LAYOUT = ("tests/test_promises_layout.py", "-k", "test_layout")
-SHARDS = ("tests/test_promises_shards.py", "-k", "parts or block")
-ENVIRONMENT = ("tests/test_promises_environment.py",)
-THREADS = ("tests/test_promises_schedule.py", "-k", "more_than_one")
-RADIUS = ("tests/test_distributions.py", "-k", "test_normal and radius")
-TIES = ("tests/test_distribution_defects.py", "-k", "ties_go")
-FAR = ("tests/test_reference.py", "-k", "far")
-REFLECTIONS = ("tests/test_orthogonal.py", "-k", "product_of or signed_zeros")
-CUDA_HOST = "tests/test_cuda_host.py"
+SHORT_REFERENCE = (
+    "tests/core/test_reference.py",
+    "-k",
+    "test_uniform or test_normal or mask or corner",
+)
+# Whichever the processor would choose.
+CAPABILITIES = ("tests/core/test_promises_capability.py", "-k", "every_capability")
+TRUNCATED = ("tests/core/test_reference.py", "-k", "test_trunc_normal or float64_narrow")
+KNOWN = ("tests/core/test_known_answers.py",)
+ACCURACY = ("tests/core/test_accuracy.py",)
+ARGUMENTS = ("tests/initializers/test_arguments.py",)
+LAYOUT = ("tests/core/test_promises_layout.py", "-k", "test_layout")
+SHARDS = ("tests/core/test_promises_shards.py", "-k", "parts or block")
+ENVIRONMENT = ("tests/core/test_promises_environment.py",)
+THREADS = ("tests/core/test_promises_schedule.py", "-k", "more_than_one")
+RADIUS = ("tests/core/test_distributions.py", "-k", "test_normal and radius")
+TIES = ("tests/core/test_distribution_defects.py", "-k", "ties_go")
+FAR = ("tests/core/test_reference.py", "-k", "far")
+REFLECTIONS = ("tests/initializers/test_orthogonal.py", "-k", "product_of or signed_zeros")
+CUDA_HOST = "tests/cuda/test_cuda_host.py"
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,11 @@ MUTANTS = [
     Mutant(
         "keys of generators are keys of split", "csrc/torch/backend_cpu.cpp",
         "impl->random64(), Purpose::GeneratorCpu", "impl->random64(), Purpose::Split",
-        ("tests/test_known_answers.py", "tests/test_keys.py"),
+        ("tests/core/test_known_answers.py", "tests/core/test_keys.py"),
     ),
     Mutant(
         "names are folded in as numbers", "csrc/torch/bindings.cpp",
-        "Purpose::FoldStr);", "Purpose::FoldInt);", ("tests/test_known_answers.py",),
+        "Purpose::FoldStr);", "Purpose::FoldInt);", ("tests/core/test_known_answers.py",),
     ),
     # ---- transforms
     Mutant(
@@ -106,14 +112,15 @@ MUTANTS = [
     ),
     Mutant(
         "a low word used twice", "csrc/cpu/fill_kernel.inl",
-        "w_low = Types::template several<n>(low, k, 1)", "w_low = Types::template several<n>(low, k, 0)",
-        ("tests/test_distribution_defects.py", "-k", "normal_cells"),
+        "w_low = Types::template several<n>(low, k, 1)",
+        "w_low = Types::template several<n>(low, k, 0)",
+        ("tests/core/test_distribution_defects.py", "-k", "normal_cells"),
     ),
     Mutant(
         "the standard deviation off by 5e-4", "csrc/core/transforms.h",
         "return L::mul(L::sqrt(square), L::set(t.normal.std));",
         "return L::mul(L::sqrt(square), L::set(t.normal.std * 1.0005f));",
-        ("tests/test_distributions.py", "-k", "test_normal and moments"),
+        ("tests/core/test_distributions.py", "-k", "test_normal and moments"),
     ),
     Mutant(
         "the middle of the radius' cell", "csrc/core/transforms.h",
@@ -154,7 +161,7 @@ MUTANTS = [
     Mutant(
         "a unit that is not exact", "csrc/core/transforms.h",
         "return t.uniform.unit * 0x1p24f == t.uniform.scale;", "return true;",
-        ("tests/test_reference.py", "-k", "corners"),
+        ("tests/core/test_reference.py", "-k", "corners"),
     ),
     # ---- rounding and bounds
     Mutant(
@@ -182,26 +189,26 @@ MUTANTS = [
     # ---- lanes
     Mutant(
         "AVX2 stores lanes in the wrong order", "csrc/cpu/lanes_avx2.h",
-        "_mm256_unpacklo_epi32(even, odd)", "_mm256_unpacklo_epi32(odd, even)", SHORT_REFERENCE,
+        "_mm256_unpacklo_epi32(even, odd)", "_mm256_unpacklo_epi32(odd, even)", CAPABILITIES,
     ),
     Mutant(
         "AVX2 makes blocks in the wrong order", "csrc/cpu/lanes_avx2.h",
-        "_mm256_setr_epi64x(0, 2, 1, 3)", "_mm256_setr_epi64x(0, 1, 2, 3)", SHORT_REFERENCE,
+        "_mm256_setr_epi64x(0, 2, 1, 3)", "_mm256_setr_epi64x(0, 1, 2, 3)", CAPABILITIES,
     ),
     Mutant(
         "AVX2 does not fuse", "csrc/cpu/lanes_avx2.h",
         "return _mm256_fmadd_ps(a, b, c);", "return _mm256_add_ps(_mm256_mul_ps(a, b), c);",
-        SHORT_REFERENCE,
+        CAPABILITIES,
     ),
     Mutant(
         "scalar code stores pairs in the wrong order", "csrc/cpu/lanes_scalar.h",
         "even | odd << 16", "odd | even << 16",
-        ("tests/test_promises_capability.py", "-k", "every_capability"),
+        CAPABILITIES,
     ),
     Mutant(
         "AVX-512 stores bytes in the wrong order", "csrc/cpu/lanes_avx512.h",
         "_mm512_slli_epi32(odd, 8)", "_mm512_slli_epi32(odd, 16)",
-        ("tests/test_native.py", "-k", "lanes_agree"),
+        ("tests/core/test_native.py", "-k", "lanes_agree"),
     ),
     # ---- memory
     Mutant(
@@ -222,12 +229,12 @@ MUTANTS = [
     Mutant(
         "the last group of a run is written whole", "csrc/cpu/fill_kernel.inl",
         "      if (cut_tail && g == groups - 1) to = edge[1];\n", "",
-        ("tests/test_reference.py", "-k", "short_length"),
+        ("tests/core/test_reference.py", "-k", "short_length"),
     ),
     Mutant(
         "complex parts of the full variance", "csrc/torch/tasks.cpp",
         "args[row.shared_scale] /= std::sqrt(2.0);", "args[row.shared_scale] /= 1.0;",
-        ("tests/test_distributions.py", "-k", "complex"),
+        ("tests/core/test_distributions.py", "-k", "complex"),
     ),
     # ---- execution
     Mutant(
@@ -238,7 +245,7 @@ MUTANTS = [
     Mutant(
         "tiles left out", "csrc/cpu/parallel.h",
         "compare_exchange_weak(begin, end, ", "compare_exchange_weak(begin, end + 1, ",
-        ("tests/test_reference.py", "-k", "long"),
+        ("tests/core/test_reference.py", "-k", "long"),
     ),
     Mutant(
         "the caller's rounding mode in fills", "csrc/cpu/parallel.h",
@@ -259,38 +266,38 @@ MUTANTS = [
         "overlapping tensors in any order", "csrc/torch/tasks.cpp",
         "if (spans[k].begin < spans[k - 1].end) return true;",
         "if (k > spans.size()) return true;",
-        ("tests/test_promises_overlap.py", "-k", "later or many_times"),
+        ("tests/core/test_promises_overlap.py", "-k", "later or many_times"),
     ),
     Mutant(
         "strides that meet far away are let through", "csrc/host/overlap.h",
         "return !nested && returns(0, 0, false);", "return false;",
-        ("tests/test_self_overlap.py",),
+        ("tests/core/test_self_overlap.py",),
     ),
     Mutant(
         "a forked child waits for threads that are not there", "csrc/torch/thread_pool.cpp",
-        "forked ? run_on_own : run_on_torchs", "run_on_torchs", ("tests/test_fork.py",),
+        "forked ? run_on_own : run_on_torchs", "run_on_torchs", ("tests/operators/test_fork.py",),
     ),
     # ---- operators
     Mutant(
         "lazy views are left to torch's fallback", "csrc/torch/lazy_views.cpp",
         "if (op.device != nullptr)", "if (false)",
-        ("tests/test_registry.py",),
+        ("tests/operators/test_registry.py",),
     ),
     Mutant(
         "the version counter stands still", "csrc/torch/fills.h",
         "if (!self.is_inference()) self.unsafeGetTensorImpl()->bump_version();",
         "if (self.is_inference()) self.unsafeGetTensorImpl()->bump_version();",
-        ("tests/test_ops.py", "-k", "version"),
+        ("tests/operators/test_ops.py", "-k", "version"),
     ),
     Mutant(
         "a key reserved before the arguments are checked", "csrc/torch/fills.cpp",
         _CHECKS, _RESERVED + _CHECKS,
-        ("tests/test_ops.py", "-k", "rejected"),
+        ("tests/operators/test_ops.py", "-k", "rejected"),
     ),
     Mutant(
         "empty tensors draw", "csrc/torch/fills.cpp",
         "if (!tasks.empty()) {\n      const Backend&", "{\n      const Backend&",
-        ("tests/test_semantics.py", "-k", "empty"),
+        ("tests/initializers/test_semantics.py", "-k", "empty"),
     ),
     Mutant(
         "a negative standard deviation is let through", "csrc/host/params.h",
@@ -300,12 +307,12 @@ MUTANTS = [
         "a generator beside a key is ignored", "fastinit/key.py",
         "    if generator is not None:\n        raise ValueError",
         "    if False:\n        raise ValueError",
-        ("tests/test_keys.py", "-k", "exclude"),
+        ("tests/core/test_keys.py", "-k", "exclude"),
     ),
     Mutant(
         "keys above 2⁶³ wrap wrongly", "fastinit/key.py",
         "value - _WORDS if value >= _SIGN else value)", "value & (_SIGN - 1))",
-        ("tests/test_keys.py", "-k", "schema or same_values"),
+        ("tests/core/test_keys.py", "-k", "schema or same_values"),
     ),
     # ---- orthogonal and sparse matrices
     Mutant(
@@ -323,22 +330,22 @@ MUTANTS = [
     Mutant(
         "every matrix of a batch from the first one's draws", "csrc/cpu/orthogonal.cpp",
         "batch.first + static_cast<uint64_t>(number * size)", "batch.first",
-        ("tests/test_orthogonal.py", "-k", "batch"),
+        ("tests/initializers/test_orthogonal.py", "-k", "batch"),
     ),
     Mutant(
         "blocks of a batch from the first one's draws", "csrc/torch/orthogonal_groups.cpp",
         "offsets.push_back({piece.first, k, k});", "offsets.push_back({0, k, k});",
-        ("tests/test_orthogonal.py", "-k", "batch"),
+        ("tests/initializers/test_orthogonal.py", "-k", "batch"),
     ),
     Mutant(
         "a missed window is taken for a hit", "csrc/cpu/sparse.cpp",
         "if (wanted < 0 || wanted > static_cast<int64_t>(list.size())) {", "if (wanted < 0) {",
-        ("tests/test_structural.py", "-k", "far_off"),
+        ("tests/initializers/test_structured.py", "-k", "far_off"),
     ),
     Mutant(
         "products in the precision the caller allows", "csrc/torch/full_precision.cpp",
         "if (users++ == 0) exclude();", "++users;",
-        ("tests/test_orthogonal_calls.py", "-k", "meanwhile"),
+        ("tests/initializers/test_orthogonal_calls.py", "-k", "meanwhile"),
     ),
     # Last, for it compiles everything anew.
     Mutant(

@@ -4,7 +4,7 @@
 // Exact where nothing on the way leaves the normal range: arguments of magnitude in [2^-60, 2^60],
 // and +-0 as the radicand or numerator. Callers see to that: radicands and fractions are in units
 // of a standard deviation, and what is not divides otherwise (ScalarF32AnyQuotient).
-// tests/test_cuda_host.py checks what the proofs rest on for every estimate that the instruction
+// tests/cuda/test_cuda_host.py checks what the proofs rest on for every estimate that the instruction
 // set permits.
 #pragma once
 

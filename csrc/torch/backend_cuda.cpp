@@ -1,5 +1,5 @@
 // The backend of CUDA: device guard, current stream, generator, and the memory of a launch's table.
-// It includes what a CPU torch has the headers of, too (tests/test_cuda_glue.py), and so not
+// It includes what a CPU torch has the headers of, too (tests/cuda/test_cuda_glue.py), and so not
 // ATen/cuda/CUDAContext.h.
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGeneratorImpl.h>

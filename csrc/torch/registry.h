@@ -1,6 +1,6 @@
 // Operators as rows of tables: from a row come an operator's schema and its kernels for every
 // dispatch key. What is not in a row exists nowhere, so no operator can be left to torch's own
-// fallbacks, which expect an operator to return what it writes. tests/test_registry.py asks the
+// fallbacks, which expect an operator to return what it writes. tests/operators/test_registry.py asks the
 // dispatcher.
 #pragma once
 

@@ -1,0 +1,90 @@
+"""Rules of `initialize_`: order, selectors, names, complaints."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from support.common import same_bits
+from support.initialize_helpers import NORMAL, Model, assert_same, drawn, values
+from torch import nn
+
+import fastinit
+from fastinit import initialize_
+
+
+def test_rules_in_order() -> None:
+    model = Model()
+    model.layers[0].first.bias.data.fill_(9)
+    rules = {
+        re.compile(r"layers\.1\..*weight$"): functools.partial(nn.init.constant_, val=5.0),
+        "layers.0.first.bias": functools.partial(nn.init.constant_, val=0.01),
+        "*.bias": nn.init.zeros_,
+        nn.LayerNorm: nn.init.ones_,
+        (nn.Embedding, 2): functools.partial(fastinit.normal_, std=0.5),
+        2: NORMAL,
+        "default": None,
+    }
+    initialize_(model, rules, key=3)
+    block = model.layers[1]
+    assert (block.first.weight == 5).all()
+    assert (block.norm.weight == 5).all()
+    assert (model.layers[0].first.bias == 0.01).all()
+    assert (block.first.bias == 0).all()
+    assert (model.layers[0].norm.weight == 1).all()
+    assert (model.layers[0].norm.bias == 0).all()
+    expected = fastinit.normal_(torch.empty(20, 8), 0.0, 0.5, key=drawn("embed.weight"))
+    assert same_bits(model.embed.weight.data, expected)
+    expected = fastinit.normal_(torch.empty(20, 8), 0.0, 0.02, key=drawn("head.weight"))
+    assert same_bits(model.head.weight.data, expected)
+
+
+def test_rules_that_take_the_name() -> None:
+    seen = []
+
+    def scaled(tensor: torch.Tensor, name: str) -> None:
+        seen.append(name)
+        layer = int(name.split(".")[1]) if name.startswith("layers") else 0
+        fastinit.normal_(tensor, std=0.02 / math.sqrt(2 * (layer + 1)))
+
+    def named(tensor: torch.Tensor, std: float, *, name: str = "") -> None:
+        tensor.normal_(0.0, std)
+
+    model = initialize_(
+        Model(), {"layers.*": scaled, "default": functools.partial(named, std=2.0)}, key=3
+    )
+    assert len(seen) == 10
+    expected = fastinit.normal_(torch.empty(8), 0.0, 0.02 / 2, key=drawn("layers.1.norm.weight"))
+    assert same_bits(model.layers[1].norm.weight.data, expected)
+    assert model.head.weight.std() > 1
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "message"),
+    [
+        (
+            {nn.Linear: NORMAL},
+            ValueError,
+            r"matches embed\.weight \(20, 8\), layers\.0\.norm",
+        ),
+        ({3.5: NORMAL}, TypeError, "selector"),
+        ({int: NORMAL}, TypeError, "selector"),
+        ({True: NORMAL}, TypeError, "selector"),
+        ({(): NORMAL}, TypeError, "selector"),
+        ({"default": 3}, TypeError, "initialiser"),
+        ("default", TypeError, "mapping"),
+        (3, TypeError, "mapping"),
+        ([("default",)], TypeError, "initialiser"),
+        ({"default": functools.partial(fastinit.normal_, std=-1.0)}, RuntimeError, "std"),
+    ],
+)
+def test_bad_rules(rules: Any, error: type[Exception], message: str) -> None:
+    model = Model()
+    before = values(model)
+    with pytest.raises(error, match=message):
+        initialize_(model, rules, key=3)
+    assert_same(values(model), before)

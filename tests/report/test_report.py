@@ -1,0 +1,247 @@
+"""`report`: expected beside measured, each flag, the forward pass, table, dict and picture."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from support.common import no_randomness
+from torch import nn
+
+import fastinit
+from fastinit import initialize_, materialize, report
+from fastinit._fills.fill import TRUNC_NORMAL
+from fastinit._models.history import Write
+from fastinit._report.moments import expected, measure
+
+
+def flags(module: nn.Module, name: str = "weight") -> str:
+    return "; ".join(report(module).flags.get(name, ()))
+
+
+def ruled(rule: Any, module: nn.Module | None = None) -> nn.Module:
+    return initialize_(module or nn.Linear(64, 64, bias=False), {"default": rule}, key=3)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (2, 5), (3, 1500, 1000)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_measured(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if dtype is not torch.float32 and math.prod(shape) > 100:
+        shape = (10, 9)
+    tensor = fastinit.normal_(torch.empty(shape, dtype=dtype), key=1)
+    got = measure(tensor.mT if tensor.dim() > 1 else tensor)
+    assert got is not None
+    values = (torch.view_as_real(tensor) if dtype.is_complex else tensor).double().numpy()
+    assert got.mean == pytest.approx(values.mean(), abs=1e-12)
+    assert got.std == pytest.approx(values.std(), abs=1e-12)
+    assert (got.low, got.high) == (values.min(), values.max())
+    assert measure(torch.empty(0)) is None
+    assert measure(torch.empty(3, device="meta")) is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "a", "b"),
+    [
+        (0, 1, -2, 2),
+        (0, 0.02, -2, 2),
+        (1, 2, 0, 9),
+        (0, 1, 3, 5),
+        (0, 1, -9, -8),
+        (0, 1, 20, 40),
+        (5, 1, -1, 0),
+        (0, 1, -math.inf, 1),
+        (0, 1, -0.01, 0.02),
+    ],
+)
+def test_moments_of_truncated_normals(mean: float, std: float, a: float, b: float) -> None:
+    write = Write("trunc_normal_", (mean, std, a, b), TRUNC_NORMAL, 9, True)
+    got = expected([write], torch.empty(9))
+    assert got is not None
+    alpha, beta = (a - mean) / std, (b - mean) / std
+    x = np.linspace(max(alpha, -40), min(beta, 45), 2_000_001)
+    weight = np.exp(stats.norm.logpdf(x) - stats.norm.logpdf(x).max())
+    middle = (weight * x).sum() / weight.sum()
+    spread = math.sqrt((weight * (x - middle) ** 2).sum() / weight.sum())
+    assert got.mean == pytest.approx(mean + std * middle, abs=2e-4 * std)
+    assert got.std == pytest.approx(std * spread, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        fastinit.uniform_,
+        functools.partial(fastinit.normal_, mean=2.0, std=0.1),
+        functools.partial(fastinit.trunc_normal_, std=0.5, a=-0.5, b=1.0),
+        functools.partial(fastinit.trunc_normal_, mean=1.0, std=0.0),
+        nn.init.kaiming_uniform_,
+        nn.init.xavier_normal_,
+        functools.partial(nn.init.orthogonal_, gain=2.0),
+        functools.partial(nn.init.sparse_, sparsity=0.4, std=0.3),
+        functools.partial(nn.init.constant_, val=0.3),
+    ],
+)
+def test_what_is_as_expected_has_no_flags(rule: Any) -> None:
+    module = ruled(rule)
+    (row,) = report(module).parameters
+    assert row.flags == ()
+    assert row.expected is not None
+    assert row.measured is not None
+    assert row.expected.std == pytest.approx(row.measured.std, rel=0.1)
+    assert row.shape == (64, 64)
+    assert row.dtype == "float32"
+    assert row.name == "weight"
+    assert row.rule.startswith(getattr(rule, "func", rule).__name__)
+
+
+def test_parts_are_weighed() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(64, 64))
+
+        def reset_parameters(self) -> None:
+            nn.init.normal_(self.weight, std=2.0)
+            nn.init.zeros_(self.weight[:32])
+            nn.init.normal_(self.weight[32:48], mean=5.0)
+
+    (row,) = report(initialize_(Parts(), key=1)).parameters
+    assert row.expected is not None
+    assert row.measured is not None
+    # 32 rows of the first are left in the arithmetic, then 16 of those
+    assert row.expected.mean == pytest.approx(16 * 5 / 64)
+    assert row.rule == "normal_, constant_"
+    unknown = ruled(lambda w: fastinit.normal_(w).abs_())
+    (row,) = report(unknown).parameters
+    assert row.expected is None
+
+
+def test_each_flag() -> None:
+    with torch.device("meta"):
+        assert flags(nn.Linear(3, 3)) == "never written"
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.empty(3, device="meta"))
+    materialize(module, key=1, allow_uninitialized="weight")
+    assert flags(module).startswith("never written")
+
+    assert flags(ruled(lambda w: fastinit.normal_(nn.init.zeros_(w)))) == "written twice"
+    assert flags(ruled(lambda w: [fastinit.normal_(w) for _ in range(3)])) == "written 3 times"
+    tight = functools.partial(fastinit.trunc_normal_, std=0.02)
+    assert flags(ruled(tight)) == "truncation inactive (bounds beyond 10 std)"
+    half = functools.partial(fastinit.trunc_normal_, std=0.02, a=-0.04)
+    assert flags(ruled(half)) == ""
+
+    shard = nn.Linear(64, 64, bias=False)
+    shard.weight = nn.Parameter(torch.empty(32, 64))
+    assert flags(ruled(fastinit.xavier_normal_, shard)) == "fan computed from a shard"
+    assert flags(ruled(fastinit.normal_, shard)) == ""
+    for conv in (nn.Conv2d(4, 8, 3, groups=2), nn.ConvTranspose2d(4, 8, 3, groups=2)):
+        assert flags(initialize_(conv, key=1)) == ""
+    conv.weight = nn.Parameter(torch.empty(4, 2, 3, 3))
+    assert flags(initialize_(conv, key=1)) == "fan computed from a shard"
+
+    module = ruled(fastinit.normal_)
+    with torch.no_grad():
+        module.weight.mul_(2)
+    assert flags(module) == "changed since"
+    module = ruled(fastinit.normal_)
+    module.weight.data.mul_(1.2)
+    assert flags(module).startswith("std off by more than chance (+")
+    module.weight.data.add_(1.0)
+    assert "mean off by more than chance" in flags(module)
+    module.weight.data.zero_()
+    assert flags(module) == "constant where random was expected"
+    module.weight.data.fill_(float("nan"))
+    assert "not finite" in flags(module)
+
+    plain = nn.Linear(3, 3)
+    assert report(plain).flags == {}
+    nn.init.zeros_(plain.weight)
+    assert flags(plain) == "constant where random was expected"
+
+
+def test_broken_ties() -> None:
+    module = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9, bias=False))
+    module[1].weight = module[0].weight
+    initialize_(module, key=1)
+    assert report(module).flags == {}
+    module[1].weight = nn.Parameter(module[1].weight.detach().clone())
+    assert report(module).flags["0.weight"] == ("tie broken",)
+
+
+def test_ties_that_transformers_declares() -> None:
+    pytest.importorskip("transformers")
+    from support.model_zoo import transformers_factory
+
+    model = materialize(transformers_factory("gpt2"), key=1)
+    assert not any("tie" in flag for found in report(model).flags.values() for flag in found)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    assert "tie broken" in report(model).flags["lm_head.weight"]
+
+
+def test_the_forward_pass() -> None:
+    module = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5))
+    x = fastinit.normal_(torch.empty(50, 8), key=1)
+    before = {n: b.clone() for n, b in module.named_buffers()}
+    with no_randomness():
+        found = report(module, x)
+    assert [row.name for row in found.layers] == ["0", "1", "2", "3"]
+    assert [row.kind for row in found.layers] == ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
+    with torch.no_grad():
+        y = module[0](x)
+    assert found.layers[0].mean == pytest.approx(y.mean().item(), abs=1e-6)
+    assert found.layers[0].std == pytest.approx(y.std(correction=0).item(), rel=1e-5)
+    assert found.layers[1].std == pytest.approx(1, abs=0.01)
+    assert found.layers[0].shape == (50, 8)
+    assert all(torch.equal(b, before[n]) for n, b in module.named_buffers())
+    assert not any(m._forward_hooks for m in module.modules())
+
+    bilinear = nn.Bilinear(2, 3, 4)
+    pair = (torch.ones(1, 2), torch.ones(1, 3))
+    assert len(report(bilinear, pair).layers) == 1
+    keywords = {"input1": pair[0], "input2": pair[1]}
+    assert report(bilinear, keywords).layers == report(bilinear, pair).layers
+    lstm = report(nn.LSTM(3, 4), torch.ones(2, 1, 3)).layers
+    assert lstm[0].shape == (2, 1, 4)
+    with pytest.raises(RuntimeError):
+        report(module, torch.ones(2, 3))
+    assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_table_dict_and_picture(tmp_path: Path) -> None:
+    module = initialize_(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), key=1)
+    found = report(module, torch.ones(2, 8))
+    lines = str(found).splitlines()
+    assert lines[0].split()[:4] == ["parameter", "shape", "dtype", "rule"]
+    assert "0.weight" in lines[2]
+    assert "8×8" in lines[2]
+    assert "ReLU" in str(found)
+    assert repr(found) == str(found)
+    data = json.loads(json.dumps(found.to_dict()))
+    assert data["parameters"][0]["name"] == "0.weight"
+    assert data["parameters"][0]["expected"]["high"] == pytest.approx(1 / math.sqrt(8))
+    assert data["layers"][1]["kind"] == "ReLU"
+    assert str(report(nn.ReLU())).count("\n") == 1
+    pytest.importorskip("matplotlib")
+    for name, what in (("a.png", found), ("b.svg", report(module)), ("c.png", report(nn.ReLU()))):
+        what.plot(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_matplotlib_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="matplotlib"):
+        report(nn.Linear(2, 2)).plot(tmp_path / "a.png")
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(TypeError, match="'module'"):
+        report(torch.ones(3))  # type: ignore[arg-type]
