@@ -168,7 +168,9 @@ def relative(*patterns):
 def make_extension(torch, cuda):
     from torch.utils import cpp_extension
 
-    cxx = ["-O3", "-g0", "-Wall", "-Wextra", *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    # A kind, type or distribution that a switch does not know must not compile.
+    cxx = ["-O3", "-g0", "-Wall", "-Wextra", "-Werror=switch"]
+    cxx += shlex.split(os.environ.get("CXXFLAGS", ""))
     # Products and sums fuse only where the source says fma: the same bits from every compiler.
     cxx += ["-fno-fast-math", "-ffp-contract=off", "-fopenmp", "-fvisibility=hidden"]
     kind = "cuda" if cuda else "cpu"
@@ -176,13 +178,13 @@ def make_extension(torch, cuda):
         cxx += ["-isystem", path]
     flags = {"cxx": cxx}
 
-    sources = relative("csrc/cpu/*.cpp", "csrc/torch/*.cpp")
+    sources = relative("csrc/host/*.cpp", "csrc/cpu/*.cpp", "csrc/torch/*.cpp")
     if cuda:
         sources += relative("csrc/cuda/*.cu")
         # nvcc hands the last two to the host compiler.
         flags["nvcc"] = ["-O3", "--fmad=false", "-Xcompiler", "-ffp-contract=off"]
     else:
-        sources = [source for source in sources if source != "csrc/torch/ops_cuda.cpp"]
+        sources = [source for source in sources if source != "csrc/torch/backend_cuda.cpp"]
 
     macros = [("FASTINIT_CUDA", "1" if cuda else "0")]
     if cuda:

@@ -39,7 +39,7 @@ def row(shape: tuple[int, int], widths: list[int], repeats: int) -> list[str]:
     a, b, c = torch.randn(tall, narrow), torch.randn(narrow, narrow), torch.empty(tall, narrow)
     product = least_seconds(lambda: torch.mm(a, b, out=c), repeats)
     cells = [report.shape_name(shape)]
-    fill = torch.ops.fastinit.orthogonal_from_
+    fill = torch.ops.fastinit_testing.orthogonal_from_
     for width in [*widths, 0]:
         fastinit.normal_(tensor, key=1)
         seconds = least_seconds(lambda w=width: fill(tensor, width=w), repeats)

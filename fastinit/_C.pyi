@@ -1,7 +1,7 @@
 """The compiled module. Importing it registers ``torch.ops.fastinit``; it minds memory, too."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict
 
 STREAM_VERSION: int
 
@@ -19,8 +19,17 @@ def capability() -> str:
 def capabilities() -> list[str]:
     """Name the capabilities that this processor has, plainest first."""
 
-def last_fill_threads() -> int:
-    """Count the distinct threads that wrote in the last fill."""
+class Distribution(TypedDict):
+    """A row of the table of distributions: of an operator, and of a code of `fill_many_`."""
+
+    name: str  # of its operator; the constant has none
+    code: int
+    arguments: dict[str, float]  # in order, with their defaults
+    random: bool
+    complex: bool  # whether complex tensors take it
+
+def distributions() -> list[Distribution]:
+    """List the distributions in the order of their codes."""
 
 def build_info() -> dict[str, str]:
     """Report compiler, torch version and CUDA support of this binary."""

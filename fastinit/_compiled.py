@@ -121,7 +121,6 @@ __all__ = [
     "normal_op",
     "orthogonal_many_op",
     "orthogonal_op",
-    "random_words_op",
     "reserve_key_op",
     "sparse_op",
     "trunc_normal_op",
@@ -132,7 +131,6 @@ __all__ = [
 uniform_op = torch.ops.fastinit.uniform_.default
 normal_op = torch.ops.fastinit.normal_.default
 trunc_normal_op = torch.ops.fastinit.trunc_normal_.default
-random_words_op = torch.ops.fastinit.random_words_.default
 fill_many_op = torch.ops.fastinit.fill_many_.default
 orthogonal_op = torch.ops.fastinit.orthogonal_.default
 orthogonal_many_op = torch.ops.fastinit.orthogonal_many_.default

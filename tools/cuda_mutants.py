@@ -56,8 +56,8 @@ CUDA_MUTANTS = [
     ),
     Mutant(
         "CUDA: two float8 in the wrong order", "csrc/cuda/pack.cuh",
-        "round_small<ScalarF32, Format>(first) | round_small<ScalarF32, Format>(second) << 8;",
-        "round_small<ScalarF32, Format>(second) | round_small<ScalarF32, Format>(first) << 8;",
+        "round_small<ScalarF32, dtype>(first) | round_small<ScalarF32, dtype>(second) << 8;",
+        "round_small<ScalarF32, dtype>(second) | round_small<ScalarF32, dtype>(first) << 8;",
         CUDA_LENGTHS,
     ),
     Mutant(

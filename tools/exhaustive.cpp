@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/params.h"
 #include "core/transforms.h"
+#include "host/params.h"
 
 namespace {
 
@@ -103,7 +103,7 @@ class TruncNormal {
       : mean_(args[0]),
         std_(args[1]),
         width_((args[3] - args[2]) / args[1]),
-        transform_(make_transform(Kind::Central, DType::F32, args)) {
+        transform_(host::make_transform(Distribution::TruncNormal, DType::F32, args)) {
     const double alpha = (args[2] - args[0]) / args[1], beta = (args[3] - args[0]) / args[1];
     below_alpha_ = tail(-alpha), above_beta_ = tail(beta);
     // Differences of the smaller tail on each side lose nothing.

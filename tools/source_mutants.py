@@ -47,17 +47,12 @@ class Mutant:
         return self.tests[0] == CUDA_HOST
 
 
-_CHECKS = """  check_fill(self, fill);
-  std::vector<FillTask> tasks;
-  append_tasks(tasks, self, fill, 0);
+_CHECKS = """  check_fill(name, self, what);
+  if (on == On::Device) {
 """
-_IF = "  if (!tasks.empty()) {\n"
-_KEY = """    const Backend& backend = *backend_of(self.device());
-    const uint64_t k = key.has_value() ? static_cast<uint64_t>(*key)
-                                       : backend.reserve_key(fill.name, self.device(), generator);
+_RESERVED = """  if (on == On::Device && !key.has_value())
+    backend_of(self.device())->reserve_key(name, self.device(), generator);
 """
-CHECKED_FIRST = f"{_CHECKS}{_IF}{_KEY}"
-RESERVED_FIRST = f"{_KEY}{_CHECKS}{_IF}"
 
 MUTANTS = [
     # ---- words
@@ -111,13 +106,14 @@ MUTANTS = [
     ),
     Mutant(
         "one word for radius and angle", "csrc/cpu/fill_kernel.inl",
-        "const auto w = At::template several<n>(words, k, 1)",
-        "const auto w = At::template several<n>(words, k, 0)",
+        "const auto w = Types::template several<n>(words, k, 1)",
+        "const auto w = Types::template several<n>(words, k, 0)",
         RADIUS,
     ),
     Mutant(
         "a low word used twice", "csrc/cpu/fill_kernel.inl",
-        "w_low = At::template several<n>(low, k, 1)", "w_low = At::template several<n>(low, k, 0)",
+        "w_low = Types::template several<n>(low, k, 1)",
+        "w_low = Types::template several<n>(low, k, 0)",
         ("tests/core/test_distribution_defects.py", "-k", "normal_cells"),
     ),
     Mutant(
@@ -141,7 +137,7 @@ MUTANTS = [
     ),
     Mutant(
         "samples in the tail are put back one place off", "csrc/cpu/fill_kernel.inl",
-        "early[detour.places[k + lane]] = z[lane];", "early[detour.places[k]] = z[lane];",
+        "early[tails.places[k + lane]] = z[lane];", "early[tails.places[k]] = z[lane];",
         TRUNCATED,
     ),
     Mutant(
@@ -159,7 +155,7 @@ MUTANTS = [
         "tail_exponent<L>(t.tail.rho, t.tail.omega, L::word_xor(w, flip), low)", ACCURACY,
     ),
     Mutant(
-        "wide intervals taken for narrow ones", "csrc/core/params.h",
+        "wide intervals taken for narrow ones", "csrc/host/params.h",
         "h * reach <= 0.25", "h * reach <= 2.5", TRUNCATED,
     ),
     Mutant(
@@ -173,11 +169,11 @@ MUTANTS = [
         "if constexpr (clamped) {", "if constexpr (false) {", ARGUMENTS,
     ),
     Mutant(
-        "normals not clamped", "csrc/core/params.h",
+        "normals not clamped", "csrc/host/params.h",
         "std::fabs(mean) + 10 * std > f.max", "std::fabs(mean) > f.max", ARGUMENTS,
     ),
     Mutant(
-        "the upper bound instead of the value before it", "csrc/core/params.h",
+        "the upper bound instead of the value before it", "csrc/host/params.h",
         "next_down(top, f)", "top", ARGUMENTS,
     ),
     Mutant(
@@ -237,32 +233,32 @@ MUTANTS = [
     ),
     Mutant(
         "complex parts of the full variance", "csrc/torch/tasks.cpp",
-        "args[1] /= std::sqrt(2.0);", "args[1] /= 1.0;",
+        "args[row.shared_scale] /= std::sqrt(2.0);", "args[row.shared_scale] /= 1.0;",
         ("tests/core/test_distributions.py", "-k", "complex"),
     ),
     # ---- execution
     Mutant(
-        "one thread", "csrc/cpu/executor.cpp",
-        "pool.run(workers, work, &job);", "work(&job);",
+        "one thread", "csrc/cpu/parallel.h",
+        "pool.run(workers, work, &shared);", "work(&shared);",
         THREADS,
     ),
     Mutant(
-        "tiles left out", "csrc/cpu/executor.cpp",
+        "tiles left out", "csrc/cpu/parallel.h",
         "compare_exchange_weak(begin, end, ", "compare_exchange_weak(begin, end + 1, ",
         ("tests/core/test_reference.py", "-k", "long"),
     ),
     Mutant(
-        "the caller's rounding mode in fills", "csrc/cpu/executor.cpp",
-        "  const FpEnv env;\n  alignas(64)", "  alignas(64)",
+        "the caller's rounding mode in fills", "csrc/cpu/parallel.h",
+        "    const host::FpEnv env;\n", "",
         ENVIRONMENT,
     ),
     Mutant(
-        "the caller's rounding mode in constants", "csrc/cpu/executor.cpp",
+        "the caller's rounding mode in constants", "csrc/host/prepare_transform.cpp",
         "  const FpEnv env;\n  return make_transform_here", "  return make_transform_here",
         ENVIRONMENT,
     ),
     Mutant(
-        "modes are not restored", "csrc/cpu/fp_env.h",
+        "modes are not restored", "csrc/host/fp_env.h",
         "~FpEnv() { _mm_setcsr(saved_); }", "~FpEnv() { _mm_setcsr(0x1f80); }",
         ENVIRONMENT,
     ),
@@ -273,7 +269,7 @@ MUTANTS = [
         ("tests/core/test_promises_overlap.py", "-k", "later or many_times"),
     ),
     Mutant(
-        "strides that meet far away are let through", "csrc/core/overlap.h",
+        "strides that meet far away are let through", "csrc/host/overlap.h",
         "return !nested && returns(0, 0, false);", "return false;",
         ("tests/core/test_self_overlap.py",),
     ),
@@ -283,30 +279,29 @@ MUTANTS = [
     ),
     # ---- operators
     Mutant(
-        "lazy views are left to torch's fallback", "csrc/torch/registry.cpp",
-        "TORCH_LIBRARY_IMPL(fastinit, Conjugate, m) {",
-        "[[maybe_unused]] static void unused(torch::Library& m) {",
+        "lazy views are left to torch's fallback", "csrc/torch/lazy_views.cpp",
+        "if (op.device != nullptr)", "if (false)",
         ("tests/operators/test_registry.py",),
     ),
     Mutant(
-        "the version counter stands still", "csrc/torch/support.h",
+        "the version counter stands still", "csrc/torch/fills.h",
         "if (!self.is_inference()) self.unsafeGetTensorImpl()->bump_version();",
         "if (self.is_inference()) self.unsafeGetTensorImpl()->bump_version();",
         ("tests/operators/test_ops.py", "-k", "version"),
     ),
     Mutant(
         "a key reserved before the arguments are checked", "csrc/torch/fills.cpp",
-        CHECKED_FIRST, RESERVED_FIRST,
+        _CHECKS, _RESERVED + _CHECKS,
         ("tests/operators/test_ops.py", "-k", "rejected"),
     ),
     Mutant(
         "empty tensors draw", "csrc/torch/fills.cpp",
-        "  if (!tasks.empty()) {\n    const Backend&", "  {\n    const Backend&",
+        "if (!tasks.empty()) {\n      const Backend&", "{\n      const Backend&",
         ("tests/initializers/test_semantics.py", "-k", "empty"),
     ),
     Mutant(
-        "a negative standard deviation is let through", "csrc/torch/tasks.cpp",
-        "TORCH_CHECK(std >= 0, ", "TORCH_CHECK(std >= -1e300, ", ARGUMENTS,
+        "a negative standard deviation is let through", "csrc/host/params.h",
+        "if (!(std >= 0)) return", "if (!(std >= -1e300)) return", ARGUMENTS,
     ),
     Mutant(
         "a generator beside a key is ignored", "fastinit/key.py",
@@ -339,8 +334,7 @@ MUTANTS = [
     ),
     Mutant(
         "blocks of a batch from the first one's draws", "csrc/torch/orthogonal_groups.cpp",
-        "full.size(1), full.size(2), piece.first, k, k});",
-        "full.size(1), full.size(2), 0, k, k});",
+        "offsets.push_back({piece.first, k, k});", "offsets.push_back({0, k, k});",
         ("tests/initializers/test_orthogonal.py", "-k", "batch"),
     ),
     Mutant(

@@ -54,10 +54,16 @@ FASTINIT_HD FASTINIT_INLINE typename L::F log_reduced(typename L::F e, typename 
   }
 }
 
-// factor * log(x) for 0 < x <= 1 where x - 1 is also known as `v`, more exactly than x can say near
-// 1. Both come times factor: 1, or in float -2.
+// A positive normal number as 2^e m, m in [sqrt(1/2), sqrt(2)). The number and m are times factor: 1,
+// or in float -2.
+template <class L>
+struct Reduced {
+  typename L::I h;  // whose exponent_part is e, negative where the number is less than m
+  typename L::F m;
+};
+
 template <class L, int factor = 1>
-FASTINIT_HD FASTINIT_INLINE typename L::F log_near_one(typename L::F x, typename L::F v) {
+FASTINIT_HD FASTINIT_INLINE Reduced<L> reduce(typename L::F x) {
   static_assert(factor == 1 || factor == -2, "bits of factor * sqrt(1/2)");
   const auto i = L::bits(x);
   typename L::I h;
@@ -65,22 +71,23 @@ FASTINIT_HD FASTINIT_INLINE typename L::F log_near_one(typename L::F x, typename
     h = L::isub(i, L::iset(0x3FE6A09E667F3BCDull));
   else
     h = L::isub(i, L::iset(factor == 1 ? 0x3F3504F3u : 0xBFB504F3u));
-  const auto m = L::from_bits(L::isub(i, L::exponent_part(h)));
-  const auto f = L::select(L::sign_of(h), L::sub(m, L::set(factor)), v);
-  return log_reduced<L, factor>(L::exponent_value(h), f);
+  return {h, L::from_bits(L::isub(i, L::exponent_part(h)))};
 }
 
-// log(x) for 0 < x <= 1.
+// log(x) of a positive normal x.
 template <class L>
-FASTINIT_HD FASTINIT_INLINE typename L::F log_unit(typename L::F x) {
-  const auto i = L::bits(x);
-  typename L::I h;
-  if constexpr (is_double<L>)
-    h = L::isub(i, L::iset(0x3FE6A09E667F3BCDull));
-  else
-    h = L::isub(i, L::iset(0x3F3504F3u));
-  const auto m = L::from_bits(L::isub(i, L::exponent_part(h)));
-  return log_reduced<L>(L::exponent_value(h), L::sub(m, L::set(1)));
+FASTINIT_HD FASTINIT_INLINE typename L::F log_positive(typename L::F x) {
+  const auto r = reduce<L>(x);
+  return log_reduced<L>(L::exponent_value(r.h), L::sub(r.m, L::set(1)));
+}
+
+// factor * log(x) for 0 < x <= 1 where x - 1 is also known as `v`, more exactly than x can say near
+// 1. Both come times factor.
+template <class L, int factor = 1>
+FASTINIT_HD FASTINIT_INLINE typename L::F log_near_one(typename L::F x, typename L::F v) {
+  const auto r = reduce<L, factor>(x);
+  const auto f = L::select(L::sign_of(r.h), L::sub(r.m, L::set(factor)), v);
+  return log_reduced<L, factor>(L::exponent_value(r.h), f);
 }
 
 // cos and sin of the angle word t (and, in double, its low word), a full turn being 2^32.
@@ -101,8 +108,8 @@ FASTINIT_HD FASTINIT_INLINE void cos_sin(typename L::W t, typename L::W low, typ
     s = L::mul(y, horner<L>(coef::kSin32, z));
     c = horner<L>(coef::kCos32, z);
   }
-  // Quadrant = top two bits of t + 2^29: bit 30 swaps, bit 31 negates the sine, and that
-  // of the next quadrant the cosine.
+  // Quadrant = top two bits of t + 2^29: bit 30 swaps, bit 31 negates the sine, and that of the next
+  // quadrant the cosine.
   const auto q = L::word_add(t, L::word_set(0x20000000u));
   const auto swap = L::word_sign(L::template word_shl<1>(q));
   const auto next = L::word_add(q, L::word_set(0x40000000u));

@@ -5,9 +5,11 @@
 //   set, iset            broadcast
 //   add sub mul div fma negative_fma (c - a b) sqrt negate magnitude
 //   bits, from_bits, iadd isub iand ixor, sign_of (I -> M), sign_of_value (not of 0),
-//   exponent_part, exponent_value (of an exponent_part; in float times 2^23) greater, select(M,
-//   yes, no), any at_least(x, lo) = x < lo ? lo : x and at_most(x, hi) = x > hi ? hi : x, exactly
-//   so word_* operate on the low 32 bits of an integer lane, which hold one word of the stream
+//   exponent_part, exponent_value (of an exponent_part; in float times 2^23)
+//   greater, select(M, yes, no), any
+//   at_least(x, lo) = x < lo ? lo : x and at_most(x, hi) = x > hi ? hi : x, exactly so
+//   word_*               operate on the low 32 bits of an integer lane, which hold one word of the
+//                        stream
 #pragma once
 
 #include <cmath>

@@ -17,8 +17,7 @@ struct Dim {
 constexpr int kMaxDims = 8;
 
 // Dimensions in logical order (slowest first), none of size 1, neighbours merged where both strides
-// allow. No dimension left means one element. `first` is the logical index of the element at
-// `data`.
+// allow. None left means one element. `first` is the logical index of the element at `data`.
 struct Layout {
   int ndim;
   Dim dims[kMaxDims];

@@ -4,18 +4,10 @@
 
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "core/macros.h"
 
 namespace fastinit {
-
-// A binary floating type by its mantissa bits, smallest normal exponent and total bits.
-template <int mantissa_, int min_exponent_, int bits_>
-struct SmallFormat {
-  static constexpr int kMantissa = mantissa_, kMinExponent = min_exponent_, kBits = bits_;
-};
-using FormatF16 = SmallFormat<10, -14, 16>;
-using FormatE4M3 = SmallFormat<3, -6, 8>;
-using FormatE5M2 = SmallFormat<2, -14, 8>;
 
 FASTINIT_HD FASTINIT_INLINE constexpr uint32_t float_bits_of_power(int exponent) {
   return static_cast<uint32_t>(exponent + 127) << 23;
@@ -35,12 +27,13 @@ FASTINIT_HD FASTINIT_INLINE typename L::I round_bf16(typename L::F x) {
   return L::template ishr<16>(round_bf16_high<L>(x));
 }
 
-// Bits of a small format in the low bits of each 32-bit lane.
-template <class L, class Format>
+// Bits of a type with fewer exponents than float in the low bits of each 32-bit lane.
+template <class L, DType dtype>
 FASTINIT_HD FASTINIT_INLINE typename L::I round_small(typename L::F x) {
-  constexpr int drop = 23 - Format::kMantissa;
-  constexpr uint32_t rebias = static_cast<uint32_t>(Format::kMinExponent - 1 + 127)
-                              << Format::kMantissa;
+  constexpr int mantissa = format_of(dtype).precision - 1;
+  constexpr int min_exponent = format_of(dtype).min_exponent;
+  constexpr int drop = 23 - mantissa;
+  constexpr uint32_t rebias = static_cast<uint32_t>(min_exponent - 1 + 127) << mantissa;
   const auto i = L::bits(x);
   const auto sign = L::iand(i, L::iset(0x80000000u));
   const auto magnitude = L::ixor(i, sign);
@@ -48,13 +41,12 @@ FASTINIT_HD FASTINIT_INLINE typename L::I round_small(typename L::F x) {
   const auto rounded = L::iadd(magnitude, L::iadd(odd, L::iset((1u << (drop - 1)) - 1)));
   const auto normal = L::isub(L::template ishr<drop>(rounded), L::iset(rebias));
   // Adding a power of two whose last place is the subnormal spacing rounds to that spacing.
-  constexpr uint32_t magic = float_bits_of_power(Format::kMinExponent - Format::kMantissa + 23);
+  constexpr uint32_t magic = float_bits_of_power(min_exponent - mantissa + 23);
   const auto shifted = L::add(L::from_bits(magnitude), L::from_bits(L::iset(magic)));
   const auto subnormal = L::isub(L::bits(shifted), L::iset(magic));
-  const auto is_small =
-      L::sign_of(L::isub(magnitude, L::iset(float_bits_of_power(Format::kMinExponent))));
+  const auto is_small = L::sign_of(L::isub(magnitude, L::iset(float_bits_of_power(min_exponent))));
   return L::ior(L::iselect(is_small, subnormal, normal),
-                L::template ishr<32 - Format::kBits>(sign));
+                L::template ishr<32 - 8 * item_size(dtype)>(sign));
 }
 
 }  // namespace fastinit

@@ -3,45 +3,12 @@
 
 #include <cstdint>
 
+#include "core/distributions.h"
+#include "core/dtype.h"
 #include "core/layout.h"
 #include "core/philox.h"
 
 namespace fastinit {
-
-enum class DType : uint8_t { F32, F64, F16, BF16, E4M3, E5M2, Word, Bytes };
-
-// What is made of the words. The truncated normal is one of its four branches (docs/stream.md, 6).
-enum class Kind : uint8_t { Constant, Words, Uniform, Normal, Narrow, Central, Tail, Far };
-
-constexpr int kNarrowDegree32 = 8, kNarrowDegree64 = 16;
-
-// Constants of a transform in the type it computes in. Mirrored branches set `flip` to complement
-// the words and carry a negated std.
-template <class Real>
-struct TransformArgs {
-  Real lo, hi;
-  union {
-    struct {
-      Real scale, shift, unit;  // unit: scale / 2^24, float only
-    } uniform;
-    struct {
-      Real mean, std;
-    } normal;
-    struct {
-      Real c[kNarrowDegree64 + 1], width, a;
-    } narrow;
-    struct {
-      Real p_a, q_b, d, h_a, h_b, mean, std;
-    } central;
-    struct {
-      Real rho, omega, lambda, mean, std;
-    } tail;
-    struct {
-      Real rho, omega, c1, c2, a, std, alpha, inv_alpha, y0, l, l1;
-    } far;
-  };
-  uint32_t flip;
-};
 
 struct Transform {
   Kind kind;

@@ -15,8 +15,8 @@ FASTINIT_HD FASTINIT_INLINE bool has_exact_unit(const TransformArgs<float>& t) {
   return t.uniform.unit * 0x1p24f == t.uniform.scale;
 }
 
-// U(shift, shift + scale). `low` is read in double only, here and below. With
-// `unit_exact` one multiplication less, for the same bits.
+// U(shift, shift + scale). `low` is read in double only, here and below. With `unit_exact` one
+// multiplication less, for the same bits.
 template <class L, bool unit_exact = false>
 FASTINIT_HD FASTINIT_INLINE typename L::F uniform(const TransformArgs<typename L::Real>& t,
                                                   typename L::W w, typename L::W low) {
@@ -150,7 +150,7 @@ FASTINIT_HD FASTINIT_INLINE Fraction<L> central_tail(const TransformArgs<typenam
   const auto same_end = L::sign_of(L::ixor(sign, L::word_top(w)));
   const auto p =
       L::select(same_end, from_end, L::sub(L::set(static_cast<typename L::Real>(0.5)), ad));
-  auto z = tail_quantile<L>(L::negate(log_unit<L>(p)));
+  auto z = tail_quantile<L>(L::negate(log_positive<L>(p)));
   z.numerator = L::from_bits(L::ixor(L::bits(z.numerator), sign));
   return z;
 }
@@ -225,6 +225,46 @@ FASTINIT_HD FASTINIT_INLINE typename L::F trunc_normal_far(const TransformArgs<t
   } else {
     return L::add(d, L::set(t.far.a));
   }
+}
+
+// ---- by kind ------------------------------------------------------------------------------------
+
+// One sample of a kind that makes an element of a word.
+template <class L, Kind kind, bool unit_exact = false>
+FASTINIT_HD FASTINIT_INLINE typename L::F sample(const TransformArgs<typename L::Real>& t,
+                                                 typename L::W w, typename L::W low) {
+  static_assert(kind != Kind::Constant && kind != Kind::Words && kind != Kind::Normal,
+                "makes no element of a word");
+  if constexpr (kind == Kind::Uniform)
+    return uniform<L, unit_exact>(t, w, low);
+  else if constexpr (kind == Kind::Narrow)
+    return trunc_normal_narrow<L>(t, w, low);
+  else if constexpr (kind == Kind::Central)
+    return trunc_normal_central<L>(t, w, low);
+  else if constexpr (kind == Kind::Tail)
+    return trunc_normal_tail<L>(t, w, low);
+  else if constexpr (kind == Kind::Far)
+    return trunc_normal_far<L>(t, w, low);
+}
+
+// Elements 2k from `even` words and 2k + 1 from `odd` ones.
+template <class L, Kind kind>
+FASTINIT_HD FASTINIT_INLINE void sample_pair(const TransformArgs<typename L::Real>& t,
+                                             typename L::W even, typename L::W odd,
+                                             typename L::W even_low, typename L::W odd_low,
+                                             typename L::F& first, typename L::F& second) {
+  if constexpr (kind == Kind::Normal) {
+    normal_pair<L>(t, even, odd, even_low, odd_low, first, second);
+  } else {
+    first = sample<L, kind>(t, even, even_low);
+    second = sample<L, kind>(t, odd, odd_low);
+  }
+}
+
+template <class L>
+FASTINIT_HD FASTINIT_INLINE typename L::F clamp(const TransformArgs<typename L::Real>& t,
+                                                typename L::F x) {
+  return L::at_most(L::at_least(x, L::set(t.lo)), L::set(t.hi));
 }
 
 }  // namespace fastinit

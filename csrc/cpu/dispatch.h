@@ -10,8 +10,8 @@
 
 namespace fastinit::cpu {
 
-// Memory in strips of `bytes` bytes, `pitch` bytes apart; none where `bytes` is 0.
-struct Strips {
+// Memory in rows of `bytes` bytes, `pitch` bytes apart; none where `bytes` is 0.
+struct MemoryRows {
   char* first;
   int64_t bytes, pitch;
 };
@@ -24,7 +24,7 @@ struct Run {
   int64_t rows;
   uint64_t step;
   int64_t pitch;
-  Strips destination{};
+  MemoryRows destination{};
 };
 using GenerateRun = void (*)(const FillTask& task, const Run& run, char* out);
 
@@ -87,8 +87,7 @@ struct Capability {
 // What this processor has, plainest first.
 const std::vector<Capability>& capabilities();
 
-// The one in use. Throws std::runtime_error when FASTINIT_CPU_CAPABILITY names one that is not
-// there.
+// The one in use. Throws std::runtime_error when FASTINIT_CPU_CAPABILITY names none of them.
 const Capability& capability();
 
 }  // namespace fastinit::cpu

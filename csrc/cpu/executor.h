@@ -2,23 +2,13 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "core/task.h"
+#include "cpu/parallel.h"
 
 namespace fastinit::cpu {
 
-// The thread pool, handed in so that nothing here knows torch: calls body(context) on up to
-// `workers` threads at once and returns when all have returned.
-struct ThreadPool {
-  int workers;
-  void (*run)(int workers, void (*body)(void* context), void* context);
-};
-
 // Fills every task; tasks must not overlap in memory. Returns how many threads wrote something.
 int execute(const FillTask* tasks, size_t count, const ThreadPool& pool);
-
-// make_transform of core/params.h under our floating-point environment.
-Transform prepare_transform(Kind distribution, DType dtype, const double (&args)[4]);
 
 }  // namespace fastinit::cpu

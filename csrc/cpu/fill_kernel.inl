@@ -17,17 +17,17 @@ constexpr int kBatchGroups = 1024 / kGroupElements / kBatchStep * kBatchStep;
 // The lane type that computes a type, and where the words of a pair of elements are: pair k makes
 // the elements of one vector of even and one of odd words.
 template <DType dtype>
-struct Wide {
-  static constexpr bool value = dtype == DType::F64;
-  using L = std::conditional_t<value, Lanes::F64, Lanes::F32>;
+struct LanesOf {
+  static constexpr bool wide = dtype == DType::F64;
+  using L = std::conditional_t<wide, Lanes::F64, Lanes::F32>;
   using W = typename L::W;
-  static constexpr int kVectors = value ? 4 : 2;  // of words, a group
-  static constexpr int kPairs = value ? 2 : Lanes::kParts;
+  static constexpr int kVectors = wide ? 4 : 2;  // of words, a group
+  static constexpr int kPairs = wide ? 2 : Lanes::kParts;
   // Radii, and groups of normal samples, computed side by side.
-  static constexpr int kRadii = value ? 1 : Lanes::kRadiiAbreast;
-  static constexpr int kGroups = value ? 1 : Lanes::kPointsAbreast;
+  static constexpr int kRadii = wide ? 1 : Lanes::kRadiiAbreast;
+  static constexpr int kGroups = wide ? 1 : Lanes::kPointsAbreast;
   static FASTINIT_INLINE W word(const Lanes::V* words, int pair, int odd) {
-    if constexpr (value)
+    if constexpr (wide)
       return Lanes::word64(words[2 * pair + odd]);
     else
       return Lanes::word32(words[2 * (pair / kPairs) + odd], pair % kPairs);
@@ -43,49 +43,49 @@ struct Wide {
 };
 
 // The samples that take the long way, apart: their words and the places of the results.
-struct Detour {
+struct TailSamples {
   static constexpr int kCapacity = kBatchGroups * kGroupElements + Lanes::F32::kWidth;
   uint32_t words[kCapacity], low[kCapacity], places[kCapacity];
 };
 
 // The pass between words and samples: radii of normal pairs; standard quantiles of central
 // truncated normals, first as if all were in the middle, then the few in the tails again.
-template <Kind kind, DType dtype, class Args, class Real, class MaybeDetour>
+template <Kind kind, DType dtype, class Args, class Real, class MaybeTails>
 FASTINIT_INLINE void early_pass(const Args& args, const Lanes::V* words, const Lanes::V* low,
-                                int groups, Real* early, MaybeDetour& detour) {
-  using At = Wide<dtype>;
-  using L = typename At::L;
+                                int groups, Real* early, MaybeTails& tails) {
+  using Types = LanesOf<dtype>;
+  using L = typename Types::L;
   constexpr int width = L::kWidth;
-  const int pairs = groups * At::kPairs;
+  const int pairs = groups * Types::kPairs;
   if constexpr (kind == Kind::Normal) {
-    constexpr int n = At::kRadii;  // divides a whole batch; a few past the last are made in vain
+    constexpr int n = Types::kRadii;  // divides a whole batch; a few past the last are made in vain
     using Ls = Several<L, n>;
     for (int k = 0; k < pairs; k += n) {
-      const auto w = At::template several<n>(words, k, 0),
-                 w_low = At::template several<n>(low, k, 0);
+      const auto w = Types::template several<n>(words, k, 0),
+                 w_low = Types::template several<n>(low, k, 0);
       Ls::store(early + k * width, normal_radius<Ls>(args, w, w_low));
     }
   }
   if constexpr (kind == Kind::Central) {
     int found = 0;
     for (int k = 0; k < 2 * pairs; ++k) {
-      const auto w = At::word(words, k / 2, k % 2), w_low = At::word(low, k / 2, k % 2);
+      const auto w = Types::word(words, k / 2, k % 2), w_low = Types::word(low, k / 2, k % 2);
       typename L::M is_tail;
       const auto z = central_middle<L>(central_point<L>(args, w, w_low), is_tail);
       L::store(early + k * width, z.value());
       const auto place = L::word_add(L::word_iota(), L::word_set(static_cast<uint32_t>(k * width)));
-      L::compress(detour.words + found, is_tail, w);
-      L::compress(detour.places + found, is_tail, place);
-      if constexpr (At::value) L::compress(detour.low + found, is_tail, w_low);
+      L::compress(tails.words + found, is_tail, w);
+      L::compress(tails.places + found, is_tail, place);
+      if constexpr (Types::wide) L::compress(tails.low + found, is_tail, w_low);
       found += L::count(is_tail);
     }
     for (int k = 0; k < found; k += width) {
-      const auto w = L::word_load(detour.words + k);
-      const auto w_low = At::value ? L::word_load(detour.low + k) : w;
+      const auto w = L::word_load(tails.words + k);
+      const auto w_low = Types::wide ? L::word_load(tails.low + k) : w;
       Real z[width];
       L::store(z, central_tail<L>(args, central_point<L>(args, w, w_low), w).value());
       for (int lane = 0; lane < width && k + lane < found; ++lane)
-        early[detour.places[k + lane]] = z[lane];
+        early[tails.places[k + lane]] = z[lane];
     }
   }
 }
@@ -94,12 +94,13 @@ FASTINIT_INLINE void early_pass(const Args& args, const Lanes::V* words, const L
 template <Kind kind, DType dtype, bool clamped, int n, class Args, class Real, class F>
 FASTINIT_INLINE void sample_pairs(const Args& t, const Lanes::V* words, const Lanes::V* low,
                                   const Real* early, int k, F& even, F& odd) {
-  using At = Wide<dtype>;
-  using L = typename At::L;
+  using Types = LanesOf<dtype>;
+  using L = typename Types::L;
   using Ls = Several<L, n>;
   constexpr int width = L::kWidth;
   if constexpr (kind == Kind::Normal) {
-    const auto w = At::template several<n>(words, k, 1), w_low = At::template several<n>(low, k, 1);
+    const auto w = Types::template several<n>(words, k, 1),
+               w_low = Types::template several<n>(low, k, 1);
     normal_point<Ls>(t, Ls::load(early + k * width), w, w_low, even, odd);
   } else {
     FASTINIT_UNROLL
@@ -108,10 +109,10 @@ FASTINIT_INLINE void sample_pairs(const Args& t, const Lanes::V* words, const La
         even.v[i] = central_value<L>(t, L::load(early + 2 * (k + i) * width));
         odd.v[i] = central_value<L>(t, L::load(early + (2 * (k + i) + 1) * width));
       } else {
-        even.v[i] = sample<L, kind, Lanes::kUnitExact>(t, At::word(words, k + i, 0),
-                                                       At::word(low, k + i, 0));
-        odd.v[i] = sample<L, kind, Lanes::kUnitExact>(t, At::word(words, k + i, 1),
-                                                      At::word(low, k + i, 1));
+        even.v[i] = sample<L, kind, Lanes::kUnitExact>(t, Types::word(words, k + i, 0),
+                                                       Types::word(low, k + i, 0));
+        odd.v[i] = sample<L, kind, Lanes::kUnitExact>(t, Types::word(words, k + i, 1),
+                                                      Types::word(low, k + i, 1));
       }
     }
   }
@@ -128,42 +129,35 @@ FASTINIT_INLINE void store(char* out, Lanes::F32::F even, Lanes::F32::F odd) {
   if constexpr (dtype == DType::BF16)
     Lanes::store16_high(out, round_bf16_high<L>(even), round_bf16_high<L>(odd));
   if constexpr (dtype == DType::F16)
-    Lanes::store16(out, round_small<L, FormatF16>(even), round_small<L, FormatF16>(odd));
+    Lanes::store16(out, round_small<L, DType::F16>(even), round_small<L, DType::F16>(odd));
   if constexpr (dtype == DType::E4M3)
-    Lanes::store8(out, round_small<L, FormatE4M3>(even), round_small<L, FormatE4M3>(odd));
+    Lanes::store8(out, round_small<L, DType::E4M3>(even), round_small<L, DType::E4M3>(odd));
   if constexpr (dtype == DType::E5M2)
-    Lanes::store8(out, round_small<L, FormatE5M2>(even), round_small<L, FormatE5M2>(odd));
-}
-
-constexpr int bytes_of(DType dtype) {
-  return dtype == DType::F64                            ? 8
-         : dtype == DType::F16 || dtype == DType::BF16  ? 2
-         : dtype == DType::E4M3 || dtype == DType::E5M2 ? 1
-                                                        : 4;
+    Lanes::store8(out, round_small<L, DType::E5M2>(even), round_small<L, DType::E5M2>(odd));
 }
 
 // The elements of `groups` groups from group g on.
 template <Kind kind, DType dtype, bool clamped, int groups, class Args, class Real>
 FASTINIT_INLINE void write_groups(const Args& args, const Lanes::V* words, const Lanes::V* low,
                                   const Real* early, int g, char* out) {
-  using At = Wide<dtype>;
-  using L = typename At::L;
-  constexpr int pairs = groups * At::kPairs;
-  const int first = g * At::kPairs;
+  using Types = LanesOf<dtype>;
+  using L = typename Types::L;
+  constexpr int pairs = groups * Types::kPairs;
+  const int first = g * Types::kPairs;
   if constexpr (kind == Kind::Words) {
     FASTINIT_UNROLL
     for (int k = 0; k < pairs; ++k)
-      Lanes::store32(out + k * 2 * L::kWidth * bytes_of(dtype), At::word(words, first + k, 0),
-                     At::word(words, first + k, 1));
+      Lanes::store32(out + k * 2 * L::kWidth * item_size(dtype), Types::word(words, first + k, 0),
+                     Types::word(words, first + k, 1));
   } else {
     typename Several<L, pairs>::F even, odd;
     sample_pairs<kind, dtype, clamped, pairs>(args, words, low, early, first, even, odd);
-    if constexpr (At::value) {
+    if constexpr (Types::wide) {
       Lanes::store64(out, even.v[0], odd.v[0], even.v[1], odd.v[1]);
     } else {
       FASTINIT_UNROLL
       for (int k = 0; k < pairs; ++k)
-        store<dtype>(out + k * 2 * L::kWidth * bytes_of(dtype), even.v[k], odd.v[k]);
+        store<dtype>(out + k * 2 * L::kWidth * item_size(dtype), even.v[k], odd.v[k]);
     }
   }
 }
@@ -180,10 +174,10 @@ FASTINIT_INLINE auto args_of(const Transform& t) {
 template <Kind kind, DType dtype, bool clamped>
 struct Writer {
   using V = Lanes::V;
-  using At = Wide<dtype>;
-  using Real = typename At::L::Real;
-  static constexpr bool wide = At::value;
-  static constexpr int item = bytes_of(dtype), vectors = At::kVectors;
+  using Types = LanesOf<dtype>;
+  using Real = typename Types::L::Real;
+  static constexpr bool wide = Types::wide;
+  static constexpr int item = item_size(dtype), vectors = Types::kVectors;
   static constexpr bool has_early = kind == Kind::Normal || kind == Kind::Central;
 
   const decltype(args_of<dtype>(Transform{})) args;
@@ -191,27 +185,27 @@ struct Writer {
   const Purpose purpose;
   const V order = item == 4 ? Lanes::vorder_interleaved() : Lanes::vorder_plain();
   uint32_t high;
-  Stream stream, low_stream;
-  Ahead destination;
+  PhiloxVectors philox, low_philox;
+  PrefetchRows destination;
   V words[kBatchGroups * vectors], low[wide ? kBatchGroups * vectors : 1];
   alignas(64) Real early[has_early ? kBatchGroups * kGroupElements : 1];
-  std::conditional_t<kind == Kind::Central, Detour, char> detour;
+  std::conditional_t<kind == Kind::Central, TailSamples, char> tails;
   alignas(64) char edge[2][kGroupElements * item];
 
-  Writer(const FillTask& task, uint64_t first, const Strips& strips)
+  Writer(const FillTask& task, uint64_t first, const MemoryRows& rows)
       : args(args_of<dtype>(task.transform)),
         key(task.key),
         purpose(task.purpose),
         high(static_cast<uint32_t>(first / 4 >> 32)),
-        stream(key, purpose, high),
-        low_stream(wide ? Stream(key, Purpose::Low, high) : stream),
-        destination(strips) {}
+        philox(key, purpose, high),
+        low_philox(wide ? PhiloxVectors(key, Purpose::Low, high) : philox),
+        destination(rows) {}
 
   void use_high(uint32_t wanted) {
     if (wanted == high) return;
     high = wanted;
-    stream = Stream(key, purpose, high);
-    if (wide) low_stream = Stream(key, Purpose::Low, high);
+    philox = PhiloxVectors(key, purpose, high);
+    if (wide) low_philox = PhiloxVectors(key, Purpose::Low, high);
   }
 
   void write_row(uint64_t first, int64_t count, char* out) {
@@ -236,13 +230,13 @@ struct Writer {
   void write_batch(uint32_t block, int64_t skip, int64_t made, char* out) {
     const int64_t end = skip + made;
     const int groups = static_cast<int>((end + kGroupElements - 1) / kGroupElements);
-    if (destination.strips.bytes == 0) {
-      Onward here{out};
-      make_words<!wide>(stream, order, block, groups, words, here, kGroupElements * item);
+    if (destination.rows.bytes == 0) {
+      PrefetchOnward here{out};
+      make_words<!wide>(philox, order, block, groups, words, here, kGroupElements * item);
     } else {
-      make_words<!wide>(stream, order, block, groups, words, destination, kGroupElements * item);
+      make_words<!wide>(philox, order, block, groups, words, destination, kGroupElements * item);
     }
-    if constexpr (wide) make_words<false>(low_stream, order, block, groups, low, destination, 0);
+    if constexpr (wide) make_words<false>(low_philox, order, block, groups, low, destination, 0);
     const V* const low_words = wide ? low : words;
 
     // Copies: through `to`, a char pointer, the compiler must assume that any object may change.
@@ -250,10 +244,10 @@ struct Writer {
     const V* const from = words;
     const Real* const before = early;
     if constexpr (has_early)
-      early_pass<kind, dtype>(constants, from, low_words, groups, early, detour);
+      early_pass<kind, dtype>(constants, from, low_words, groups, early, tails);
 
     const bool cut_head = skip > 0, cut_tail = end % kGroupElements != 0;
-    constexpr int abreast = kind == Kind::Normal ? At::kGroups : 1;
+    constexpr int abreast = kind == Kind::Normal ? Types::kGroups : 1;
     for (int g = 0; g < groups;) {
       char* to = out + (int64_t{g} * kGroupElements - skip) * item;
       const bool in_head = cut_head && g == 0;
@@ -286,7 +280,7 @@ void write_run(const FillTask& task, const Run& run, char* out) {
 }
 
 template <Kind kind, bool clamped>
-void run_kind(const FillTask& task, const Run& run, char* out) {
+void run_dtype(const FillTask& task, const Run& run, char* out) {
   switch (task.transform.dtype) {
     case DType::F32:
       return write_run<kind, DType::F32, clamped>(task, run, out);
@@ -300,34 +294,34 @@ void run_kind(const FillTask& task, const Run& run, char* out) {
       return write_run<kind, DType::E4M3, clamped>(task, run, out);
     case DType::E5M2:
       return write_run<kind, DType::E5M2, clamped>(task, run, out);
-    default:
-      return;
+    case DType::Word:
+    case DType::Bytes:
+      return;  // of no sample
   }
 }
 
+template <Kind kind>
+void run_kind(const FillTask& task, const Run& run, char* out) {
+  const Transform& t = task.transform;
+  if constexpr (kind == Kind::Uniform && Lanes::kUnitExact)
+    if (t.dtype != DType::F64 && !has_exact_unit(t.f32))
+      return scalar::generate_run(task, run, out);
+  // The others' samples may always leave their bounds.
+  if constexpr (kind == Kind::Uniform || kind == Kind::Normal)
+    if (!t.clamped) return run_dtype<kind, false>(task, run, out);
+  run_dtype<kind, true>(task, run, out);
+}
+
 void generate_run(const FillTask& task, const Run& run, char* out) {
-  const bool clamped = task.transform.clamped;
   switch (task.transform.kind) {
-    case Kind::Words:
-      return write_run<Kind::Words, DType::Word, false>(task, run, out);
-    case Kind::Uniform:
-      if (Lanes::kUnitExact && task.transform.dtype != DType::F64 &&
-          !has_exact_unit(task.transform.f32))
-        return scalar::generate_run(task, run, out);
-      return clamped ? run_kind<Kind::Uniform, true>(task, run, out)
-                     : run_kind<Kind::Uniform, false>(task, run, out);
-    case Kind::Normal:
-      return clamped ? run_kind<Kind::Normal, true>(task, run, out)
-                     : run_kind<Kind::Normal, false>(task, run, out);
-    case Kind::Narrow:
-      return run_kind<Kind::Narrow, true>(task, run, out);
-    case Kind::Central:
-      return run_kind<Kind::Central, true>(task, run, out);
-    case Kind::Tail:
-      return run_kind<Kind::Tail, true>(task, run, out);
-    case Kind::Far:
-      return run_kind<Kind::Far, true>(task, run, out);
     case Kind::Constant:
       return;  // no words: tiles.cpp writes it
+    case Kind::Words:
+      return write_run<Kind::Words, DType::Word, false>(task, run, out);
+#define FASTINIT_CASE(kind) \
+  case Kind::kind:          \
+    return run_kind<Kind::kind>(task, run, out);
+      FASTINIT_SAMPLE_KINDS(FASTINIT_CASE)
+#undef FASTINIT_CASE
   }
 }

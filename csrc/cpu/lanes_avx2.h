@@ -1,5 +1,5 @@
 // AVX2 + FMA lanes: eight floats, four doubles, four blocks. Included inside a target region, after
-// every other header (fill_avx2.cpp). Names as in lanes_scalar.h.
+// every other header (capability_avx2.cpp). Names as in lanes_scalar.h.
 #pragma once
 
 namespace fastinit::cpu::avx2 {
@@ -105,8 +105,7 @@ struct F32 : WordsAvx2 {
   }
 };
 
-// Words sit in the low halves of 64-bit lanes; the high halves are garbage and never reach a
-// result.
+// Words sit in the low halves of 64-bit lanes; the high halves are garbage and reach no result.
 struct F64 : WordsAvx2 {
   using Real = double;
   using F = __m256d;

@@ -1,5 +1,5 @@
 // AVX-512 (F, DQ, VL) lanes: sixteen floats, eight doubles, eight blocks. Included inside a target
-// region, after every other header (fill_avx512.cpp), or over the scalar stand-ins of the
+// region, after every other header (capability_avx512.cpp), or over the scalar stand-ins of the
 // intrinsics in tests/native/avx512_shim.h. Names as in lanes_scalar.h.
 #pragma once
 

@@ -1,36 +1,31 @@
 #include "cpu/orthogonal.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <memory>
 #include <new>
 #include <vector>
 
 #include "cpu/dispatch.h"
-#include "cpu/fp_env.h"
+#include "host/prepare_transform.h"
 
 namespace fastinit::cpu {
 namespace {
 
-// Beyond this, blocks of many reflections in matrix products win (docs/orthogonal.md).
+// Beyond this, panels of many reflections in matrix products win (docs/orthogonal.md).
 constexpr int64_t kSmallNarrow = 128;
 constexpr int64_t kSmallBytes = 256 * 1024;
 // Fewer elements than this per thread and waking another costs more than it saves.
 constexpr int64_t kElementsPerWorker = 4 * 1024;
-
-int64_t item_size(DType dtype) { return dtype == DType::F64 ? 8 : 4; }
 
 struct Job {
   SmallShape shape;
   const SmallBatch* batches;
   std::vector<int64_t> begin;  // numbers of the batches' first matrices, and behind the last
   FillTask task;               // the Gaussian, but for its key
-  std::atomic<int64_t> next{0};
 };
 
-// Row-major rows x cols -> element (r, c) at to + r step_r + c step_c. Tiles keep both sides
-// cached.
+// Row-major rows x cols -> element (r, c) at to + r step_r + c step_c. Tiles keep both cached.
 template <class Real>
 void move_matrix(const Real* from, int64_t pitch, int64_t rows, int64_t cols, Real* to,
                  int64_t step_r, int64_t step_c) {
@@ -47,62 +42,76 @@ void move_matrix(const Real* from, int64_t pitch, int64_t rows, int64_t cols, Re
           to[r * step_r + c * step_c] = from[r * pitch + c];
 }
 
+// Draws, reflects and writes matrices, numbered over all batches, in scratch memory of its own.
 template <class Real>
-void work_in(Job& job, Reflect reflect) {
-  const SmallShape& shape = job.shape;
-  const int64_t tall = shape.tall(), narrow = shape.narrow(), size = tall * narrow;
-  const bool wide = shape.rows < shape.cols;
-  // An odd number of cache lines between rows, so that a column does not fall into one set.
-  const int64_t line = 64 / static_cast<int64_t>(sizeof(Real));
-  const int64_t pitch = ((narrow + kReflectPadding + line - 1) / line | 1) * line;
-  const int64_t drawn_at = tall * pitch, panel_at = drawn_at + (size + line - 1) / line * line;
-  const int64_t total = panel_at + 4 * std::max<int64_t>(tall, 4);
-  const std::align_val_t alignment{64};
-  const auto free = [&](Real* p) { ::operator delete[](p, alignment); };
-  const std::unique_ptr<Real[], decltype(free)> scratch(
-      static_cast<Real*>(::operator new[](static_cast<size_t>(total) * sizeof(Real), alignment)),
-      free);
-  Real* const matrix = scratch.get();
-  std::fill(matrix, matrix + drawn_at, Real(0));  // the padding is computed with
-  const Reflection reflection{matrix, matrix + panel_at, tall, narrow, pitch, shape.gain};
-  const GenerateRun generate = capability().generate;
-  FillTask task = job.task;
-  for (;;) {
-    const int64_t at = job.next.fetch_add(1, std::memory_order_relaxed);
-    if (at >= job.begin.back()) return;
-    const auto behind = std::upper_bound(job.begin.begin(), job.begin.end(), at);
-    const SmallBatch& batch = job.batches[behind - job.begin.begin() - 1];
-    const int64_t number = at - behind[-1];
+class Worker {
+ public:
+  explicit Worker(const Job& job)
+      : job_(job),
+        shape_(job.shape),
+        pitch_(((shape_.narrow() + kReflectPadding + kLine - 1) / kLine | 1) * kLine),
+        drawn_at_(shape_.tall() * pitch_),
+        panel_at_(drawn_at_ + (shape_.size() + kLine - 1) / kLine * kLine),
+        scratch_(allocate(panel_at_ + 4 * std::max<int64_t>(shape_.tall(), 4))),
+        task_(job.task) {
+    // The padding is computed with.
+    std::fill(scratch_.get(), scratch_.get() + drawn_at_, Real(0));
+  }
+
+  void operator()(int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; ++at) {
+      const auto behind = std::upper_bound(job_.begin.begin(), job_.begin.end(), at);
+      const SmallBatch& batch = job_.batches[behind - job_.begin.begin() - 1];
+      make(batch, at - behind[-1]);
+    }
+  }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(Real));  // of the cache
+  struct Free {
+    void operator()(Real* p) const { ::operator delete[](p, kAlignment); }
+  };
+  using Scratch = std::unique_ptr<Real[], Free>;
+
+  static Scratch allocate(int64_t elements) {
+    const size_t bytes = static_cast<size_t>(elements) * sizeof(Real);
+    return Scratch(static_cast<Real*>(::operator new[](bytes, kAlignment)));
+  }
+
+  void make(const SmallBatch& batch, int64_t number) {
+    const int64_t tall = shape_.tall(), narrow = shape_.narrow(), size = shape_.size();
+    Real* const matrix = scratch_.get();
+    const Reflection reflection{matrix, matrix + panel_at_, tall, narrow, pitch_, shape_.gain};
+    const Reflect reflect = sizeof(Real) == 8 ? capability().reflect64 : capability().reflect32;
     const Real* gaussian = static_cast<const Real*>(batch.given);
     if (gaussian != nullptr) {
       gaussian += number * size;
     } else {
-      task.key = batch.key;
+      task_.key = batch.key;
       const Run run{batch.first + static_cast<uint64_t>(number * size), size, 1, 0, 0};
-      generate(task, run, reinterpret_cast<char*>(matrix + drawn_at));
-      gaussian = matrix + drawn_at;
+      capability().generate(task_, run, reinterpret_cast<char*>(matrix + drawn_at_));
+      gaussian = matrix + drawn_at_;
     }
     Real* const out = static_cast<Real*>(batch.out) + number * batch.step;
-    if (wide) {
-      move_matrix(gaussian, shape.cols, shape.rows, shape.cols, matrix, 1, pitch);
+    if (shape_.rows < shape_.cols) {
+      move_matrix(gaussian, shape_.cols, shape_.rows, shape_.cols, matrix, 1, pitch_);
       reflect(reflection);
-      move_matrix(matrix, pitch, tall, narrow, out, 1, shape.cols);
+      move_matrix(matrix, pitch_, tall, narrow, out, 1, shape_.cols);
     } else {
-      move_matrix(gaussian, shape.cols, shape.rows, shape.cols, matrix, pitch, 1);
+      move_matrix(gaussian, shape_.cols, shape_.rows, shape_.cols, matrix, pitch_, 1);
       reflect(reflection);
-      move_matrix(matrix, pitch, tall, narrow, out, shape.cols, 1);
+      move_matrix(matrix, pitch_, tall, narrow, out, shape_.cols, 1);
     }
   }
-}
 
-void work(void* context) {
-  Job& job = *static_cast<Job*>(context);
-  const FpEnv env;
-  if (job.shape.dtype == DType::F64)
-    work_in<double>(job, capability().reflect64);
-  else
-    work_in<float>(job, capability().reflect32);
-}
+  const Job& job_;
+  const SmallShape shape_;
+  const int64_t pitch_;  // an odd number of cache lines: a column does not fall into one set
+  const int64_t drawn_at_, panel_at_;
+  const Scratch scratch_;
+  FillTask task_;
+};
 
 }  // namespace
 
@@ -130,14 +139,14 @@ void make_orthogonal(const SmallShape& shape, const SmallBatch* batches, size_t 
   for (size_t k = 0; k < count; ++k) job.begin.push_back(job.begin.back() + batches[k].count);
   memset(&job.task, 0, sizeof job.task);
   const double args[4] = {0, 1, 0, 0};
-  job.task.transform = prepare_transform(Kind::Normal, shape.dtype, args);
+  job.task.transform = host::prepare_transform(Distribution::Normal, shape.dtype, args);
   job.task.purpose = Purpose::Value;
-  const int64_t matrices = job.begin.back(), useful = matrices * shape.size() / kElementsPerWorker;
-  const int64_t workers = std::max<int64_t>(1, std::min<int64_t>({pool.workers, useful, matrices}));
-  if (workers == 1)
-    work(&job);
+  const int64_t matrices = job.begin.back();
+  const Loop loop{matrices, matrices * shape.size() / kElementsPerWorker};
+  if (shape.dtype == DType::F64)
+    parallel_for<Worker<double>>(pool, loop, job);
   else
-    pool.run(static_cast<int>(workers), work, &job);
+    parallel_for<Worker<float>>(pool, loop, job);
 }
 
 }  // namespace fastinit::cpu

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/small_matrices.h"
-#include "cpu/executor.h"
+#include "cpu/parallel.h"
 
 namespace fastinit::cpu {
 

@@ -1,21 +1,23 @@
 #include "cpu/sparse.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "cpu/dispatch.h"
-#include "cpu/fp_env.h"
+#include "cpu/item_types.h"
 
 namespace fastinit::cpu {
 namespace {
 
 // Columns taken together: words are generated row by row, and short runs of them are dear.
-constexpr int64_t kStrip = 192, kShortestStrip = 16;
-constexpr int64_t kStripBytes = 4 << 20;
-constexpr int64_t kBlockWords = 4096;  // in the first-level cache
+constexpr int64_t kWidestPanel = 192, kNarrowestPanel = 16;
+constexpr int64_t kPanelBytes = 4 << 20;
+constexpr int64_t kWordsAtOnce = 4096;  // in the first-level cache
+
+// Fewer elements than this per thread and waking another costs more than it saves.
+constexpr int64_t kElementsPerWorker = 16 * 1024;
 
 struct Window {
   uint64_t low, high;  // words below `low` become zero; those in [low, high) are ranked
@@ -35,8 +37,7 @@ Window likely_window(int64_t count, int64_t rows) {
 struct Job {
   SparseTask task;
   FillTask words;
-  int64_t strip, strips;
-  std::atomic<int64_t> next{0};
+  int64_t width;  // columns of a panel
 };
 
 // Of equal words the smaller row comes first.
@@ -48,8 +49,8 @@ struct Candidate {
   }
 };
 
-// Marks of a strip of columns, and the ranked words.
-struct Strip {
+// Marks of a panel of columns, and the ranked words.
+struct Panel {
   int64_t first, cols;
   std::vector<uint8_t> marks;  // rows x cols
   std::vector<uint8_t> sums;
@@ -57,47 +58,47 @@ struct Strip {
   std::vector<std::vector<Candidate>> candidates;
 };
 
-void gather(const uint32_t* words, const uint8_t* marks, int64_t row, Strip& strip) {
-  for (int64_t first = 0; first < strip.cols; first += 8) {
+void gather(const uint32_t* words, const uint8_t* marks, int64_t row, Panel& panel) {
+  for (int64_t first = 0; first < panel.cols; first += 8) {
     uint64_t eight = 0;
-    memcpy(&eight, marks + first, static_cast<size_t>(std::min<int64_t>(8, strip.cols - first)));
+    memcpy(&eight, marks + first, static_cast<size_t>(std::min<int64_t>(8, panel.cols - first)));
     eight &= 0x0101010101010101u * kCandidate;
     for (; eight != 0; eight &= eight - 1) {
       const int64_t c = first + (__builtin_ctzll(eight) >> 3);
-      strip.candidates[c].push_back({words[c], row});
+      panel.candidates[c].push_back({words[c], row});
     }
   }
 }
 
-void mark_strip(const Job& job, Strip& strip, Window window, uint32_t* words) {
+void mark_panel(const Job& job, Panel& panel, Window window, uint32_t* words) {
   const SparseTask& task = job.task;
   const Capability& by = capability();
-  std::fill(strip.zeros.begin(), strip.zeros.end(), 0);
-  for (auto& list : strip.candidates) list.clear();
-  const bool whole = strip.cols == task.cols;
-  const int64_t rows_at_once = std::max<int64_t>(1, kBlockWords / strip.cols);
+  std::fill(panel.zeros.begin(), panel.zeros.end(), 0);
+  for (auto& list : panel.candidates) list.clear();
+  const bool whole = panel.cols == task.cols;
+  const int64_t rows_at_once = std::max<int64_t>(1, kWordsAtOnce / panel.cols);
   for (int64_t row = 0; row < task.rows; row += rows_at_once) {
-    const int64_t rows = std::min(rows_at_once, task.rows - row), n = rows * strip.cols;
-    Run run{static_cast<uint64_t>(row * task.cols + strip.first), strip.cols, rows,
-            static_cast<uint64_t>(task.cols), strip.cols * 4};
+    const int64_t rows = std::min(rows_at_once, task.rows - row), n = rows * panel.cols;
+    Run run{static_cast<uint64_t>(row * task.cols + panel.first), panel.cols, rows,
+            static_cast<uint64_t>(task.cols), panel.cols * 4};
     if (whole) run = {static_cast<uint64_t>(row * task.cols), n, 1, 0, 0};
     by.generate(job.words, run, reinterpret_cast<char*>(words));
-    uint8_t* const marks = strip.marks.data() + row * strip.cols;
+    uint8_t* const marks = panel.marks.data() + row * panel.cols;
     by.mark_words(words, n, window.low, window.high, marks);
     for (int64_t r = 0; r < rows; r += 255)
-      by.count_zeros(marks + r * strip.cols, std::min<int64_t>(255, rows - r), strip.cols,
-                     strip.sums.data(), strip.zeros.data());
+      by.count_zeros(marks + r * panel.cols, std::min<int64_t>(255, rows - r), panel.cols,
+                     panel.sums.data(), panel.zeros.data());
     for (int64_t r = 0; r < rows; ++r)
-      gather(words + r * strip.cols, marks + r * strip.cols, row + r, strip);
+      gather(words + r * panel.cols, marks + r * panel.cols, row + r, panel);
   }
 }
 
-// Calls f(word, row) for all of a column of the strip, in order.
+// Calls f(word, row) for all of a column of the panel, in order.
 template <class F>
-void each_word(const Job& job, const Strip& strip, int64_t c, uint32_t* words, const F& f) {
-  const uint64_t first = static_cast<uint64_t>(strip.first + c), step = job.task.cols;
-  for (int64_t row = 0; row < job.task.rows; row += kBlockWords) {
-    const int64_t n = std::min(kBlockWords, job.task.rows - row);
+void each_word(const Job& job, const Panel& panel, int64_t c, uint32_t* words, const F& f) {
+  const uint64_t first = static_cast<uint64_t>(panel.first + c), step = job.task.cols;
+  for (int64_t row = 0; row < job.task.rows; row += kWordsAtOnce) {
+    const int64_t n = std::min(kWordsAtOnce, job.task.rows - row);
     const Run run{first + static_cast<uint64_t>(row) * step, 1, n, step, 4};
     capability().generate(job.words, run, reinterpret_cast<char*>(words));
     for (int64_t k = 0; k < n; ++k) f(words[k], row + k);
@@ -106,47 +107,47 @@ void each_word(const Job& job, const Strip& strip, int64_t c, uint32_t* words, c
 
 // For a column whose window missed: a window is found by counting the words' upper halves, which
 // takes no more memory however many rows there are.
-void look_again(const Job& job, Strip& strip, int64_t c, uint32_t* words) {
+void look_again(const Job& job, Panel& panel, int64_t c, uint32_t* words) {
   std::vector<int64_t> counts(1 << 16);
-  each_word(job, strip, c, words, [&](uint32_t word, int64_t) { ++counts[word >> 16]; });
+  each_word(job, panel, c, words, [&](uint32_t word, int64_t) { ++counts[word >> 16]; });
   uint32_t upper = 0;
   int64_t below = 0;
   while (below + counts[upper] < job.task.count) below += counts[upper++];
-  strip.zeros[c] = below;
-  strip.candidates[c].clear();
-  each_word(job, strip, c, words, [&](uint32_t word, int64_t row) {
-    strip.marks[row * strip.cols + c] = word >> 16 < upper ? kZero : 0;
-    if (word >> 16 == upper) strip.candidates[c].push_back({word, row});
+  panel.zeros[c] = below;
+  panel.candidates[c].clear();
+  each_word(job, panel, c, words, [&](uint32_t word, int64_t row) {
+    panel.marks[row * panel.cols + c] = word >> 16 < upper ? kZero : 0;
+    if (word >> 16 == upper) panel.candidates[c].push_back({word, row});
   });
 }
 
 // Turns the smallest candidates of each column to zeros.
-void settle(const Job& job, Strip& strip, uint32_t* words) {
-  for (int64_t c = 0; c < strip.cols; ++c) {
-    auto& list = strip.candidates[c];
-    int64_t wanted = job.task.count - strip.zeros[c];
+void settle(const Job& job, Panel& panel, uint32_t* words) {
+  for (int64_t c = 0; c < panel.cols; ++c) {
+    auto& list = panel.candidates[c];
+    int64_t wanted = job.task.count - panel.zeros[c];
     if (wanted < 0 || wanted > static_cast<int64_t>(list.size())) {
-      look_again(job, strip, c, words);
-      wanted = job.task.count - strip.zeros[c];
+      look_again(job, panel, c, words);
+      wanted = job.task.count - panel.zeros[c];
     }
     if (wanted > 0 && wanted < static_cast<int64_t>(list.size()))
       std::nth_element(list.begin(), list.begin() + wanted, list.end());
-    for (int64_t k = 0; k < wanted; ++k) strip.marks[list[k].row * strip.cols + c] = kZero;
+    for (int64_t k = 0; k < wanted; ++k) panel.marks[list[k].row * panel.cols + c] = kZero;
   }
 }
 
 template <class Item>
-void write_zeros(const SparseTask& task, const Strip& strip) {
-  Item* const data = reinterpret_cast<Item*>(task.data) + strip.first * task.col_stride;
-  const uint8_t* const marks = strip.marks.data();
+void write_zeros(const SparseTask& task, const Panel& panel) {
+  Item* const data = reinterpret_cast<Item*>(task.data) + panel.first * task.col_stride;
+  const uint8_t* const marks = panel.marks.data();
   if (task.col_stride == 1) {
     for (int64_t r = 0; r < task.rows; ++r) {
       Item* const to = data + r * task.row_stride;
-      const uint8_t* m = marks + r * strip.cols;
+      const uint8_t* m = marks + r * panel.cols;
       if constexpr (sizeof(Item) == 4) {
-        capability().zero_row32(m, strip.cols, to);
+        capability().zero_row32(m, panel.cols, to);
       } else {
-        for (int64_t c = 0; c < strip.cols; ++c) to[c] = m[c] & kZero ? Item{} : to[c];
+        for (int64_t c = 0; c < panel.cols; ++c) to[c] = m[c] & kZero ? Item{} : to[c];
       }
     }
     return;
@@ -154,53 +155,44 @@ void write_zeros(const SparseTask& task, const Strip& strip) {
   // In tiles, so that neither side is walked across its cache lines.
   constexpr int64_t kTile = 64;
   for (int64_t r0 = 0; r0 < task.rows; r0 += kTile)
-    for (int64_t c = 0; c < strip.cols; ++c)
+    for (int64_t c = 0; c < panel.cols; ++c)
       for (int64_t r = r0; r < std::min(task.rows, r0 + kTile); ++r)
-        if (marks[r * strip.cols + c] & kZero)
+        if (marks[r * panel.cols + c] & kZero)
           data[r * task.row_stride + c * task.col_stride] = Item{};
 }
 
-struct Item16 {
-  uint64_t parts[2];
+void write_panel(const SparseTask& task, const Panel& panel) {
+  with_item_type(task.item_size, [&](auto item) { write_zeros<decltype(item)>(task, panel); });
+}
+
+// Settles panels of columns, by their numbers.
+class Worker {
+ public:
+  explicit Worker(const Job& job)
+      : job_(job), window_(likely_window(job.task.count, job.task.rows)) {}
+
+  void operator()(int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; ++at) {
+      const SparseTask& task = job_.task;
+      panel_.first = at * job_.width;
+      panel_.cols = std::min(job_.width, task.cols - panel_.first);
+      panel_.marks.resize(static_cast<size_t>(task.rows * panel_.cols));
+      panel_.sums.resize(static_cast<size_t>(panel_.cols));
+      panel_.zeros.resize(static_cast<size_t>(panel_.cols));
+      panel_.candidates.resize(static_cast<size_t>(panel_.cols));
+      words_.resize(static_cast<size_t>(std::max(kWordsAtOnce, panel_.cols)));
+      mark_panel(job_, panel_, window_, words_.data());
+      settle(job_, panel_, words_.data());
+      write_panel(task, panel_);
+    }
+  }
+
+ private:
+  const Job& job_;
+  const Window window_;
+  Panel panel_;
+  std::vector<uint32_t> words_;
 };
-
-void write_strip(const SparseTask& task, const Strip& strip) {
-  switch (task.item_size) {
-    case 1:
-      return write_zeros<uint8_t>(task, strip);
-    case 2:
-      return write_zeros<uint16_t>(task, strip);
-    case 4:
-      return write_zeros<uint32_t>(task, strip);
-    case 8:
-      return write_zeros<uint64_t>(task, strip);
-    default:
-      return write_zeros<Item16>(task, strip);
-  }
-}
-
-void work(void* context) {
-  Job& job = *static_cast<Job*>(context);
-  const FpEnv env;
-  const SparseTask& task = job.task;
-  const Window window = likely_window(task.count, task.rows);
-  Strip strip;
-  std::vector<uint32_t> words;
-  for (;;) {
-    const int64_t at = job.next.fetch_add(1, std::memory_order_relaxed);
-    if (at >= job.strips) return;
-    strip.first = at * job.strip;
-    strip.cols = std::min(job.strip, task.cols - strip.first);
-    strip.marks.resize(static_cast<size_t>(task.rows * strip.cols));
-    strip.sums.resize(static_cast<size_t>(strip.cols));
-    strip.zeros.resize(static_cast<size_t>(strip.cols));
-    strip.candidates.resize(static_cast<size_t>(strip.cols));
-    words.resize(static_cast<size_t>(std::max(kBlockWords, strip.cols)));
-    mark_strip(job, strip, window, words.data());
-    settle(job, strip, words.data());
-    write_strip(task, strip);
-  }
-}
 
 }  // namespace
 
@@ -213,13 +205,9 @@ void zero_smallest(const SparseTask& task, const ThreadPool& pool) {
   job.words.transform.dtype = DType::Word;
   job.words.key = task.key;
   job.words.purpose = Purpose::Mask;
-  job.strip = std::clamp(kStripBytes / task.rows / 16 * 16, kShortestStrip, kStrip);
-  job.strips = (task.cols + job.strip - 1) / job.strip;
-  const int64_t workers = std::min<int64_t>(pool.workers, job.strips);
-  if (workers <= 1 || task.rows * task.cols < 32 * 1024)
-    work(&job);
-  else
-    pool.run(static_cast<int>(workers), work, &job);
+  job.width = std::clamp(kPanelBytes / task.rows / 16 * 16, kNarrowestPanel, kWidestPanel);
+  const int64_t panels = (task.cols + job.width - 1) / job.width;
+  parallel_for<Worker>(pool, {panels, task.rows * task.cols / kElementsPerWorker}, job);
 }
 
 }  // namespace fastinit::cpu

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cpu/executor.h"
+#include "cpu/parallel.h"
 
 namespace fastinit::cpu {
 

@@ -14,7 +14,7 @@
 
 namespace fastinit::cpu {
 
-struct TilePlan {
+struct Tiling {
   Dim row, col;         // size 1 where there is no such dimension
   Dim outer[kMaxDims];  // the rest, slowest first
   int outer_count;
@@ -34,10 +34,10 @@ constexpr int64_t kTransposedCols = 380;
 // share, and whole batches of every capability (960 and 1024).
 constexpr int64_t kDirectElements = 2 * 15 * 1024;
 
-TilePlan plan_tiles(const FillTask& task);
+Tiling tiling_of(const FillTask& task);
 
 // Writes tile number `tile`; `scratch` has kScratchBytes, aligned to 64.
-void write_tile(const FillTask& task, const TilePlan& plan, int64_t tile, GenerateRun generate,
+void write_tile(const FillTask& task, const Tiling& tiling, int64_t tile, GenerateRun generate,
                 char* scratch);
 
 }  // namespace fastinit::cpu

@@ -9,10 +9,10 @@
 
 namespace fastinit::cpu {
 
-// Square blocks of sixteen-byte vectors: log2(kSide) rounds of interleaving rows k and k + kSide /
-// 2 transpose a block, whatever the element size.
+// Squares of sixteen-byte vectors: log2(kSide) rounds of interleaving rows k and k + kSide / 2
+// transpose one, whatever the element size.
 template <class T>
-struct BlockTranspose {
+struct SquareTranspose {
   static constexpr int kSide = 16 / sizeof(T);
   typedef T Vector __attribute__((vector_size(16)));
 
@@ -50,13 +50,13 @@ void transpose(const char* from, int64_t pitch, char* to, int64_t stride, int64_
   constexpr int64_t item = sizeof(T);
   int64_t whole_rows = 0, whole_cols = 0;
   if constexpr (sizeof(T) < 16) {
-    constexpr int side = BlockTranspose<T>::kSide;
+    constexpr int side = SquareTranspose<T>::kSide;
     whole_rows = rows / side * side;
     whole_cols = cols / side * side;
     for (int64_t c = 0; c < whole_cols; c += side)
       for (int64_t r = 0; r < whole_rows; r += side)
-        BlockTranspose<T>::run(from + (r * pitch + c) * item, pitch, to + (c * stride + r) * item,
-                               stride);
+        SquareTranspose<T>::run(from + (r * pitch + c) * item, pitch, to + (c * stride + r) * item,
+                                stride);
   }
   for (int64_t c = 0; c < cols; ++c)
     for (int64_t r = c < whole_cols ? whole_rows : 0; r < rows; ++r)

@@ -2,11 +2,11 @@
 
 // What Philox needs besides the low counter word, for one key, purpose and high counter word: the
 // round keys, and all that the constant three quarters of the counter contribute to rounds 0 to 2.
-struct Stream {
+struct PhiloxVectors {
   Lanes::V k0[kPhiloxRounds], k1[kPhiloxRounds];
   Lanes::V a, b, c, e, last;
 
-  Stream(uint64_t key, Purpose purpose, uint32_t counter_high) {
+  PhiloxVectors(uint64_t key, Purpose purpose, uint32_t counter_high) {
     const PhiloxKeys keys = philox_keys(key, purpose);
     const PhiloxHigh folded = philox_high(keys, counter_high);
     for (int round = 0; round < kPhiloxRounds; ++round) {
@@ -21,8 +21,8 @@ struct Stream {
   }
 };
 
-// Lines to ask for: on and on from an address,
-struct Onward {
+// Lines to prefetch: on and on from an address,
+struct PrefetchOnward {
   const char* next;
 
   FASTINIT_INLINE void ask(int bytes) {
@@ -31,22 +31,22 @@ struct Onward {
   }
 };
 
-// or along strips, from one to the next.
-struct Ahead {
-  Strips strips;
+// or along rows, from one to the next.
+struct PrefetchRows {
+  MemoryRows rows;
   const char *next, *end;
 
-  explicit Ahead(const Strips& strips)
-      : strips(strips), next(strips.first), end(strips.first + strips.bytes) {}
+  explicit PrefetchRows(const MemoryRows& given)
+      : rows(given), next(rows.first), end(rows.first + rows.bytes) {}
 
   FASTINIT_INLINE void ask(int bytes) {
     for (; bytes > 0; bytes -= 64) {
       __builtin_prefetch(next, 1);
       next += 64;
       if (next < end) continue;
-      strips.first += strips.pitch;
-      next = strips.first;
-      end = next + strips.bytes;
+      rows.first += rows.pitch;
+      next = rows.first;
+      end = next + rows.bytes;
     }
   }
 };
@@ -78,8 +78,8 @@ FASTINIT_INLINE auto philox_round(int, V (&x0)[G], V (&x1)[G], V (&x2)[G], V (&x
 // Meanwhile asks for the memory that the words will end in, `group_bytes` a group: nothing else
 // here uses memory, and it is owned by the time it is written.
 template <bool packed, class Lines>
-__attribute__((noinline)) void make_words(const Stream& stream, Lanes::V lane_order, uint32_t block,
-                                          int groups, Lanes::V* out, Lines& given,
+__attribute__((noinline)) void make_words(const PhiloxVectors& philox, Lanes::V lane_order,
+                                          uint32_t block, int groups, Lanes::V* out, Lines& given,
                                           int group_bytes) {
   using V = Lanes::V;
   constexpr int G = Lanes::kInterleave;
@@ -95,28 +95,28 @@ __attribute__((noinline)) void make_words(const Stream& stream, Lanes::V lane_or
     for (int g = 0; g < G; ++g) {
       const V p0 = product;
       product = Lanes::vadd(product, step);
-      const V p1 = Lanes::vmul(Lanes::vxor(Lanes::vhigh(p0), stream.a), m1);
-      x0[g] = Lanes::vxor(Lanes::vhigh(p1), stream.b);
+      const V p1 = Lanes::vmul(Lanes::vxor(Lanes::vhigh(p0), philox.a), m1);
+      x0[g] = Lanes::vxor(Lanes::vhigh(p1), philox.b);
       x1[g] = p1;
-      x2[g] = Lanes::vxor(p0, stream.c);
+      x2[g] = Lanes::vxor(p0, philox.c);
     }
     FASTINIT_UNROLL
     for (int g = 0; g < G; ++g) {
       const V p0 = Lanes::vmul(x0[g], m0), p1 = Lanes::vmul(x2[g], m1);
-      x0[g] = Lanes::vxor3(Lanes::vhigh(p1), x1[g], stream.k0[2]);
-      x2[g] = Lanes::vxor(Lanes::vhigh(p0), stream.e);
+      x0[g] = Lanes::vxor3(Lanes::vhigh(p1), x1[g], philox.k0[2]);
+      x2[g] = Lanes::vxor(Lanes::vhigh(p0), philox.e);
       x1[g] = p1;
       x3[g] = p0;
     }
     FASTINIT_UNROLL
     for (int round = 3; round < kPhiloxRounds - packed; ++round) {
-      philox_round<Lanes>(0, x0, x1, x2, x3, m0, m1, stream.k0[round], stream.k1[round]);
+      philox_round<Lanes>(0, x0, x1, x2, x3, m0, m1, philox.k0[round], philox.k1[round]);
     }
     FASTINIT_UNROLL
     for (int g = 0; g < G; ++g) {
       if constexpr (packed) {
         const V p0 = Lanes::vmul(x0[g], m0), p1 = Lanes::vmul(x2[g], m1);
-        Lanes::last_round(p0, p1, x1[g], x3[g], stream.last, out[0], out[1]);
+        Lanes::last_round(p0, p1, x1[g], x3[g], philox.last, out[0], out[1]);
         out += 2;
       } else {
         out[0] = x0[g];

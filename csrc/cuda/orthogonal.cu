@@ -5,7 +5,7 @@
 
 #include "core/lanes_scalar.h"
 #include "core/reflector.h"
-#include "core/sample.h"
+#include "core/transforms.h"
 #include "cuda/launch.h"
 #include "cuda/program.cuh"
 
@@ -49,7 +49,7 @@ int64_t plan_memory(const SmallShape& shape, Small& small) {
   small.pitch = static_cast<int>(pitch);
   small.panel_at = static_cast<int>(panel_at);
   small.sums_at = static_cast<int>(sums_at);
-  return (sums_at + kBlock * most) * (shape.dtype == DType::F64 ? 8 : 4);
+  return (sums_at + kBlock * most) * item_size(shape.dtype);
 }
 
 // A row of the panel.

@@ -59,13 +59,6 @@ FASTINIT_DEVICE Four<item> shifted(const Four<item>& first, const Four<item>& se
   return out;
 }
 
-FASTINIT_HD constexpr int bytes_of(DType dtype) {
-  return dtype == DType::F64                            ? 8
-         : dtype == DType::F16 || dtype == DType::BF16  ? 2
-         : dtype == DType::E4M3 || dtype == DType::E5M2 ? 1
-                                                        : 4;
-}
-
 // Two samples rounded to 16 bits each, the first in the low half. The processor's conversions round
 // to nearest even and keep subnormals, as core/rounding.h does.
 template <DType dtype>
@@ -81,8 +74,8 @@ FASTINIT_DEVICE uint32_t pack16(float first, float second) {
   if constexpr (dtype == DType::BF16)
     return round_bf16<ScalarF32>(first) | round_bf16<ScalarF32>(second) << 16;
   else
-    return round_small<ScalarF32, FormatF16>(first) | round_small<ScalarF32, FormatF16>(second)
-                                                          << 16;
+    return round_small<ScalarF32, DType::F16>(first) | round_small<ScalarF32, DType::F16>(second)
+                                                           << 16;
 #endif
 }
 
@@ -127,17 +120,16 @@ FASTINIT_DEVICE uint32_t pack8(float first, float second) {
     asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(both) : "f"(second), "f"(first));
   return both;
 #else
-  using Format = std::conditional_t<dtype == DType::E4M3, FormatE4M3, FormatE5M2>;
-  return round_small<ScalarF32, Format>(first) | round_small<ScalarF32, Format>(second) << 8;
+  return round_small<ScalarF32, dtype>(first) | round_small<ScalarF32, dtype>(second) << 8;
 #endif
 }
 
 template <DType dtype>
-FASTINIT_DEVICE Four<bytes_of(dtype)> pack(const float (&v)[4]) {
-  if constexpr (bytes_of(dtype) == 4)
+FASTINIT_DEVICE Four<item_size(dtype)> pack(const float (&v)[4]) {
+  if constexpr (item_size(dtype) == 4)
     return {{ScalarF32::bits(v[0]), ScalarF32::bits(v[1]), ScalarF32::bits(v[2]),
              ScalarF32::bits(v[3])}};
-  else if constexpr (bytes_of(dtype) == 2)
+  else if constexpr (item_size(dtype) == 2)
     return {{pack16<dtype>(v[0], v[1]), pack16<dtype>(v[2], v[3])}};
   else
     return {{pack8<dtype>(v[0], v[1]) | pack8<dtype>(v[2], v[3]) << 16}};

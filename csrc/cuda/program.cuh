@@ -10,7 +10,7 @@
 #include <type_traits>
 
 #include "core/lanes_scalar.h"
-#include "core/sample.h"
+#include "core/transforms.h"
 #include "cuda/pack.cuh"
 #include "cuda/plan.h"
 
@@ -68,7 +68,7 @@ FASTINIT_DEVICE Detour& detour_of_warp() {
 template <From from, Kind kind, DType dtype, Clamp clamp_>
 struct Random {
   static constexpr bool wide = dtype == DType::F64, constant = false;
-  static constexpr uint32_t item = bytes_of(dtype), unit = unit_elements(item, false);
+  static constexpr uint32_t item = item_size(dtype), unit = unit_elements(item, false);
   // Normals of doubles spill in the 64 registers that the compiler sets itself, and from sm_100 on
   // in the 80 of three blocks.
 #if FASTINIT_DEVICE_PASS && __CUDA_ARCH__ >= 1000

@@ -11,11 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "core/overlap.h"
+#include "core/distributions.h"
 #include "core/philox.h"
 #include "cpu/dispatch.h"
 #include "cpu/huge_pages.h"
-#include "torch/introspection.h"
+#include "host/overlap.h"
 #include "torch/storage_guard.h"
 
 namespace py = pybind11;
@@ -48,6 +48,24 @@ uint64_t fold(uint64_t key, uint64_t data, const std::string& purpose) {
 __attribute__((used)) const char kBuiltFor[] =
     "fastinit-built-for torch=" TORCH_VERSION " cuda=" FASTINIT_CUDA_TEXT " python=" PY_VERSION ";";
 
+// The rows of core/distributions.h.
+py::list distributions() {
+  py::list rows;
+  for (const DistributionRow& row : kDistributions) {
+    py::dict arguments;
+    for (int k = 0; k < row.argument_count; ++k)
+      arguments[row.arguments[k].name] = row.arguments[k].value;
+    py::dict entry;
+    entry["name"] = row.name;
+    entry["code"] = static_cast<int>(row.distribution);
+    entry["arguments"] = arguments;
+    entry["random"] = row.tensors != Tensors::Any;
+    entry["complex"] = row.tensors == Tensors::Any || row.tensors == Tensors::Complex;
+    rows.append(entry);
+  }
+  return rows;
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(__clang__)
@@ -69,8 +87,8 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  cpu::capability();  // a capability that is not there fails the import, with the names of those
-                      // that are
+  // A capability that is not there fails the import, with the names of those that are.
+  cpu::capability();
   m.attr("STREAM_VERSION") = kStreamVersion;
   m.def("philox4x32", philox, py::arg("counter"), py::arg("key"));
   m.def("fold", fold, py::arg("key"), py::arg("data"), py::arg("purpose"));
@@ -80,7 +98,7 @@ PYBIND11_MODULE(_C, m) {
     for (const auto& c : cpu::capabilities()) names.append(c.name);
     return names;
   });
-  m.def("last_fill_threads", ops::last_fill_threads);
+  m.def("distributions", distributions);
   m.def("build_info", build_info);
   m.def(
       "advise_huge_pages",

@@ -2,31 +2,15 @@
 // (the checks and a new version), and what lists get in which the dispatcher finds no device.
 #pragma once
 
-#include <ATen/core/Generator.h>
-#include <ATen/core/Tensor.h>
-
-#include <optional>
 #include <string_view>
+
+#include "torch/fills.h"
 
 namespace fastinit::ops {
 
-using Key = std::optional<int64_t>;
 using Keys = std::optional<at::ArrayRef<int64_t>>;
-using Generator = std::optional<at::Generator>;
 
-// ---- fills.cpp: on every device, or on meta -----------------------------------------------------
-
-enum class On { Device, Meta };
-
-template <On on>
-void uniform_(const at::Tensor& self, double a, double b, Key key, Generator generator);
-template <On on>
-void normal_(const at::Tensor& self, double mean, double std, Key key, Generator generator);
-template <On on>
-void trunc_normal_(const at::Tensor& self, double mean, double std, double a, double b, Key key,
-                   Generator generator);
-template <On on>
-void random_words_(const at::Tensor& self, Key key, Generator generator);
+// ---- fills.cpp: those of one distribution are made of its table (elementwise.h) -----------------
 
 void fill_many_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayRef<double> args,
                 at::IntArrayRef keys);
@@ -48,15 +32,10 @@ void orthogonal_many_(at::TensorList tensors, at::ArrayRef<double> gains, int64_
 void orthogonal_many_nowhere_(at::TensorList tensors, at::ArrayRef<double> gains,
                               int64_t batch_dims, std::string_view method, Keys keys,
                               Generator generator);
-template <On on>
-void orthogonal_from_(const at::Tensor& self, double gain, int64_t batch_dims,
-                      std::string_view method, int64_t width);
 
 // ---- sparse.cpp ---------------------------------------------------------------------------------
 
 template <On on>
 void sparse_(const at::Tensor& self, double sparsity, double std, Key key, Generator generator);
-template <On on>
-void zero_smallest_(const at::Tensor& self, int64_t count, int64_t key);
 
 }  // namespace fastinit::ops

@@ -3,28 +3,12 @@
 // kernels for small matrices.
 #include "torch/operators.h"
 #include "torch/orthogonal_groups.h"
-#include "torch/support.h"
-#include "torch/tasks.h"
 
 namespace fastinit::ops {
 namespace {
 
 using at::Tensor;
 using Request = OrthogonalRequest;
-
-void check_request(const Request& request) {
-  const Fill gaussian{request.name, Distribution::Normal, {0, 1, 0, 0}};
-  check_fill(request.self, gaussian);
-  TORCH_CHECK_VALUE(request.batch_dims >= 0, request.name,
-                    ": argument 'batch_dims' must not be negative, but got ", request.batch_dims);
-  TORCH_CHECK_VALUE(request.self.dim() >= 2 + request.batch_dims, request.name,
-                    ": argument 'tensor' must have at least 2 dimensions",
-                    request.batch_dims > 0 ? " besides those of the batch" : "", ", but got shape ",
-                    request.self.sizes(), " and batch_dims=", request.batch_dims);
-  TORCH_CHECK_VALUE(request.method == "householder" || request.method == "qr", request.name,
-                    ": argument 'method' must be 'householder' or 'qr', but got '",
-                    std::string(request.method), "'");
-}
 
 std::vector<Request> many_requests(at::TensorList tensors, at::ArrayRef<double> gains,
                                    int64_t batch_dims, std::string_view method, const Keys& keys,
@@ -58,7 +42,8 @@ void orthogonal_(const Tensor& self, double gain, int64_t batch_dims, std::strin
   check_request(request);
   if (on == On::Device && self.numel() > 0) {
     check_no_overlap(request.name, self);
-    make_orthogonal({request}, {key.has_value() ? *key : reserve_key_of(self.device(), generator)});
+    make_orthogonal({request},
+                    {key.has_value() ? *key : key_from(request.name, self.device(), generator)});
   }
   bump_version(self);
 }
@@ -75,8 +60,8 @@ void orthogonal_many_(at::TensorList tensors, at::ArrayRef<double> gains, int64_
     for (size_t k = 0; k < all.size(); ++k) {
       if (tensors[k].numel() == 0) continue;
       filled.push_back(all[k]);
-      their_keys.push_back(keys.has_value() ? (*keys)[k]
-                                            : reserve_key_of(tensors[k].device(), generator));
+      their_keys.push_back(
+          keys.has_value() ? (*keys)[k] : key_from(all[k].name, tensors[k].device(), generator));
     }
   }
   make_orthogonal(filled, their_keys);
@@ -90,29 +75,10 @@ void orthogonal_many_nowhere_(at::TensorList tensors, at::ArrayRef<double> gains
   many_requests(tensors, gains, batch_dims, method, keys, generator);
 }
 
-// The same from the Gaussian that the tensor holds, and with a number of reflections at once: what
-// the tests compare with explicit products, and benchmarks/reflections_at_once.py measures.
-template <On on>
-void orthogonal_from_(const Tensor& self, double gain, int64_t batch_dims, std::string_view method,
-                      int64_t width) {
-  Request request{"orthogonal_from_", self, gain, batch_dims, method};
-  request.given = true;
-  TORCH_CHECK_VALUE(width >= 0, request.name, ": argument 'width' must not be negative, but got ",
-                    width);
-  request.width = width;
-  check_request(request);
-  if (on == On::Device && self.numel() > 0) {
-    check_no_overlap(request.name, self);
-    make_orthogonal({request}, {0});
-  }
-  bump_version(self);
-}
-
 #define FASTINIT_INSTANTIATE(on)                                                                   \
   template void orthogonal_<on>(const Tensor&, double, int64_t, std::string_view, Key, Generator); \
   template void orthogonal_many_<on>(at::TensorList, at::ArrayRef<double>, int64_t,                \
-                                     std::string_view, Keys, Generator);                           \
-  template void orthogonal_from_<on>(const Tensor&, double, int64_t, std::string_view, int64_t);
+                                     std::string_view, Keys, Generator);
 FASTINIT_INSTANTIATE(On::Device)
 FASTINIT_INSTANTIATE(On::Meta)
 #undef FASTINIT_INSTANTIATE

@@ -7,17 +7,16 @@
 #include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <map>
 #include <tuple>
 
 #include "torch/backend.h"
+#include "torch/fills.h"
 #include "torch/full_precision.h"
 #include "torch/reflections.h"
-#include "torch/support.h"
-#include "torch/tasks.h"
 #include "torch/thread_pool.h"
 
 namespace fastinit::ops {
@@ -32,21 +31,6 @@ ScalarType compute_type(ScalarType type) {
   const bool wide = type == ScalarType::Double || type == ScalarType::ComplexFloat ||
                     type == ScalarType::ComplexDouble;
   return wide ? type : ScalarType::Float;
-}
-
-double largest_value(ScalarType type) {
-  switch (type) {
-    case ScalarType::Half:
-      return std::numeric_limits<c10::Half>::max();
-    case ScalarType::BFloat16:
-      return std::numeric_limits<c10::BFloat16>::max();
-    case ScalarType::Float8_e4m3fn:
-      return std::numeric_limits<c10::Float8_e4m3fn>::max();
-    case ScalarType::Float8_e5m2:
-      return std::numeric_limits<c10::Float8_e5m2>::max();
-    default:
-      return std::numeric_limits<double>::infinity();
-  }
 }
 
 // Complex memory need not be aligned to more than its parts (NumPy's is not), which ATen's loops
@@ -88,8 +72,7 @@ Target make_target(const Request& request, int64_t key) {
   return target;
 }
 
-// ---- one group of matrices of one shape
-// -----------------------------------------------------------
+// ---- one group of matrices of one shape ---------------------------------------------------------
 
 struct Piece {
   const Target* target;
@@ -108,10 +91,8 @@ struct Group {
   bool frugal;    // 16 bits computed in 32, or complex products, whose conjugates are copies
 };
 
-DType real_type(ScalarType type) { return type == ScalarType::Double ? DType::F64 : DType::F32; }
-
 SmallShape small_shape(const Group& group) {
-  return {real_type(group.type), group.rows, group.cols, group.gain};
+  return {*float_dtype(group.type), group.rows, group.cols, group.gain};
 }
 
 // Whether the device's kernel for small matrices makes them.
@@ -134,8 +115,10 @@ bool blas_strides(const Tensor& matrices) {
 // Draws the part of the pieces' Gaussians that lies right of and below (k, k), or copies it.
 void draw_pieces(const std::vector<Piece>& pieces, const Tensor& panel, int64_t k) {
   std::vector<Tensor> parts;
-  std::vector<int64_t> plan, keys;
-  std::vector<double> args;
+  std::vector<Fill> fills;
+  std::vector<int64_t> keys;
+  std::vector<std::array<int64_t, 3>> offsets;
+  offsets.reserve(pieces.size());  // the fills refer to them
   int64_t at = 0;
   for (const Piece& piece : pieces) {
     const Tensor part = panel.narrow(0, at, piece.count);
@@ -146,14 +129,13 @@ void draw_pieces(const std::vector<Piece>& pieces, const Tensor& panel, int64_t 
                      .narrow(2, k, part.size(2)));
       continue;
     }
-    const Tensor& full = piece.target->matrices;
     parts.push_back(part);
-    plan.insert(plan.end(), {static_cast<int64_t>(Distribution::Normal), 3, full.size(0),
-                             full.size(1), full.size(2), piece.first, k, k});
-    args.insert(args.end(), {0.0, 1.0, 0.0, 0.0});
+    offsets.push_back({piece.first, k, k});
+    fills.push_back(
+        {Distribution::Normal, {0, 1}, {piece.target->matrices.sizes(), offsets.back()}});
     keys.push_back(piece.target->key);
   }
-  if (!parts.empty()) fill_many(parts, plan, args, keys);
+  fill_all("orthogonal_", parts, fills, keys);
 }
 
 void make_small(const Group& group, const std::vector<Piece>& pieces) {
@@ -174,20 +156,20 @@ void make_small(const Group& group, const std::vector<Piece>& pieces) {
 }
 
 // How many matrices are made together, and so need memory together.
-int64_t at_once(const Group& group) {
-  const int64_t bytes = std::max<int64_t>(
-      1, group.rows * group.cols * static_cast<int64_t>(c10::elementSize(group.type)));
-  constexpr int64_t mebi = 1 << 20;
-  if (group.device.is_cpu() && is_small(group)) return std::max<int64_t>(1, 64 * mebi / bytes);
-  // One product of this size already occupies every core, but not a GPU.
-  if (group.device.is_cpu()) return std::max<int64_t>(1, mebi / bytes);
-  return std::max<int64_t>(1, 256 * mebi / bytes);
+int64_t matrices_at_once(const Group& group) {
+  const Backend& backend = *backend_of(group.device);
+  const int64_t bytes =
+      group.rows * group.cols * static_cast<int64_t>(c10::elementSize(group.type));
+  const int64_t most = is_small(group) ? backend.small_matrix_bytes : backend.matrix_bytes;
+  return std::max<int64_t>(1, most / std::max<int64_t>(1, bytes));
 }
 
 // The write through layout and type. Small types saturate, as in every other fill.
 void write(const Tensor& to, const Tensor& values, double gain) {
-  const double largest = largest_value(to.scalar_type());
-  copy(to, std::abs(gain) > largest ? values.clamp(-largest, largest) : values);
+  const DType dtype = *float_dtype(to.scalar_type());
+  const double max = format_of(dtype).max;
+  const bool saturates = item_size(dtype) < 4 && std::abs(gain) > max;
+  copy(to, saturates ? values.clamp(-max, max) : values);
 }
 
 void make_pieces(const Group& group, std::vector<Piece>& pieces) {
@@ -220,9 +202,11 @@ void make_pieces(const Group& group, std::vector<Piece>& pieces) {
   } else {
     const Tensor& out = pieces.size() == 1 ? pieces[0].out : buffer;
     const auto draw = [&](const Tensor& panel, int64_t k) { draw_pieces(pieces, panel, k); };
-    group.qr ? qr(out, group.gain, draw)
-             : householder(out, group.gain,
-                           group.width > 0 ? group.width : block_width(out, group.frugal), draw);
+    if (group.qr)
+      qr(out, group.gain, draw);
+    else
+      householder(out, group.gain, group.width > 0 ? group.width : panel_width(out, group.frugal),
+                  draw);
   }
   for (Piece& piece : pieces) {
     const Tensor to = piece.target->matrices.narrow(0, piece.first, piece.count);
@@ -231,7 +215,7 @@ void make_pieces(const Group& group, std::vector<Piece>& pieces) {
 }
 
 void make_group(const Group& group) {
-  const int64_t limit = at_once(group);
+  const int64_t limit = matrices_at_once(group);
   std::vector<Piece> pieces;
   int64_t taken = 0;
   const auto flush = [&] {
@@ -253,6 +237,19 @@ void make_group(const Group& group) {
 }
 
 }  // namespace
+
+void check_request(const Request& request) {
+  check_fill(request.name, request.self, {Distribution::Normal, {0, 1}});
+  TORCH_CHECK_VALUE(request.batch_dims >= 0, request.name,
+                    ": argument 'batch_dims' must not be negative, but got ", request.batch_dims);
+  TORCH_CHECK_VALUE(request.self.dim() >= 2 + request.batch_dims, request.name,
+                    ": argument 'tensor' must have at least 2 dimensions",
+                    request.batch_dims > 0 ? " besides those of the batch" : "", ", but got shape ",
+                    request.self.sizes(), " and batch_dims=", request.batch_dims);
+  TORCH_CHECK_VALUE(request.method == "householder" || request.method == "qr", request.name,
+                    ": argument 'method' must be 'householder' or 'qr', but got '",
+                    std::string(request.method), "'");
+}
 
 void make_orthogonal(const std::vector<OrthogonalRequest>& requests, at::IntArrayRef keys) {
   if (requests.empty()) return;

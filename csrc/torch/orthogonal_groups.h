@@ -18,6 +18,9 @@ struct OrthogonalRequest {
   int64_t width = 0;   // reflections at once; 0: what is fastest
 };
 
+// Raises for what cannot be filled, or not so. Reads no elements.
+void check_request(const OrthogonalRequest& request);
+
 // Fills tensors of one device that have elements, each from its key.
 void make_orthogonal(const std::vector<OrthogonalRequest>& requests, at::IntArrayRef keys);
 

@@ -1,6 +1,5 @@
 #include "torch/reflections.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/abs.h>
 #include <ATen/ops/baddbmm.h>
@@ -12,42 +11,16 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sgn.h>
 #include <ATen/ops/signbit.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 #include "core/reflector.h"
-#include "cpu/orthogonal.h"
+#include "torch/backend.h"
 
 namespace fastinit::ops {
 namespace {
 
 using at::Tensor;
-
-// Lengths of columns, in double. That is what decides the accuracy of the result.
-Tensor column_lengths(const Tensor& x) {
-  const bool complex = x.scalar_type() == at::kComplexFloat;
-  if (x.is_cpu() && (complex || x.scalar_type() == at::kFloat)) {
-    // Not by ATen, which would convert all of x first. A complex row is a row of its parts; of a
-    // complex column the parts follow each other.
-    const int64_t parts = complex ? 2 : 1, width = x.size(2);
-    const bool runs = x.stride(1) == 1;
-    const int64_t sums = runs ? 1 : parts;
-    const Tensor squares = at::zeros({x.size(0), width, sums}, x.options().dtype(at::kDouble));
-    for (int64_t b = 0; b < x.size(0); ++b) {
-      const auto* data = static_cast<const float*>(x.const_data_ptr()) + b * x.stride(0) * parts;
-      const cpu::Columns columns{data, runs ? x.size(1) * parts : x.size(1),
-                                 runs ? 1 : x.stride(1) * parts, runs ? x.stride(2) * parts : 1};
-      double* const to = squares.mutable_data_ptr<double>() + b * width * sums;
-      at::parallel_for(0, width * sums, 1 + 65536 / x.size(1), [&](int64_t first, int64_t last) {
-        cpu::add_squares(columns, first, last, to);
-      });
-    }
-    return squares.sum(2).sqrt_();
-  }
-  const auto wide_type = x.is_complex() ? at::kComplexDouble : at::kDouble;
-  return at::linalg_vector_norm(x, 2, {1}, false, wide_type);
-}
 
 struct Scales {
   Tensor half_square;  // |v|^2 / 2
@@ -60,7 +33,7 @@ Scales make_reflectors(const Tensor& v, double gain) {
   const auto wide_type = v.is_complex() ? at::kComplexDouble : at::kDouble;
   const Tensor first = v.diagonal(0, 1, 2);
   const Tensor x = first.to(wide_type, /*non_blocking=*/false, /*copy=*/true);
-  const Tensor length = column_lengths(v);
+  const Tensor length = backend_of(v.device())->column_lengths(v);
   const Tensor zero =
       length.ge(single ? Negligible<float>::length : Negligible<double>::length).logical_not_();
   Tensor phase;
@@ -79,27 +52,31 @@ Scales make_reflectors(const Tensor& v, double gain) {
 
 }  // namespace
 
-// Reflections applied at once. More make larger products but also more work; docs/orthogonal.md has
-// the measurements. The memory of panels and products is in proportion.
-int64_t block_width(const Tensor& out, bool frugal) {
-  const int64_t narrow = std::min(out.size(1), out.size(2));
-  if (frugal && narrow < 960) return std::max<int64_t>(8, narrow / 10 / 8 * 8);
-  // A GPU waits for the launches of many narrow blocks, and triangular solves of wide ones.
-  if (!out.is_cpu() && !frugal) return std::clamp<int64_t>(narrow / 4 / 32 * 32, 96, 768);
-  return std::clamp<int64_t>(narrow / 10 / 32 * 32, 96, 256);
+at::Tensor column_lengths_by_norm(const at::Tensor& x) {
+  const auto wide_type = x.is_complex() ? at::kComplexDouble : at::kDouble;
+  return at::linalg_vector_norm(x, 2, {1}, false, wide_type);
 }
 
-void householder(const Tensor& out, double gain, int64_t block, const Draw& draw) {
+int64_t panel_width(const Tensor& out, bool frugal) {
+  const int64_t narrow = std::min(out.size(1), out.size(2));
+  if (frugal && narrow < 960) return std::max<int64_t>(8, narrow / 10 / 8 * 8);
+  const Backend& backend = *backend_of(out.device());
+  const int64_t fraction = frugal ? 10 : backend.panel_fraction;
+  const int64_t most = frugal ? 256 : backend.most_reflections;
+  return std::clamp<int64_t>(narrow / fraction / 32 * 32, 96, most);
+}
+
+void householder(const Tensor& out, double gain, int64_t panel_width, const Draw& draw) {
   const bool wide = out.size(1) < out.size(2);
   const Tensor q = wide ? out.transpose(1, 2) : out;
   const int64_t count = q.size(0), m = q.size(1), n = q.size(2);
-  const Tensor panels = at::empty({count * m * std::min(block, n)}, q.options());
-  const Tensor products = at::empty({count * n * std::min(block, n)}, q.options());
+  const Tensor panels = at::empty({count * m * std::min(panel_width, n)}, q.options());
+  const Tensor products = at::empty({count * n * std::min(panel_width, n)}, q.options());
   const auto view = [](const Tensor& memory, at::IntArrayRef size) {
     return memory.narrow(0, 0, c10::multiply_integers(size)).view(size);
   };
-  for (int64_t k = (n - 1) / block * block; k >= 0; k -= block) {
-    const int64_t width = std::min(block, n - k), right = n - k - width;
+  for (int64_t k = (n - 1) / panel_width * panel_width; k >= 0; k -= panel_width) {
+    const int64_t width = std::min(panel_width, n - k), right = n - k - width;
     const Tensor panel =
         wide ? view(panels, {count, width, m - k}) : view(panels, {count, m - k, width});
     draw(panel, k);
@@ -110,8 +87,8 @@ void householder(const Tensor& out, double gain, int64_t block, const Draw& draw
 
     Tensor s = at::bmm(v.mH(), v).triu_(1);
     s.diagonal(0, 1, 2).copy_(scales.half_square);
-    // V^H Q: the block's own columns of Q are still columns of the (scaled) identity, and the
-    // columns to their right still zero in the block's rows.
+    // V^H Q: the panel's own columns of Q are still columns of the (scaled) identity, and the
+    // columns to their right still zero in the panel's rows.
     const Tensor y = view(products, {count, width, n - k});
     y.narrow(2, 0, width).copy_(top.mH()).mul_(scales.diagonal.unsqueeze(1));
     if (right > 0) {
@@ -127,7 +104,7 @@ void householder(const Tensor& out, double gain, int64_t block, const Draw& draw
     corner.baddbmm_(v, w, 1, -1);
     corner.diagonal(0, 1, 2).narrow(1, 0, width).add_(scales.diagonal);
   }
-  // Rows above a block's own keep the zeros that the blocks before it write there.
+  // Rows above a panel's own keep the zeros that the panels before it write there.
 }
 
 void qr(const Tensor& out, double gain, const Draw& draw) {

@@ -7,19 +7,18 @@
 
 namespace fastinit::ops {
 
-// Writes the Gaussian's rows and columns from `k` on into `panel`: either the first columns of that
-// block, (matrices, rows - k, width), or its first rows, (matrices, width, cols - k).
+// Writes the Gaussian's rows and columns from `k` on into `panel`: either the first columns of
+// what is there, (matrices, rows - k, width), or its first rows, (matrices, width, cols - k).
 using Draw = std::function<void(const at::Tensor& panel, int64_t k)>;
 
 // Fills (matrices, rows, cols) with gain times the product of the reflections that would
 // triangulate the Gaussian. Works in place: any strides that a matrix product writes directly will
-// do.
-// `block` is how many reflections are applied at once.
-void householder(const at::Tensor& out, double gain, int64_t block, const Draw& draw);
+// do. `panel_width` reflections are applied at once; the memory of panels and products is in
+// proportion.
+void householder(const at::Tensor& out, double gain, int64_t panel_width, const Draw& draw);
 
-// How many it should be. `frugal` asks for narrower panels, where these are large beside the
-// matrix.
-int64_t block_width(const at::Tensor& out, bool frugal);
+// How many it should be. `frugal` asks for narrower panels, where they are large beside the matrix.
+int64_t panel_width(const at::Tensor& out, bool frugal);
 
 // The same distribution the literal way: Q of the Gaussian's QR factorisation, its phases fixed.
 void qr(const at::Tensor& out, double gain, const Draw& draw);

@@ -8,10 +8,8 @@
 
 #include <cmath>
 
-#include "cpu/sparse.h"
+#include "torch/backend.h"
 #include "torch/operators.h"
-#include "torch/support.h"
-#include "torch/tasks.h"
 #include "torch/thread_pool.h"
 
 namespace fastinit::ops {
@@ -19,25 +17,47 @@ namespace {
 
 using at::Tensor;
 
-// How many elements a device other than the CPU ranks at a time, at about 30 bytes each.
+// How many elements are ranked at a time, at about 30 bytes each.
 constexpr int64_t kRankedAtOnce = int64_t{1} << 24;
-// A rank is a word before a row.
-constexpr int64_t kMostRanked = int64_t{1} << 32;
 
 void check_sparse(const Tensor& self, double sparsity, double std, const Key& key,
                   const Generator& generator) {
   const char* name = "sparse_";
   check_one_source(name, key, generator);
-  check_fill(self, {name, Distribution::Normal, {0, std, 0, 0}});
+  check_fill(name, self, {Distribution::Normal, {0, std}});
   TORCH_CHECK_VALUE(self.dim() == 2, name, ": argument 'tensor' must have 2 dimensions, got shape ",
                     self.sizes());
   TORCH_CHECK_VALUE(sparsity >= 0 && sparsity <= 1, name,
                     ": argument 'sparsity' must be in [0, 1], but got ", sparsity);
 }
 
-// By ranking in 64-bit integers: for devices that have no kernel of their own.
-void zero_smallest(const Tensor& self, int64_t count, int64_t key) {
+void make_sparse(const Tensor& self, double sparsity, double std, const Key& key,
+                 const Generator& generator) {
+  const Backend& backend = *backend_of(self.device());
+  check_no_overlap("sparse_", self);
+  TORCH_CHECK_NOT_IMPLEMENTED(self.size(0) <= backend.most_sparse_rows,
+                              "sparse_: not implemented for ", self.size(0), " rows on ",
+                              self.device(), "; the CPU takes any number");
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const c10::OptionalDeviceGuard device(self.device());
+  const SerialAfterFork serial;
+  const int64_t word = key.has_value() ? *key : key_from("sparse_", self.device(), generator);
+  // Bumps the version, too.
+  fill_all("sparse_", {self}, {{Distribution::Normal, {0, std}}}, {word});
+  const int64_t rows = self.size(0);
+  const auto count = static_cast<int64_t>(std::ceil(sparsity * static_cast<double>(rows)));
+  if (count > 0) backend.zero_smallest(self, count, static_cast<uint64_t>(word));
+}
+
+}  // namespace
+
+// In 64-bit integers.
+void zero_smallest_by_ranking(const Tensor& self, int64_t count, uint64_t key) {
   const int64_t rows = self.size(0), cols = self.size(1);
+  if (count == rows) {
+    self.zero_();
+    return;
+  }
   const Tensor values = self.element_size() == 1 ? self.view(at::kByte) : self;  // masks no float8
   const Tensor row = at::arange(rows, self.options().dtype(at::kLong));
   const int64_t at_once = std::max<int64_t>(1, kRankedAtOnce / rows);
@@ -45,8 +65,9 @@ void zero_smallest(const Tensor& self, int64_t count, int64_t key) {
     const int64_t width = std::min(at_once, cols - first);
     // Stored column by column, which is how they are ranked.
     const Tensor words = at::empty({width, rows}, self.options().dtype(at::kInt));
-    fill_many({words.t()}, {static_cast<int64_t>(Distribution::Words), 2, rows, cols, 0, first},
-              {0.0, 0.0, 0.0, 0.0}, {key});
+    const int64_t full_size[] = {rows, cols}, offset[] = {0, first};
+    fill_all("sparse_", {words.t()}, {{Distribution::Words, {}, {full_size, offset}}},
+             {static_cast<int64_t>(key)});
     // With the sign bit flipped, signed comparison is unsigned; the row settles ties.
     const Tensor ranks =
         words.bitwise_xor(std::numeric_limits<int32_t>::min()).to(at::kLong).mul_(int64_t{1} << 32);
@@ -55,35 +76,6 @@ void zero_smallest(const Tensor& self, int64_t count, int64_t key) {
     values.narrow(1, first, width).masked_fill_(ranks.le(last).t(), 0);
   }
 }
-
-void make_sparse(const Tensor& self, double sparsity, double std, const Key& key,
-                 const Generator& generator) {
-  check_no_overlap("sparse_", self);
-  TORCH_CHECK_NOT_IMPLEMENTED(self.is_cpu() || self.size(0) <= kMostRanked,
-                              "sparse_: not implemented for ", self.size(0), " rows on ",
-                              self.device(), "; the CPU takes any number");
-  const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const c10::OptionalDeviceGuard device(self.device());
-  const SerialAfterFork serial;
-  const int64_t word = key.has_value() ? *key : reserve_key_of(self.device(), generator);
-  // Bumps the version, too.
-  fill_many({self}, {static_cast<int64_t>(Distribution::Normal), 0}, {0.0, std, 0.0, 0.0}, {word});
-  const int64_t rows = self.size(0);
-  const auto count = static_cast<int64_t>(std::ceil(sparsity * static_cast<double>(rows)));
-  if (count == 0) return;
-  if (self.is_cpu()) {
-    cpu::zero_smallest(
-        {static_cast<char*>(self.mutable_data_ptr()), rows, self.size(1), self.stride(0),
-         self.stride(1), static_cast<int>(self.element_size()), static_cast<uint64_t>(word), count},
-        torch_pool());
-  } else if (count == rows) {
-    self.zero_();
-  } else {
-    zero_smallest(self, count, word);
-  }
-}
-
-}  // namespace
 
 template <On on>
 void sparse_(const Tensor& self, double sparsity, double std, Key key, Generator generator) {
@@ -94,25 +86,7 @@ void sparse_(const Tensor& self, double sparsity, double std, Key key, Generator
     bump_version(self);
 }
 
-// What devices without a kernel run, for the tests to compare.
-template <On on>
-void zero_smallest_(const Tensor& self, int64_t count, int64_t key) {
-  const char* name = "zero_smallest_";
-  check_writable(name, self);
-  TORCH_CHECK_VALUE(self.dim() == 2 && count >= 1 && count <= self.size(0), name, ": expects 2 ",
-                    "dimensions and a count of 1 to the number of rows, but got shape ",
-                    self.sizes(), " and count = ", count);
-  if (on == On::Device && self.numel() > 0) {
-    check_no_overlap(name, self);
-    const at::AutoDispatchBelowADInplaceOrView no_autograd;
-    zero_smallest(self, count, key);
-  }
-  bump_version(self);
-}
-
 template void sparse_<On::Device>(const Tensor&, double, double, Key, Generator);
 template void sparse_<On::Meta>(const Tensor&, double, double, Key, Generator);
-template void zero_smallest_<On::Device>(const Tensor&, int64_t, int64_t);
-template void zero_smallest_<On::Meta>(const Tensor&, int64_t, int64_t);
 
 }  // namespace fastinit::ops

@@ -1,4 +1,4 @@
-// Tensors and arguments -> fill tasks: the checks every device shares.
+// Tensors and what they are filled with -> fill tasks: the checks every device shares.
 #pragma once
 
 #include <ATen/core/Generator.h>
@@ -11,33 +11,30 @@
 
 namespace fastinit::ops {
 
-// Codes of the `plan` of fill_many_.
-enum class Distribution : int64_t {
-  Constant = 0,
-  Uniform = 1,
-  Normal = 2,
-  TruncNormal = 3,
-  Words = 4
-};
-
-struct Fill {
-  const char* name;  // of the operator, for messages
-  Distribution distribution;
-  double args[4];
-};
-
 // The shard of a full tensor that a tensor holds; empty spans when it is the whole.
 struct Shard {
   at::IntArrayRef full_size, offset;
 };
 
+// What one tensor is filled with: the arguments of an operator, or a row of fill_many_'s plan.
+struct Fill {
+  Distribution distribution;
+  double args[kMaxArguments];
+  Shard shard = {};
+};
+
+// The type of a floating tensor's elements, or of the parts of a complex one's.
+std::optional<DType> float_dtype(at::ScalarType type);
+
+// In all of these `name` is of the operator, for messages.
+
 // Raises what torch raises for a dtype, layout or argument this fill cannot honour. Reads no sizes,
 // so that it serves fake and meta tensors.
-void check_fill(const at::Tensor& self, const Fill& fill);
+void check_fill(const char* name, const at::Tensor& self, const Fill& fill);
 
 // Appends the tasks that fill `self`: none if it is empty, several if it has very many dimensions.
-void append_tasks(std::vector<FillTask>& tasks, const at::Tensor& self, const Fill& fill,
-                  uint64_t key, Shard shard = {});
+void append_tasks(const char* name, std::vector<FillTask>& tasks, const at::Tensor& self,
+                  const Fill& fill, uint64_t key);
 
 // Raises where writing to the tensor is not allowed: to an inference tensor outside of inference
 // mode, for instance.
@@ -47,6 +44,14 @@ void check_writable(const char* name, const at::Tensor& self);
 // look for it (at::assert_no_internal_overlap knows strides of zero only).
 void check_no_overlap(const char* name, const at::Tensor& self);
 
+// For lists in which the dispatcher finds no kernel: raises unless there is nothing in them.
+void check_nowhere(const char* name, at::TensorList tensors);
+
+void check_one_source(const char* name, const std::optional<int64_t>& key,
+                      const std::optional<at::Generator>& generator);
+
+// ---- memory that tensors share ------------------------------------------------------------------
+
 // Bytes that a tensor with elements lies in.
 struct Span {
   const char *begin, *end;
@@ -55,11 +60,5 @@ Span span_of(const at::Tensor& self);
 
 // Whether two of the tensors may share memory; then their order matters.
 bool any_overlap(std::vector<Span> spans);
-
-// For lists in which the dispatcher finds no kernel: raises unless there is nothing in them.
-void check_nowhere(const char* name, at::TensorList tensors);
-
-void check_one_source(const char* name, const std::optional<int64_t>& key,
-                      const std::optional<at::Generator>& generator);
 
 }  // namespace fastinit::ops

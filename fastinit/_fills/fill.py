@@ -10,19 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from fastinit._compiled import fill_many_op, normal_op, random_words_op, trunc_normal_op, uniform_op
+from fastinit._compiled import fill_many_op, normal_op, trunc_normal_op, uniform_op
 from fastinit._fills.region import Region
 from fastinit._tensors import DTYPES
 from fastinit.key import reserve_word
 
 # In the plan of `fill_many_`.
-CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL, WORDS = range(5)
+CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL = range(4)
 
 _DRAWS: dict[Any, tuple[int, tuple[float, ...]]] = {
     uniform_op: (UNIFORM, (0.0, 1.0)),
     normal_op: (NORMAL, (0.0, 1.0)),
     trunc_normal_op: (TRUNC_NORMAL, (0.0, 1.0, -2.0, 2.0)),
-    random_words_op: (WORDS, ()),
 }
 _EXACT_INTEGERS = 1 << 53  # of a double, which is how the plan carries constants
 

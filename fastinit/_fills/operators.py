@@ -13,7 +13,6 @@ from fastinit._compiled import (
     normal_op,
     orthogonal_many_op,
     orthogonal_op,
-    random_words_op,
     sparse_op,
     trunc_normal_op,
     uniform_op,
@@ -106,7 +105,6 @@ OVERWRITING = frozenset(
         uniform_op,
         normal_op,
         trunc_normal_op,
-        random_words_op,
     }
 )
 # Draws that look at the whole tensor at once, and those for many tensors by that for one.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from fastinit._fills.fill import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, WORDS
+from fastinit._fills.fill import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM
 from fastinit._models.names import Named
 from fastinit._recording.graph import Entry, Ref
 from fastinit._recording.replay import Names
@@ -72,7 +72,6 @@ _FUNCTIONS = {
     UNIFORM: "uniform_",
     NORMAL: "normal_",
     TRUNC_NORMAL: "trunc_normal_",
-    WORDS: "random_words_",
 }
 
 

@@ -28,7 +28,7 @@ def toolkit_headers() -> Path | None:
 
 
 def test_the_backend_compiles(tmp_path: Path) -> None:
-    source = ROOT / "csrc" / "torch" / "ops_cuda.cpp"
+    source = ROOT / "csrc" / "torch" / "backend_cuda.cpp"
     headers = toolkit_headers()
     if headers is None:
         pytest.skip("no CUDA toolkit here: set CUDA_HOME to one that has include/cuda_runtime.h")

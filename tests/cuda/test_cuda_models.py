@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.common import ELEMENTWISE, REAL_DTYPES, bits, fill, same_bits
+from support.common import ELEMENTWISE, REAL_DTYPES, bits, fill, operator, same_bits
 from support.cuda_helpers import F32, KEY, default_generator, no_cuda_randomness
 from support.layout_cases import MATRIX_LAYOUTS, laid_out
 from support.promise_cases import ONE_OF_EACH, Case, fill_many
@@ -63,7 +63,7 @@ def test_what_is_not_handled() -> None:
 def test_opcheck(name: str, layout: str) -> None:
     dtype = torch.int32 if name == "random_words_" else torch.float32
     tensor = laid_out(layout, 5, 3, dtype=dtype, device="cuda")
-    torch.library.opcheck(getattr(OPS, name).default, (tensor, *SINGLE[name]), {"key": -3})
+    torch.library.opcheck(operator(name).default, (tensor, *SINGLE[name]), {"key": -3})
 
 
 def test_opcheck_of_lists() -> None:

@@ -12,8 +12,8 @@ from support.common import REAL_DTYPES, no_randomness, same_bits, untouched
 from support.layout_cases import MATRIX_LAYOUTS, laid_out
 from support.orthogonal_helpers import (
     COMPUTED,
-    OPS,
     SHAPES,
+    TESTING,
     draw,
     exact_type,
     orthogonality,
@@ -61,7 +61,7 @@ def test_is_the_product_of_the_reflections(shape, dtype):
     atol = 1e-13 if tolerance(dtype) < 1e-10 else 1e-5
     matrix = draw(shape, dtype)
     torch.testing.assert_close(matrix.to(expected.dtype), expected, atol=atol, rtol=0)
-    given = OPS.orthogonal_from_(gaussian)
+    given = TESTING.orthogonal_from_(gaussian)
     assert given is None
     torch.testing.assert_close(gaussian.to(expected.dtype), expected, atol=atol, rtol=0)
 
@@ -81,7 +81,7 @@ def test_columns_without_length_and_signed_zeros(dtype, size):
         zeroed = gaussian.clone()
         zeroed[:, 3] = 0
         expected = reflected(zeroed)
-    OPS.orthogonal_from_(gaussian)
+    TESTING.orthogonal_from_(gaussian)
     atol = 1e-13 if tolerance(dtype) < 1e-10 else 1e-5
     torch.testing.assert_close(gaussian.to(expected.dtype), expected, atol=atol, rtol=0)
 
@@ -90,7 +90,7 @@ def test_columns_without_length_and_signed_zeros(dtype, size):
 @pytest.mark.parametrize("shape", [(90, 70), (70, 90), (70, 70), (1, 5), (5, 1)])
 def test_the_number_of_reflections_at_once_makes_no_difference(shape, width):
     gaussian = fastinit.normal_(torch.empty(shape), key=1)
-    OPS.orthogonal_from_(gaussian, width=width)
+    TESTING.orthogonal_from_(gaussian, width=width)
     torch.testing.assert_close(gaussian, draw(shape), atol=1e-5, rtol=0)
 
 
@@ -99,7 +99,7 @@ def test_the_number_of_reflections_at_once_makes_no_difference(shape, width):
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (150, 150)])
 def test_all_zeros(shape, dtype, method):
     tensor = torch.zeros(shape, dtype=dtype)
-    OPS.orthogonal_from_(tensor, method=method)
+    TESTING.orthogonal_from_(tensor, method=method)
     assert orthogonality(tensor) < tolerance(dtype)
 
 
@@ -180,7 +180,7 @@ def test_a_matrix_of_a_batch_comes_from_its_part_of_the_gaussian(shape, dtype):
     gaussian = fastinit.normal_(torch.empty(4, *shape, dtype=dtype), key=1)
     batch = draw((4, *shape), dtype, batch_dims=1)
     for matrix, its_gaussian in zip(batch, gaussian, strict=True):
-        OPS.orthogonal_from_(its_gaussian)
+        TESTING.orthogonal_from_(its_gaussian)
         torch.testing.assert_close(matrix, its_gaussian, atol=1e-5, rtol=0)
     alone = draw((1, *shape), dtype, batch_dims=1)
     rounding = 1e-5 if dtype.itemsize // (1 + dtype.is_complex) == 4 else 1e-13

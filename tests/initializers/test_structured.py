@@ -45,7 +45,7 @@ def test_sparse_zeros_per_column(sparsity, shape, dtype):
 def test_sparse_mask_is_that_of_the_smallest_words():
     tensor = fastinit.sparse_(torch.empty(37, 11), 0.4, key=8)
     words = torch.empty(37, 11, dtype=torch.int32)
-    torch.ops.fastinit.random_words_(words, key=8)
+    torch.ops.fastinit_testing.random_words_(words, key=8)
     order = (words.to(torch.int64) & 0xFFFFFFFF).argsort(dim=0, stable=True)
     expected = torch.zeros(37, 11, dtype=torch.bool).scatter_(0, order[:15], True)
     assert torch.equal(tensor == 0, expected)
@@ -56,7 +56,7 @@ def test_sparse_settles_ties_by_row():
     rows, upper_half, lower_half = 2**17, 0, 0
     for key in range(6):
         words = torch.empty(rows, 1, dtype=torch.int32)
-        torch.ops.fastinit.random_words_(words, key=key)
+        torch.ops.fastinit_testing.random_words_(words, key=key)
         words = words.view(-1).numpy().view(np.uint32)
         order = np.argsort(words, kind="stable")
         for rank in np.flatnonzero(np.diff(words[order]) == 0):
@@ -65,7 +65,7 @@ def test_sparse_settles_ties_by_row():
             lower_half += words[kept] < 2**31
             tensor = fastinit.sparse_(torch.empty(rows, 1), count / rows, key=key)
             ranked = torch.ones(rows, 1)
-            torch.ops.fastinit.zero_smallest_(ranked, count, key)
+            torch.ops.fastinit_testing.zero_smallest_(ranked, count, key)
             expected = np.zeros(rows, bool)
             expected[order[:count]] = True
             assert zeroed < kept
@@ -82,7 +82,7 @@ def test_sparse_by_ranking_is_the_same(layout, dtype):
     tensor = laid_out(layout, 300, 700, dtype=dtype)
     fastinit.sparse_(tensor, 0.37, key=8)
     ranked = fastinit.normal_(torch.empty(300, 700, dtype=dtype), 0.0, 0.01, key=8)
-    torch.ops.fastinit.zero_smallest_(ranked, math.ceil(0.37 * 300), 8)
+    torch.ops.fastinit_testing.zero_smallest_(ranked, math.ceil(0.37 * 300), 8)
     assert same_bits(tensor, ranked)
 
 
@@ -92,7 +92,7 @@ def test_sparse_of_columns_whose_quantile_is_far_off(count):
     rows, columns = 128, 65536
     tensor = fastinit.sparse_(torch.empty(rows, columns), count / rows, key=0)
     words = torch.empty(rows, columns, dtype=torch.int32)
-    torch.ops.fastinit.random_words_(words, key=0)
+    torch.ops.fastinit_testing.random_words_(words, key=0)
     words = words.double().remainder_(2.0**32)
     zeros = tensor == 0
     assert torch.all(zeros.sum(0) == count)
@@ -108,7 +108,7 @@ def test_sparse_of_columns_whose_quantile_is_far_off(count):
 def test_sparse_of_long_and_flat_shapes(shape):
     tensor = fastinit.sparse_(torch.empty(shape), 0.5, key=5)
     ranked = fastinit.normal_(torch.empty(shape), 0.0, 0.01, key=5)
-    torch.ops.fastinit.zero_smallest_(ranked, math.ceil(shape[0] / 2), 5)
+    torch.ops.fastinit_testing.zero_smallest_(ranked, math.ceil(shape[0] / 2), 5)
     assert same_bits(tensor, ranked)
 
 

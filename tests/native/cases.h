@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "core/params.h"
 #include "core/task.h"
 #include "cpu/dispatch.h"
 #include "cpu/executor.h"
+#include "host/prepare_transform.h"
 
 namespace native {
 
@@ -38,32 +38,32 @@ inline FillTask bare_task(const Transform& transform, Purpose purpose) {
 inline std::vector<Case> random_cases() {
   const double inf = std::numeric_limits<double>::infinity();
   struct Arguments {
-    Kind distribution;
+    Distribution distribution;
     double args[4];
   };
   const Arguments all[] = {
-      {Kind::Uniform, {0, 1, 0, 0}},
-      {Kind::Uniform, {-0.3, 0.7, 0, 0}},
-      {Kind::Uniform, {-1e-7, 1e-7, 0, 0}},
-      {Kind::Normal, {0, 1, 0, 0}},
-      {Kind::Normal, {0.5, 300, 0, 0}},
-      {Kind::Normal, {0, 1e-6, 0, 0}},
-      {Kind::Central, {0, 1, -2, 2}},
-      {Kind::Central, {0.1, 1, -inf, inf}},
-      {Kind::Central, {0, 1, 0, inf}},
-      {Kind::Central, {0, 1, -0.01, 0.02}},
-      {Kind::Central, {0, 2, -0.2, 0.1}},
-      {Kind::Central, {0, 1, 3, 5}},
-      {Kind::Central, {0, 1, 8, inf}},
-      {Kind::Central, {0, 1, -5, -3}},
-      {Kind::Central, {0, 1, 31, inf}},
-      {Kind::Central, {0, 1, -inf, -33}},
-      {Kind::Central, {-1e4, 1, 0, 1}},
-      {Kind::Central, {-1e-35, 1e-37, 0, 1e-36}},
-      {Kind::Central, {-5e-36, 1e-37, 0, inf}},
-      {Kind::Central, {-3.2e38, 1e37, 0, inf}},
-      {Kind::Central, {0, 1e-37, -2e-37, 2e-37}},
-      {Kind::Central, {0, 1e37, 2e37, inf}},
+      {Distribution::Uniform, {0, 1, 0, 0}},
+      {Distribution::Uniform, {-0.3, 0.7, 0, 0}},
+      {Distribution::Uniform, {-1e-7, 1e-7, 0, 0}},
+      {Distribution::Normal, {0, 1, 0, 0}},
+      {Distribution::Normal, {0.5, 300, 0, 0}},
+      {Distribution::Normal, {0, 1e-6, 0, 0}},
+      {Distribution::TruncNormal, {0, 1, -2, 2}},
+      {Distribution::TruncNormal, {0.1, 1, -inf, inf}},
+      {Distribution::TruncNormal, {0, 1, 0, inf}},
+      {Distribution::TruncNormal, {0, 1, -0.01, 0.02}},
+      {Distribution::TruncNormal, {0, 2, -0.2, 0.1}},
+      {Distribution::TruncNormal, {0, 1, 3, 5}},
+      {Distribution::TruncNormal, {0, 1, 8, inf}},
+      {Distribution::TruncNormal, {0, 1, -5, -3}},
+      {Distribution::TruncNormal, {0, 1, 31, inf}},
+      {Distribution::TruncNormal, {0, 1, -inf, -33}},
+      {Distribution::TruncNormal, {-1e4, 1, 0, 1}},
+      {Distribution::TruncNormal, {-1e-35, 1e-37, 0, 1e-36}},
+      {Distribution::TruncNormal, {-5e-36, 1e-37, 0, inf}},
+      {Distribution::TruncNormal, {-3.2e38, 1e37, 0, inf}},
+      {Distribution::TruncNormal, {0, 1e-37, -2e-37, 2e-37}},
+      {Distribution::TruncNormal, {0, 1e37, 2e37, inf}},
   };
   const struct {
     DType dtype;
@@ -73,7 +73,7 @@ inline std::vector<Case> random_cases() {
   std::vector<Case> cases;
   for (const auto& dtype : dtypes) {
     for (const Arguments& a : all) {
-      const Transform t = cpu::prepare_transform(a.distribution, dtype.dtype, a.args);
+      const Transform t = host::prepare_transform(a.distribution, dtype.dtype, a.args);
       if (t.kind == Kind::Constant) continue;  // too narrow an interval for this type
       const std::string kind = std::to_string(static_cast<int>(t.kind));
       cases.push_back({std::string(dtype.name) + " kind " + kind + " (" +
@@ -84,7 +84,8 @@ inline std::vector<Case> random_cases() {
   }
   const double none[4] = {};
   cases.push_back(
-      {"words", bare_task(cpu::prepare_transform(Kind::Words, DType::Word, none), Purpose::Mask)});
+      {"words",
+       bare_task(host::prepare_transform(Distribution::Words, DType::Word, none), Purpose::Mask)});
   return cases;
 }
 

@@ -171,9 +171,9 @@ void check_many() {
 // Positions beyond 2^31 and 2^32 elements of memory that is never touched elsewhere: only the
 // blocks around them run, one tile each.
 void check_far() {
-  const auto case_of = [](Kind kind, DType dtype, double a, double b) {
+  const auto case_of = [](Distribution distribution, DType dtype, double a, double b) {
     const double args[4] = {a, b, 0, 0};
-    return bare_task(cpu::prepare_transform(kind, dtype, args), Purpose::Value);
+    return bare_task(host::prepare_transform(distribution, dtype, args), Purpose::Value);
   };
   const int64_t bytes = int64_t{9} << 30;
   void* const memory = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
@@ -187,8 +187,8 @@ void check_far() {
     FillTask task;
     int64_t size, stride;
   };
-  const FillTask byte = case_of(Kind::Normal, DType::E5M2, 0, 1);
-  const FillTask word = case_of(Kind::Uniform, DType::F32, -1, 1);
+  const FillTask byte = case_of(Distribution::Normal, DType::E5M2, 0, 1);
+  const FillTask word = case_of(Distribution::Uniform, DType::F32, -1, 1);
   const Shape shapes[] = {{byte, (int64_t{1} << 33) + 4321, 1},
                           {word, (int64_t{1} << 31) + 12345, 1},
                           {byte, (int64_t{1} << 32) + 99, 2},
@@ -289,18 +289,18 @@ void check_pairs() {
 // A sample of -0 above a bound of +0 stays: such tasks are known.
 void check_zeros() {
   const struct {
-    Kind kind;
+    Distribution distribution;
     double args[4];
-  } tasks[] = {{Kind::Uniform, {-0x1p-149, 0x1.8p-133, 0, 0}},
-               {Kind::Uniform, {-0x1p-149, 0x1p-110, 0, 0}},
-               {Kind::Uniform, {-1e-8, 6e-7, 0, 0}},
-               {Kind::Uniform, {0, 1, 0, 0}},
-               {Kind::Central, {0x1p-147, 0x1p-131, 0, 0x1p-130}},
-               {Kind::Central, {0, 1, 0, 2}}};
+  } tasks[] = {{Distribution::Uniform, {-0x1p-149, 0x1.8p-133, 0, 0}},
+               {Distribution::Uniform, {-0x1p-149, 0x1p-110, 0, 0}},
+               {Distribution::Uniform, {-1e-8, 6e-7, 0, 0}},
+               {Distribution::Uniform, {0, 1, 0, 0}},
+               {Distribution::TruncNormal, {0x1p-147, 0x1p-131, 0, 0x1p-130}},
+               {Distribution::TruncNormal, {0, 1, 0, 2}}};
   int zeros = 0;
   for (const auto& task : tasks)
     for (const DType dtype : {DType::F32, DType::F16, DType::BF16}) {
-      const Transform t = cpu::prepare_transform(task.kind, dtype, task.args);
+      const Transform t = host::prepare_transform(task.distribution, dtype, task.args);
       if (t.kind == Kind::Constant || t.f32.lo != 0 || !t.clamped) continue;
       for (uint32_t k = 0; k < 1u << 16; ++k) {
         const float x = t.kind == Kind::Uniform ? uniform<ScalarF32>(t.f32, k << 8, 0)
@@ -313,8 +313,8 @@ void check_zeros() {
     }
   wrong += zeros == 0;
   const Case tiny{
-      "zeros",
-      bare_task(cpu::prepare_transform(Kind::Uniform, DType::BF16, tasks[0].args), Purpose::Value)};
+      "zeros", bare_task(host::prepare_transform(Distribution::Uniform, DType::BF16, tasks[0].args),
+                         Purpose::Value)};
   Tensor many = contiguous(tiny, 1 << 20, 0, 0);
   wrong += std::count(many.want.begin(), many.want.end(), '\x80') == 0;
   std::vector<Tensor> list;

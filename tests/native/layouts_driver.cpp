@@ -71,7 +71,8 @@ int run_matrices(Draws& draws, const cpu::ThreadPool& pool) {
     tasks.push_back(bare_task(constant_of(item), Purpose::Value));
   const double args[4] = {-1, 1, 0, 0};
   for (const DType dtype : {DType::F64, DType::F32, DType::BF16, DType::E5M2})
-    tasks.push_back(bare_task(cpu::prepare_transform(Kind::Uniform, dtype, args), Purpose::Value));
+    tasks.push_back(
+        bare_task(host::prepare_transform(Distribution::Uniform, dtype, args), Purpose::Value));
   int wrong = 0, threads = 0;
   for (forced = 0; forced < static_cast<int>(cpu::capabilities().size()); ++forced) {
     for (const FillTask& task : tasks) {

@@ -23,7 +23,7 @@ inline std::vector<SmallShape> small_shapes() {
                               {40, 127}, {127, 65}, {128, 128}, {300, 9}, {9, 700}};
   for (const auto& size : sizes)
     for (const DType dtype : {DType::F32, DType::F64})
-      if (size[0] * size[1] * (dtype == DType::F64 ? 8 : 4) <= 128 * 1024)
+      if (size[0] * size[1] * item_size(dtype) <= 128 * 1024)
         shapes.push_back({dtype, size[0], size[1], size[0] % 2 == 0 ? 1.0 : -1.5});
   return shapes;
 }
@@ -47,7 +47,7 @@ std::vector<Real> gaussian_of(const SmallShape& shape, uint64_t key, uint64_t fi
   std::vector<Real> out(static_cast<size_t>(count * shape.size()));
   const double args[4] = {0, 1, 0, 0};
   FillTask task =
-      bare_task(cpu::prepare_transform(Kind::Normal, shape.dtype, args), Purpose::Value);
+      bare_task(host::prepare_transform(Distribution::Normal, shape.dtype, args), Purpose::Value);
   task.key = key;
   cpu::scalar::generate_run(task, {first, count * shape.size(), 1, 0, 0},
                             reinterpret_cast<char*>(out.data()));

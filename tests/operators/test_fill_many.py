@@ -41,7 +41,7 @@ def one_by_one(base: int = 0) -> list[torch.Tensor]:
         if kind == CONSTANT:
             tensor.fill_(a[0])
         elif kind == WORDS:
-            OPS.random_words_(tensor, key=keys[k])
+            torch.ops.fastinit_testing.random_words_(tensor, key=keys[k])
         else:
             op = {UNIFORM: OPS.uniform_, NORMAL: OPS.normal_, TRUNC_NORMAL: OPS.trunc_normal_}[kind]
             op(tensor, *(a if kind == TRUNC_NORMAL else a[:2]), key=keys[k])

@@ -15,6 +15,7 @@ from support.common import (
     REAL_DTYPES,
     fill,
     no_randomness,
+    operator,
     same_bits,
     untouched,
 )
@@ -22,7 +23,7 @@ from support.layout_cases import laid_out
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastinit
-from fastinit import _C, Key
+from fastinit import Key
 
 OPS = torch.ops.fastinit
 SINGLE: dict[str, tuple[Any, ...]] = {
@@ -40,7 +41,7 @@ def empty_for(name: str, *shape: int, **kwargs: Any) -> torch.Tensor:
 
 
 def call(name: str, tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-    assert getattr(OPS, name)(tensor, *SINGLE[name], **kwargs) is None
+    assert operator(name)(tensor, *SINGLE[name], **kwargs) is None
     return tensor
 
 
@@ -49,7 +50,7 @@ def call(name: str, tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", [*SINGLE, "fill_many_"])
 def test_schemas(name):
-    op = getattr(OPS, name).default
+    op = operator(name).default
     assert op._schema.is_mutable
     assert not op._schema.returns
     assert op._schema.arguments[0].alias_info.is_write
@@ -62,7 +63,7 @@ def test_schemas(name):
 def test_opcheck(name, layout):
     dtype = torch.int32 if name == "random_words_" else torch.float32
     tensor = laid_out(layout, 5, 3, dtype=dtype)
-    torch.library.opcheck(getattr(OPS, name).default, (tensor, *SINGLE[name]), {"key": -3})
+    torch.library.opcheck(operator(name).default, (tensor, *SINGLE[name]), {"key": -3})
 
 
 # Without test_aot_dispatch_dynamic, which compares with an eager run: that would draw other values.
@@ -75,7 +76,7 @@ WITHOUT_A_KEY = ("test_schema", "test_autograd_registration", "test_faketensor")
     + [("normal_", d) for d in COMPLEX_DTYPES],
 )
 def test_opcheck_of_dtypes(name, dtype):
-    op, tensor = getattr(OPS, name).default, torch.zeros(5, 3, dtype=dtype)
+    op, tensor = operator(name).default, torch.zeros(5, 3, dtype=dtype)
     # The others compare values, which torch cannot do with float8 tensors.
     utils = ("test_autograd_registration", "test_faketensor")
     chosen = {"test_utils": utils} if dtype.itemsize == 1 else {}
@@ -84,7 +85,7 @@ def test_opcheck_of_dtypes(name, dtype):
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_opcheck_without_a_key(name):
-    op, tensor = getattr(OPS, name).default, empty_for(name, 5, 3)
+    op, tensor = operator(name).default, empty_for(name, 5, 3)
     for kwargs in ({}, {"generator": torch.Generator()}):
         torch.library.opcheck(op, (tensor, *SINGLE[name]), kwargs, test_utils=WITHOUT_A_KEY)
 
@@ -298,11 +299,11 @@ def test_large_fills_use_several_threads():
     counts = []
     for _ in range(5):  # on a busy machine one thread may do all the work of a fill
         OPS.normal_(large, key=1)
-        counts.append(_C.last_fill_threads())
+        counts.append(torch.ops.fastinit_testing.last_fill_threads())
     assert max(counts) > 1
     assert max(counts) <= torch.get_num_threads()
     OPS.normal_(torch.empty(16), key=1)
-    assert _C.last_fill_threads() == 1
+    assert torch.ops.fastinit_testing.last_fill_threads() == 1
 
 
 def test_one_thread_is_honoured():
@@ -312,7 +313,7 @@ def test_one_thread_is_honoured():
     torch.set_num_threads(1)
     try:
         call("normal_", large, key=1)
-        assert _C.last_fill_threads() == 1
+        assert torch.ops.fastinit_testing.last_fill_threads() == 1
     finally:
         torch.set_num_threads(threads)
     assert same_bits(large, expected)

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.common import operator
 
 import fastinit
-from fastinit import _compiled
+from fastinit import _C, _compiled
 
 OPS = torch.ops.fastinit
+TESTING = torch.ops.fastinit_testing
 SHAPE = (6, 5)
 Fill = Callable[[torch.Tensor], object]
 # All operators that write tensors, keyed or drawing nothing.
@@ -26,31 +28,37 @@ FILLS: dict[str, Fill] = {
     "uniform_": lambda t: OPS.uniform_(t, -1.0, 2.0, key=1),
     "normal_": lambda t: OPS.normal_(t, 1.0, 2.0, key=1),
     "trunc_normal_": lambda t: OPS.trunc_normal_(t, key=1),
-    "random_words_": lambda t: OPS.random_words_(t, key=1),
+    "random_words_": lambda t: TESTING.random_words_(t, key=1),
     "fill_many_": lambda t: OPS.fill_many_([t], [1, 0], [0.0, 1.0, 0.0, 0.0], [1]),
     "orthogonal_": lambda t: OPS.orthogonal_(t, key=1),
     "orthogonal_many_": lambda t: OPS.orthogonal_many_([t], [1.0], keys=[1]),
-    "orthogonal_from_": lambda t: OPS.orthogonal_from_(t),
+    "orthogonal_from_": lambda t: TESTING.orthogonal_from_(t),
     "sparse_": lambda t: OPS.sparse_(t, 0.5, key=1),
-    "zero_smallest_": lambda t: OPS.zero_smallest_(t, 2, 1),
+    "zero_smallest_": lambda t: TESTING.zero_smallest_(t, 2, 1),
 }
 NOT_COMPLEX = ("trunc_normal_", "random_words_")
 LISTS = ("fill_many_", "orthogonal_many_")
-ANYWHERE = ("reserve_key",)
+ANYWHERE = ("reserve_key", "last_fill_threads")
+# Of the library for tests alone.
+FOR_TESTS = ("random_words_", "orthogonal_from_", "zero_smallest_", "last_fill_threads")
 
 
 def names() -> list[str]:
     registered = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeExplicitAutograd")
     registered += torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
-    return sorted({name.split("::")[1] for name in registered if name.startswith("fastinit::")})
+    return sorted({name for name in registered if name.startswith("fastinit")})
+
+
+def full_name(name: str) -> str:
+    return f"fastinit_testing::{name}" if name in FOR_TESTS else f"fastinit::{name}"
 
 
 def has(name: str, key: str) -> bool:
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"fastinit::{name}", key))
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(full_name(name), key))
 
 
 def test_all_operators_are_listed_here() -> None:
-    assert names() == sorted([*FILLS, *ANYWHERE])
+    assert names() == sorted(map(full_name, [*FILLS, *ANYWHERE]))
 
 
 def devices() -> list[str]:
@@ -71,10 +79,32 @@ def test_without_cuda_there_is_no_kernel_for_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILLS)
 def test_schemas_write_one_argument_and_return_nothing(name: str) -> None:
-    schema = getattr(OPS, name).default._schema
+    schema = operator(name).default._schema
     written = [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     assert [a.name for a in written] == ["tensors" if name in LISTS else "self"]
     assert not schema.returns
+
+
+def test_operators_are_made_of_the_table_of_distributions() -> None:
+    table = _C.distributions()
+    assert [row["code"] for row in table] == list(range(len(table)))
+    for row in table:
+        if not row["random"]:
+            assert full_name(row["name"]) not in names()  # the constant is torch's fill_
+            continue
+        arguments = operator(row["name"]).default._schema.arguments
+        assert arguments[0].name == "self"
+        assert [a.name for a in arguments][-2:] == ["key", "generator"]
+        given = {a.name: a.default_value for a in arguments[1:-2]}
+        assert list(given.items()) == list(row["arguments"].items())
+
+
+def test_codes_that_are_not_there() -> None:
+    known = ", ".join(f"{row['code']} ({row['name']})" for row in _C.distributions())
+    for code in (-1, len(_C.distributions())):
+        said = re.escape(f"distribution {code} for tensor 0; known are {known}")
+        with pytest.raises(RuntimeError, match=said):
+            OPS.fill_many_([torch.zeros(3)], [code, 0], [0.0] * 4, [1])
 
 
 # ---- lazy views ---------------------------------------------------------------------------------
@@ -232,14 +262,14 @@ def test_refusals_name_the_tensor(name: str) -> None:
 
 
 def test_zeros_of_unusual_tensors() -> None:
-    OPS.zero_smallest_(torch.empty(3, 0), 1, 1)
+    TESTING.zero_smallest_(torch.empty(3, 0), 1, 1)
     for shape, count in (((0, 5), 1), ((4, 5), 0), ((4, 5), 5), ((4,), 1)):
         with pytest.raises(ValueError, match="zero_smallest_"):
-            OPS.zero_smallest_(torch.ones(shape), count, 1)
+            TESTING.zero_smallest_(torch.ones(shape), count, 1)
     with pytest.raises(RuntimeError, match="single memory location"):
-        OPS.zero_smallest_(torch.ones(10).unfold(0, 4, 1), 1, 1)
+        TESTING.zero_smallest_(torch.ones(10).unfold(0, 4, 1), 1, 1)
     leaf = torch.ones(4, 5, requires_grad=True)
-    OPS.zero_smallest_(leaf, 2, 1)
+    TESTING.zero_smallest_(leaf, 2, 1)
     assert (leaf == 0).sum() == 10
 
 

@@ -48,6 +48,12 @@ def fill(name: str, tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     return getattr(fastinit, name)(tensor, *arguments, **kwargs)
 
 
+def operator(name: str) -> Any:
+    """Give an operator of the library, or of the one that is for tests alone."""
+    testing = torch.ops.fastinit_testing
+    return getattr(testing if hasattr(testing, name) else torch.ops.fastinit, name)
+
+
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

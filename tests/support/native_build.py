@@ -17,13 +17,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "tests" / "native"
+HOST = ROOT / "csrc" / "host"
 CPU = ROOT / "csrc" / "cpu"
 CUDA = ROOT / "csrc" / "cuda"
 # What the drivers link of the CPU's part, AVX-512 over the stand-ins of its intrinsics.
 ON_CPU = (
-    *(CPU / f"{name}.cpp" for name in ("fill_avx2", "fill_scalar", "executor", "tiles")),
-    *(CPU / f"{name}.cpp" for name in ("orthogonal", "orthogonal_avx2", "orthogonal_scalar")),
-    *(NATIVE / f"{name}_avx512_shim.cpp" for name in ("fill", "orthogonal")),
+    HOST / "prepare_transform.cpp",
+    *(CPU / f"capability_{name}.cpp" for name in ("avx2", "scalar")),
+    *(CPU / f"{name}.cpp" for name in ("executor", "tiles", "orthogonal")),
+    NATIVE / "capability_avx512_shim.cpp",
     NATIVE / "forced_dispatch.cpp",
 )
 OUTPUT = ROOT / "build" / "native-tests"
@@ -74,7 +76,7 @@ def _state(words: Sequence[str]) -> str:
     digest = hashlib.sha256("\0".join(words).encode())
     version = subprocess.run([*compiler(), "--version"], capture_output=True, check=True)
     digest.update(version.stdout)
-    for path in sorted([*ROOT.glob("csrc/c[opu]*/*"), *NATIVE.rglob("*.*")]):
+    for path in sorted([*ROOT.glob("csrc/[ch]*/*"), *NATIVE.rglob("*.*")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -125,8 +127,8 @@ def build_cuda_host() -> Path:
     drivers = (NATIVE / f"{name}.cpp" for name in ("cuda_host", "cuda_orthogonal"))
     sources = [*sorted(CUDA.glob("*.cu")), *drivers]
     reference = [
-        *(CPU / f"{name}.cpp" for name in ("fill_scalar", "executor", "tiles")),
-        *(CPU / f"{name}.cpp" for name in ("orthogonal", "orthogonal_scalar")),
+        HOST / "prepare_transform.cpp",
+        *(CPU / f"{name}.cpp" for name in ("capability_scalar", "executor", "tiles", "orthogonal")),
         NATIVE / "scalar_dispatch.cpp",
     ]
     sanitizers = SANITIZERS if has_sanitizers() else ()

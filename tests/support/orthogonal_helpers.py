@@ -10,6 +10,7 @@ import torch
 import fastinit
 
 OPS = torch.ops.fastinit
+TESTING = torch.ops.fastinit_testing
 COMPUTED = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 # 1 x n, n x 1, 1 x 1, 2 x 2; around blocks of 4 and of 32; small and large, tall, wide and square.
 SHAPES = [

@@ -63,8 +63,7 @@ struct OverlapSearch {
     return low + ((d - low) % t + t) % t <= high;
   }
 
-  // Whether the dimensions from k on can bring `at` back to zero; `moved`: some index before them
-  // differs.
+  // Whether the dimensions from k on can bring `at` back to zero; `moved`: an index before differs.
   bool returns(int k, Wide at, bool moved) {
     if (at > reach[k] || -at > reach[k]) return false;
     if (k == ndim) return moved;

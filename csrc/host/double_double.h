@@ -1,6 +1,6 @@
 // Real numbers as unevaluated sums of two doubles, good for about 100 bits (Dekker 1971). The
 // constants of a fill are computed in these and rounded once, so that they are correctly rounded on
-// every machine. Host only; the caller has set the floating-point environment (cpu/fp_env.h).
+// every machine. Host only; the caller has set the floating-point environment (host/fp_env.h).
 #pragma once
 
 #include <cmath>
@@ -78,7 +78,7 @@ inline DoubleDouble exp(DoubleDouble x) {
 
 // log(x), x in [1, 2^1000): a Newton step of third order from the double-precision logarithm.
 inline DoubleDouble log(DoubleDouble x) {
-  const double near = log_unit<ScalarF64>(x.hi);
+  const double near = log_positive<ScalarF64>(x.hi);
   const DoubleDouble d = x * exp(-near) - 1;
   return near + (d - 0.5 * d.hi * d.hi);
 }

@@ -10,7 +10,6 @@
 #include "cuda/executor.h"
 #include "cuda/orthogonal.h"
 #include "torch/backend.h"
-#include "torch/registry.h"
 
 namespace fastinit::ops {
 namespace {
@@ -24,8 +23,7 @@ bool is_capturing(c10::cuda::CUDAStream stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-// Asked for before the generator is touched, so that a capture that ends here leaves no trace in
-// it.
+// Asked before the generator is touched, so that a capture that ends here leaves no trace in it.
 void check_not_capturing(const char* name, c10::Device device) {
   TORCH_CHECK(!is_capturing(c10::cuda::getCurrentCUDAStream(device.index())), name,
               ": a draw from a generator cannot be captured in a CUDA graph, every replay of which "
@@ -97,10 +95,24 @@ void make_orthogonal(const char* name, c10::Device device, const SmallShape& sha
   check_launch(name, device, cuda::make_orthogonal(shape, batches, count, stream.stream()));
 }
 
-const RegisterBackend the_gpus(at::kCUDA,
-                               {reserve_key, execute, cuda::fits_block, make_orthogonal});
+Backend cuda_backend() {
+  Backend b;
+  b.reserve_key = reserve_key;
+  b.execute = execute;
+  b.computes_at_once = false;
+  b.makes_small = cuda::fits_block;
+  b.make_orthogonal = make_orthogonal;
+  b.small_matrix_bytes = b.matrix_bytes = int64_t{256} << 20;
+  // It waits for the launches of many narrow panels, and for triangular solves of wide ones.
+  b.panel_fraction = 4;
+  b.most_reflections = 768;
+  b.column_lengths = column_lengths_by_norm;
+  b.zero_smallest = zero_smallest_by_ranking;
+  b.most_sparse_rows = kMostRanked;
+  return b;
+}
+
+const RegisterBackend registered(at::kCUDA, cuda_backend());
 
 }  // namespace
 }  // namespace fastinit::ops
-
-TORCH_LIBRARY_IMPL(fastinit, CUDA, m) { fastinit::ops::implement_on_device(m); }

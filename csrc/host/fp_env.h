@@ -11,7 +11,7 @@
 #include <xmmintrin.h>
 #endif
 
-namespace fastinit::cpu {
+namespace fastinit::host {
 
 class FpEnv {
  public:
@@ -45,4 +45,4 @@ class FpEnv {
 #endif
 };
 
-}  // namespace fastinit::cpu
+}  // namespace fastinit::host

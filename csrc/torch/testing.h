@@ -1,4 +1,4 @@
-// What the operators tell about themselves (bindings.cpp).
+// What only tests ask for (testing.cpp).
 #pragma once
 
 namespace fastinit::ops {

@@ -1,14 +1,14 @@
 // What the constants of a fill are made of: normal tail probabilities, correctly rounded, and
 // rounding to a type. Our own and not libm's, whose last bits differ between machines. Host only;
-// the caller has set the floating-point environment (cpu/fp_env.h).
+// the caller has set the floating-point environment (host/fp_env.h).
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-#include "core/double_double.h"
-#include "core/task.h"
+#include "core/dtype.h"
+#include "host/double_double.h"
 
 namespace fastinit::host {
 
@@ -68,29 +68,6 @@ inline DoubleDouble minus_log_upper_tail(double x) {
 }
 
 // ---- rounding to a type -------------------------------------------------------------------------
-
-struct Format {
-  int precision;     // significand bits, the leading one included
-  int min_exponent;  // of the smallest normal number
-  double max;        // largest finite value
-};
-
-inline Format format_of(DType dtype) {
-  switch (dtype) {
-    case DType::F64:
-      return {53, -1022, std::numeric_limits<double>::max()};
-    case DType::F16:
-      return {11, -14, 65504.0};
-    case DType::BF16:
-      return {8, -126, 0x1.fep+127};
-    case DType::E4M3:
-      return {4, -6, 448.0};
-    case DType::E5M2:
-      return {3, -14, 57344.0};
-    default:
-      return {24, -126, 0x1.fffffep+127};
-  }
-}
 
 // Spacing of the type's values in the binade of x (x finite, not zero).
 inline double spacing(double x, const Format& f) {

@@ -1,35 +1,18 @@
-// Arguments of a distribution -> the constants its transform reads. Decides the branch of a
-// truncated normal and the clamping bounds of the type. Host only. docs/stream.md, sections 3
-// and 6.
-//
-// Arguments are valid (torch/checks.h) and the floating-point environment is ours (cpu/fp_env.h).
+// Arguments of a distribution: whether they are valid, and the constants its transform reads.
+// Decides the branch of a truncated normal and the clamping bounds of the type. docs/stream.md,
+// sections 3 and 6. The floating-point environment is ours (host/fp_env.h).
 #pragma once
 
 #include <cmath>
+#include <sstream>
+#include <string>
 
-#include "core/host_math.h"
 #include "core/rounding.h"
 #include "core/task.h"
 #include "core/transforms.h"
+#include "host/host_math.h"
 
-namespace fastinit {
-
-inline int item_size(DType dtype) {
-  switch (dtype) {
-    case DType::F64:
-      return 8;
-    case DType::F16:
-    case DType::BF16:
-      return 2;
-    case DType::E4M3:
-    case DType::E5M2:
-      return 1;
-    default:
-      return 4;
-  }
-}
-
-namespace host {
+namespace fastinit::host {
 
 template <class Real>
 TransformArgs<Real>& args_of(Transform& t);
@@ -42,6 +25,24 @@ inline TransformArgs<double>& args_of<double>(Transform& t) {
   return t.f64;
 }
 
+// ---- what several share -------------------------------------------------------------------------
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+inline std::string not_finite(const char* argument, double value) {
+  return text("argument '", argument, "' must be finite, but got ", value);
+}
+
+inline std::string out_of_range(const char* argument, double value, double max, const char* type) {
+  return text("argument '", argument, "' is ", value, ", out of the range [", -max, ", ", max,
+              "] of ", type);
+}
+
 // A fill with one value of the type.
 inline void set_constant(Transform& t, double value) {
   const DType dtype = t.dtype;
@@ -51,22 +52,26 @@ inline void set_constant(Transform& t, double value) {
     return;
   }
   const float x = static_cast<float>(value);
-  uint32_t bits;
+  uint32_t bits = 0;
   switch (dtype) {
     case DType::F16:
-      bits = round_small<ScalarF32, FormatF16>(x);
+      bits = round_small<ScalarF32, DType::F16>(x);
       break;
     case DType::BF16:
       bits = round_bf16<ScalarF32>(x);
       break;
     case DType::E4M3:
-      bits = round_small<ScalarF32, FormatE4M3>(x);
+      bits = round_small<ScalarF32, DType::E4M3>(x);
       break;
     case DType::E5M2:
-      bits = round_small<ScalarF32, FormatE5M2>(x);
+      bits = round_small<ScalarF32, DType::E5M2>(x);
       break;
-    default:
+    case DType::F32:
+    case DType::F64:
+    case DType::Word:
+    case DType::Bytes:
       bits = bit_cast<uint32_t>(x);
+      break;
   }
   memcpy(t.pattern, &bits, 4);  // little endian: the low bytes come first
 }
@@ -83,8 +88,30 @@ bool set_bounds(Transform& t, double lo, double hi, double otherwise) {
   return true;
 }
 
+// What a type can hold, and the type that its samples are computed in.
+struct Limits {
+  double max, widest;
+  const char* type;  // its name, for messages
+};
+
+// ---- uniform ------------------------------------------------------------------------------------
+
+// Why arguments are refused; empty if they are not.
+inline std::string check_uniform(double a, double b, const Limits& limits) {
+  if (!std::isfinite(a)) return not_finite("a", a);
+  if (!std::isfinite(b)) return not_finite("b", b);
+  if (!(a <= b)) return text("expects a <= b, but got a = ", a, " and b = ", b);
+  if (std::fabs(a) > limits.max) return out_of_range("a", a, limits.max, limits.type);
+  if (std::fabs(b) > limits.max) return out_of_range("b", b, limits.max, limits.type);
+  if (b - a > limits.max)
+    return text("expects b - a <= ", limits.max, " for ", limits.type, ", but got a = ", a,
+                " and b = ", b);
+  return {};
+}
+
 template <class Real>
 void make_uniform(Transform& t, double a, double b) {
+  t.kind = Kind::Uniform;
   const Format f = format_of(t.dtype);
   const double top = round_to(b, f);
   if (a == b) return set_constant(t, round_to(a, f));
@@ -97,14 +124,51 @@ void make_uniform(Transform& t, double a, double b) {
   t.clamped = uniform<L>(args, 0, 0) < args.lo || uniform<L>(args, ~0u, ~0u) > args.hi;
 }
 
+// ---- normal -------------------------------------------------------------------------------------
+
+inline std::string check_std(double std) {
+  if (!std::isfinite(std)) return not_finite("std", std);
+  if (!(std >= 0)) return text("expects std >= 0.0, but got std = ", std);
+  return {};
+}
+
+inline std::string check_normal(double mean, double std, const Limits& limits) {
+  if (!std::isfinite(mean)) return not_finite("mean", mean);
+  if (const std::string wrong = check_std(std); !wrong.empty()) return wrong;
+  if (std::fabs(mean) > limits.max) return out_of_range("mean", mean, limits.max, limits.type);
+  // Samples reach 9.5 standard deviations, and their scale must stay finite on the way.
+  const double most = std::fmin(limits.max, limits.widest / 16);
+  if (std > most) return out_of_range("std", std, most, limits.type);
+  return {};
+}
+
 template <class Real>
 void make_normal(Transform& t, double mean, double std) {
+  t.kind = Kind::Normal;
   const Format f = format_of(t.dtype);
   auto& args = args_of<Real>(t);
   args.lo = static_cast<Real>(-f.max);
   args.hi = static_cast<Real>(f.max);
   args.normal = {static_cast<Real>(mean), static_cast<Real>(std)};
   t.clamped = std::fabs(mean) + 10 * std > f.max;  // no radius reaches ten
+}
+
+// ---- truncated normal ---------------------------------------------------------------------------
+
+inline std::string check_trunc_normal(double mean, double std, double a, double b,
+                                      const Limits& limits) {
+  const double most = limits.widest / 64;
+  if (!std::isfinite(mean)) return not_finite("mean", mean);
+  if (const std::string wrong = check_std(std); !wrong.empty()) return wrong;
+  if (std::fabs(mean) > limits.widest)
+    return out_of_range("mean", mean, limits.widest, limits.type);
+  if (std > most) return out_of_range("std", std, most, limits.type);
+  if (std::isnan(a)) return text("argument 'a' must not be nan");
+  if (std::isnan(b)) return text("argument 'b' must not be nan");
+  if (!(a <= b)) return text("expects a <= b, but got a = ", a, " and b = ", b);
+  if (!(a <= limits.max && b >= -limits.max))
+    return text("no value of ", limits.type, " lies in [a, b] = [", a, ", ", b, "]");
+  return {};
 }
 
 // Taylor coefficients about u = 1/2 of the quantile of the density exp(-A t - B t^2) on [0, 1].
@@ -240,36 +304,56 @@ void make_trunc_normal(Transform& t, double mean, double std, double a, double b
   make_central<Real>(t, alpha, beta, mean, std);
 }
 
-}  // namespace host
+// ---- by distribution ----------------------------------------------------------------------------
 
-// The transform of a distribution for a type. `args` as in the schema of fill_many_.
-inline Transform make_transform(Kind distribution, DType dtype, const double (&raw)[4]) {
+// Why arguments are refused; empty if they are not.
+inline std::string check(Distribution distribution, DType dtype,
+                         const double (&args)[kMaxArguments], const char* type) {
+  const Limits limits{format_of(dtype).max, format_of(compute_dtype(dtype)).max, type};
+  switch (distribution) {
+    case Distribution::Constant:
+    case Distribution::Words:
+      return {};
+    case Distribution::Uniform:
+      return check_uniform(args[0], args[1], limits);
+    case Distribution::Normal:
+      return check_normal(args[0], args[1], limits);
+    case Distribution::TruncNormal:
+      return check_trunc_normal(args[0], args[1], args[2], args[3], limits);
+  }
+  return {};
+}
+
+// The transform of a distribution for a type.
+inline Transform make_transform(Distribution distribution, DType dtype,
+                                const double (&raw)[kMaxArguments]) {
   Transform t;
   memset(&t, 0, sizeof t);
-  t.kind = distribution;
   t.dtype = dtype;
   t.item_size = static_cast<uint8_t>(item_size(dtype));
   t.clamped = true;
-  double args[4];
-  for (int k = 0; k < 4; ++k) args[k] = raw[k] + 0.0;  // -0.0 becomes +0.0
+  double args[kMaxArguments];
+  for (int k = 0; k < kMaxArguments; ++k) args[k] = raw[k] + 0.0;  // -0.0 becomes +0.0
   const bool wide = dtype == DType::F64;
   switch (distribution) {
-    case Kind::Uniform:
-      wide ? host::make_uniform<double>(t, args[0], args[1])
-           : host::make_uniform<float>(t, args[0], args[1]);
+    case Distribution::Constant:
+      t.kind = Kind::Constant;  // its bytes are torch's
       break;
-    case Kind::Normal:
-      wide ? host::make_normal<double>(t, args[0], args[1])
-           : host::make_normal<float>(t, args[0], args[1]);
+    case Distribution::Words:
+      t.kind = Kind::Words;
       break;
-    case Kind::Central:  // stands for the truncated normal; the branch is chosen here
-      wide ? host::make_trunc_normal<double>(t, args[0], args[1], args[2], args[3])
-           : host::make_trunc_normal<float>(t, args[0], args[1], args[2], args[3]);
+    case Distribution::Uniform:
+      wide ? make_uniform<double>(t, args[0], args[1]) : make_uniform<float>(t, args[0], args[1]);
       break;
-    default:
+    case Distribution::Normal:
+      wide ? make_normal<double>(t, args[0], args[1]) : make_normal<float>(t, args[0], args[1]);
+      break;
+    case Distribution::TruncNormal:
+      wide ? make_trunc_normal<double>(t, args[0], args[1], args[2], args[3])
+           : make_trunc_normal<float>(t, args[0], args[1], args[2], args[3]);
       break;
   }
   return t;
 }
 
-}  // namespace fastinit
+}  // namespace fastinit::host

@@ -1,0 +1,68 @@
+// Operators for tests and benchmarks alone, torch.ops.fastinit_testing: parts of the library that
+// users reach only as parts of something else.
+#include "torch/testing.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include "torch/backend.h"
+#include "torch/elementwise.h"
+#include "torch/orthogonal_groups.h"
+
+namespace fastinit::ops {
+namespace {
+
+using at::Tensor;
+
+// sparse_'s zeros as devices without a kernel of their own make them.
+template <On on>
+void zero_smallest_(const Tensor& self, int64_t count, int64_t key) {
+  const char* name = "zero_smallest_";
+  check_writable(name, self);
+  TORCH_CHECK_VALUE(self.dim() == 2 && count >= 1 && count <= self.size(0), name, ": expects 2 ",
+                    "dimensions and a count of 1 to the number of rows, but got shape ",
+                    self.sizes(), " and count = ", count);
+  if (on == On::Device && self.numel() > 0) {
+    check_no_overlap(name, self);
+    const at::AutoDispatchBelowADInplaceOrView no_autograd;
+    zero_smallest_by_ranking(self, count, static_cast<uint64_t>(key));
+  }
+  bump_version(self);
+}
+
+// orthogonal_ from the Gaussian that the tensor holds, and with a number of reflections at once:
+// what the tests compare with explicit products, and benchmarks/reflections_at_once.py measures.
+template <On on>
+void orthogonal_from_(const Tensor& self, double gain, int64_t batch_dims, std::string_view method,
+                      int64_t width) {
+  OrthogonalRequest request{"orthogonal_from_", self, gain, batch_dims, method};
+  request.given = true;
+  TORCH_CHECK_VALUE(width >= 0, request.name, ": argument 'width' must not be negative, but got ",
+                    width);
+  request.width = width;
+  check_request(request);
+  if (on == On::Device && self.numel() > 0) {
+    check_no_overlap(request.name, self);
+    make_orthogonal({request}, {0});
+  }
+  bump_version(self);
+}
+
+int64_t last_threads() { return last_fill_threads(); }
+
+const Operators& operators() {
+  static const Operators table{
+      elementwise_operator<Distribution::Words>(),
+      {"zero_smallest_", "Tensor(a!) self, int count, int key", false,
+       make<&zero_smallest_<On::Device>>, make<&zero_smallest_<On::Meta>>, nullptr},
+      {"orthogonal_from_",
+       "Tensor(a!) self, float gain=1., int batch_dims=0, str method='householder', int width=0",
+       false, make<&orthogonal_from_<On::Device>>, make<&orthogonal_from_<On::Meta>>, nullptr},
+      {"last_fill_threads", "", false, nullptr, nullptr, make<&last_threads>, "int"},
+  };
+  return table;
+}
+
+FASTINIT_LIBRARY(fastinit_testing, operators)
+
+}  // namespace
+}  // namespace fastinit::ops
