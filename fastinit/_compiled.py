@@ -12,6 +12,7 @@ import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -118,24 +119,25 @@ __all__ = [
     "STREAM_VERSION",
     "extension",
     "fill_many_op",
-    "normal_op",
+    "operator",
     "orthogonal_many_op",
     "orthogonal_op",
     "reserve_key_op",
     "sparse_op",
-    "trunc_normal_op",
-    "uniform_op",
 ]
 
-# Bound once: looking an overload up costs as much as filling a small tensor.
-uniform_op = torch.ops.fastinit.uniform_.default
-normal_op = torch.ops.fastinit.normal_.default
-trunc_normal_op = torch.ops.fastinit.trunc_normal_.default
-fill_many_op = torch.ops.fastinit.fill_many_.default
-orthogonal_op = torch.ops.fastinit.orthogonal_.default
-orthogonal_many_op = torch.ops.fastinit.orthogonal_many_.default
-sparse_op = torch.ops.fastinit.sparse_.default
-reserve_key_op = torch.ops.fastinit.reserve_key.default
+
+def operator(name: str) -> Any:
+    """Give an operator, to be bound once: looking it up costs as much as filling a small tensor."""
+    return getattr(torch.ops.fastinit, name).default
+
+
+# Those that are no distribution's.
+fill_many_op = operator("fill_many_")
+orthogonal_op = operator("orthogonal_")
+orthogonal_many_op = operator("orthogonal_many_")
+sparse_op = operator("sparse_")
+reserve_key_op = operator("reserve_key")
 
 STREAM_VERSION: int = extension.STREAM_VERSION
 HAS_CUDA = extension.build_info()["cuda"] != "no"

@@ -56,14 +56,14 @@ MODEL_MUTANTS = [
     Mutant(
         "any later fill drops an earlier one",
         "fastinit/_fills/batch.py",
-        "if not fill.region.covers(p.region)]",
-        "if not fill.region.meets(p.region)]",
+        "if not region.covers(other[0])]",
+        "if not region.meets(other[0])]",
         PROGRAMS,
     ),
     Mutant(
         "overwritten fills are computed",
         "fastinit/_fills/batch.py",
-        "if not fill.region.covers(p.region)]",
+        "if not region.covers(other[0])]",
         "if True]",
         BATCH,
     ),
@@ -76,9 +76,9 @@ MODEL_MUTANTS = [
     ),
     Mutant(
         "overlapping fills in one launch",
-        "fastinit/_fills/fill.py",
-        "if region.meets(other)), default=-1)",
-        "if False), default=-1)",
+        "csrc/torch/fills.cpp",
+        "if (!any_overlap(fills.spans)) {",
+        "if (true) {",
         BATCH,
     ),
     # ---- names and keys

@@ -8,6 +8,7 @@
 #include "host/fp_env.h"
 #include "torch/backend.h"
 #include "torch/operators.h"
+#include "torch/testing.h"
 
 namespace fastinit::ops {
 
@@ -198,6 +199,13 @@ void fill_many_nowhere_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayR
 
 int64_t reserve_key(at::Device device, Generator generator) {
   return key_from("reserve_key", device, generator);
+}
+
+std::vector<int64_t> waves_of(at::TensorList tensors) {
+  std::vector<Span> spans;
+  for (const at::Tensor& t : tensors) spans.push_back(span_of(t));
+  const std::vector<size_t> waves = waves_of(spans);
+  return {waves.begin(), waves.end()};
 }
 
 }  // namespace fastinit::ops

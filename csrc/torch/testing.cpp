@@ -49,6 +49,8 @@ void orthogonal_from_(const Tensor& self, double gain, int64_t batch_dims, std::
 
 int64_t last_threads() { return last_fill_threads(); }
 
+std::vector<int64_t> fill_waves(at::TensorList tensors) { return waves_of(tensors); }
+
 const Operators& operators() {
   static const Operators table{
       elementwise_operator<Distribution::Words>(),
@@ -58,6 +60,7 @@ const Operators& operators() {
        "Tensor(a!) self, float gain=1., int batch_dims=0, str method='householder', int width=0",
        false, make<&orthogonal_from_<On::Device>>, make<&orthogonal_from_<On::Meta>>, nullptr},
       {"last_fill_threads", "", false, nullptr, nullptr, make<&last_threads>, "int"},
+      {"fill_waves", "Tensor[] tensors", false, nullptr, nullptr, make<&fill_waves>, "int[]"},
   };
   return table;
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from fastinit._compiled import extension
-from fastinit._fills.fill import CONSTANT, Call, Fill, parse_fill, run_fills
+from fastinit._fills.fill import Fill, parse_fill, run_fills
 from fastinit._fills.operators import (
     ALLOCATING,
     ESCAPES,
@@ -25,13 +25,6 @@ from fastinit._fills.region import Region
 from fastinit._tensors import is_plain, on_handled_device
 
 
-class _Pending(NamedTuple):
-    region: Region
-    kind: int
-    args: tuple[float, ...]
-    key: int
-
-
 class _Closed:
     """A storage that nothing but fills has touched since it was allocated, and those fills."""
 
@@ -41,11 +34,11 @@ class _Closed:
         # Weakly: the memory goes when its last tensor does. Its address is not used again as long
         # as this is held, so it can be told from other storages by it.
         self.storage = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-        self.pending: list[_Pending] = []
+        self.pending: list[tuple[Region, Fill]] = []
 
-    def add(self, fill: _Pending) -> None:
-        self.pending = [p for p in self.pending if not fill.region.covers(p.region)]
-        self.pending.append(fill)
+    def add(self, region: Region, fill: Fill) -> None:
+        self.pending = [other for other in self.pending if not region.covers(other[0])]
+        self.pending.append((region, fill))
 
     def alive(self) -> torch.UntypedStorage | None:
         storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(
@@ -110,17 +103,16 @@ class _Queue:
                 found.append(address)
         return found
 
-    def add(self, func: Any, call: Call) -> bool:
+    def add(self, func: Any, tensor: Tensor, fill: Fill) -> bool:
         """Queue a fill if it can wait, with its key taken now; say whether it did."""
-        tensor = call.tensor
         address = self._address(tensor) if type(tensor) in _PLAIN else None
         region = None if address is None else Region.of(tensor)
         if address is None or region is None or region.numel == 0 or region.overlaps_itself:
             return False
-        if call.kind != CONSTANT:  # what it would complain about must be said here
+        if fill.draws:  # what it would complain about must be said here
             example = torch.empty(0, dtype=tensor.dtype, device="meta")
-            func(example, *call.args, key=call.key, generator=call.generator)
-        self._closed[address].add(_Pending(region, call.kind, call.args, call.key_now()))
+            func(example, *fill.args, key=fill.key, generator=fill.generator)
+        self._closed[address].add(region, fill.keyed(tensor.device))
         if func.namespace != "aten":  # for torch's operators autograd has done so on the way here
             torch.autograd.graph.increment_version(tensor)
         return True
@@ -133,8 +125,7 @@ class _Queue:
             storage = closed.alive()
             if storage is not None:
                 extension.guard_storage(storage._cdata, False)
-                for p in closed.pending:
-                    fills.append(Fill(p.region.on(storage), p.kind, p.args, p.key))
+                fills += [(region.on(storage), fill) for region, fill in closed.pending]
         run_fills(fills)
 
     def open_all(self) -> None:
@@ -163,9 +154,9 @@ class _DispatchMode(DispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            call = parse_fill(func, args, kwargs)
-            if call is not None and self._queue.add(func, call):
-                return call.tensor if func.namespace == "aten" else None
+            fill = parse_fill(func, args, kwargs)
+            if fill is not None and self._queue.add(func, args[0], fill):
+                return args[0] if func.namespace == "aten" else None
             if not (func in METADATA_ONLY or (func.is_view and func.namespace == "aten")):
                 touched = self._queue.touched((args, kwargs))
                 if touched:

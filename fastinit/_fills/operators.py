@@ -10,13 +10,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinit._compiled import (
-    normal_op,
     orthogonal_many_op,
     orthogonal_op,
     sparse_op,
-    trunc_normal_op,
-    uniform_op,
 )
+from fastinit._fills.fill import DRAWING
 from fastinit._untraced import untraced
 
 _aten = torch.ops.aten
@@ -102,9 +100,7 @@ OVERWRITING = frozenset(
         _aten.geometric_.default,
         _aten.eye.out,
         _aten.eye.m_out,
-        uniform_op,
-        normal_op,
-        trunc_normal_op,
+        *DRAWING,
     }
 )
 # Draws that look at the whole tensor at once, and those for many tensors by that for one.

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from fastinit._fills.fill import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM
 from fastinit._models.names import Named
 from fastinit._recording.graph import Entry, Ref
 from fastinit._recording.replay import Names
@@ -23,7 +22,7 @@ class Write:
     Attributes:
         label: what did it.
         arguments: the numbers it was given.
-        fill: the code of the distribution, if it was a fill.
+        fill: the distribution, if it was a fill.
         numel: how many real numbers it wrote: two for a complex element.
         whole: whether it wrote all of the parameter.
         complex: whether it wrote complex numbers, not real ones into their parts.
@@ -31,7 +30,7 @@ class Write:
 
     label: str
     arguments: tuple[float, ...]
-    fill: int | None
+    fill: str | None
     numel: int
     whole: bool
     complex: bool = False
@@ -67,19 +66,11 @@ def record_of(owner: nn.Module, attribute: str) -> Record | None:
     return _records.get(owner, {}).get(attribute)
 
 
-_FUNCTIONS = {
-    CONSTANT: "constant_",
-    UNIFORM: "uniform_",
-    NORMAL: "normal_",
-    TRUNC_NORMAL: "trunc_normal_",
-}
-
-
 def _label(entry: Entry) -> str:
     if entry.label:
         return entry.label
     if entry.fill is not None:
-        return _FUNCTIONS[entry.fill.kind]
+        return entry.fill.distribution
     return str(getattr(entry.function, "__name__", entry.function)).partition(".")[0]
 
 
@@ -113,7 +104,7 @@ class History:
         for ref in entry.writes:
             if whole is None or ref.cell is not whole.cell:
                 continue
-            fill = None if entry.fill is None else entry.fill.kind
+            fill = None if entry.fill is None else entry.fill.distribution
             given = entry.args[1:] if entry.fill is None else entry.fill.args
             numbers = tuple(float(x) for x in given if isinstance(x, (int, float)))
             covers = entry.pure and ref.region.covers(whole.region)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinit._fills.fill import Recipe
+from fastinit._fills.fill import Fill
 from fastinit._fills.region import Region
 
 
@@ -87,7 +87,7 @@ class Entry:
     writes: tuple[Ref, ...] = ()
     made: tuple[tuple[int, Ref], ...] = ()
     pure: bool = False
-    fill: Recipe | None = None
+    fill: Fill | None = None
     draws: str = ""
     label: str = ""
 

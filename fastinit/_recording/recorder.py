@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._compiled import reserve_key_op
-from fastinit._fills.fill import CONSTANT, Call, Recipe, parse_fill
+from fastinit._fills.fill import Fill, parse_fill
 from fastinit._fills.operators import (
     ALLOCATING,
     METADATA_ONLY,
@@ -160,14 +160,14 @@ class Recorder:
         if func._schema.is_mutable and not torch.is_inference_mode_enabled():
             self._check_open(func, args, kwargs)
         fill = parse_fill(func, args, kwargs)
-        if fill is not None and type(fill.tensor) in _PLAIN:
-            cell = self.cell_of(fill.tensor)
-            if cell is None and fill.kind == CONSTANT:
+        if fill is not None and type(args[0]) in _PLAIN:
+            cell = self.cell_of(args[0])
+            if cell is None and not fill.draws:
                 self._release_held(func, args, kwargs)
                 return func(*args, **kwargs)
-            region = Region.of(fill.tensor)
+            region = Region.of(args[0])
             if not (region.overlaps_itself or (cell is not None and cell.open)):
-                return self._fill(func, fill, region)
+                return self._fill(func, args[0], fill, region)
         flat, spec = pytree.tree_flatten((args, kwargs))
         tensors = [value for value in flat if isinstance(value, Tensor)]
         cells = [cell for cell in map(self.cell_of, tensors) if cell is not None]
@@ -232,10 +232,8 @@ class Recorder:
         self.register(storage, Cell(storage.nbytes(), device))
         return result
 
-    def _fill(self, func: Any, fill: Call, region: Region) -> Any:
-        tensor = fill.tensor
-        draws = fill.kind != CONSTANT
-        if draws:  # what it would complain about must be said here; nothing is drawn on meta
+    def _fill(self, func: Any, tensor: Tensor, fill: Fill, region: Region) -> Any:
+        if fill.draws:  # what it would complain about must be said here; nothing is drawn on meta
             call = (func, fill.args, tensor.dtype)
             if call not in self._accepted or fill.generator is not None:
                 example = torch.empty(0, dtype=tensor.dtype, device=_META)
@@ -245,17 +243,15 @@ class Recorder:
             torch.autograd.graph.increment_version(tensor)
         if tensor.numel() > 0:
             ref = Ref(self.track(tensor), region)
-            key = fill.key
             if fill.generator is not None:
-                key = reserve_word(fill.generator.device, fill.generator)
-            recipe = Recipe(fill.kind, fill.args, key)
+                fill = fill.keyed(fill.generator.device)
             self.entries.append(
                 Entry(
                     func,
                     writes=(ref,),
                     pure=True,
-                    fill=recipe,
-                    draws="key" if draws else "",
+                    fill=fill,
+                    draws="key" if fill.draws else "",
                     label=self._label,
                 )
             )

@@ -112,7 +112,7 @@ class Runner:
         self._names = names
         self._written = written
         self._ran = ran
-        self._waiting: list[Fill] = []
+        self._waiting: list[tuple[Tensor, Fill]] = []
         self._waiting_for: set[Cell] = set()
 
     def place(self, cell: Cell) -> torch.device:
@@ -163,8 +163,9 @@ class Runner:
         (ref,) = entry.writes
         fill = entry.fill
         assert fill is not None
-        word = key_argument(key, None, "materialize") if key is not None else fill.key
-        self._waiting.append(Fill(self.tensor(ref), fill.kind, fill.args, word or 0))
+        if key is not None:
+            fill = fill._replace(key=key_argument(key, None, "materialize"))
+        self._waiting.append((self.tensor(ref), fill))
         self._waiting_for.add(ref.cell)
 
     def _flush(self) -> None:

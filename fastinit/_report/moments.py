@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastinit._fills.fill import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM
+from fastinit._fills.fill import CONSTANT
 from fastinit._models.history import Write
 
 _AT_ONCE = 1 << 22  # elements converted to double
@@ -83,12 +83,12 @@ def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
         if write.complex:  # and as many zeros
             return Moments(value / 2, abs(value) / 2, min(value, 0.0), max(value, 0.0))
         return Moments(value, 0.0, value, value)
-    if write.fill == UNIFORM:
+    if write.fill == "uniform_":
         a, b = numbers
         return Moments((a + b) / 2, (b - a) / math.sqrt(12), a, b)
-    if write.fill == NORMAL:
+    if write.fill == "normal_":
         return Moments(numbers[0], half * numbers[1], None, None)
-    if write.fill == TRUNC_NORMAL:
+    if write.fill == "trunc_normal_":
         return _truncated(*numbers)
     batched = any(number != 0 for number in numbers[1:])
     if write.label == "orthogonal_" and write.whole and len(shape) > 1 and not batched:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fastinit._fills.fill import TRUNC_NORMAL
 from fastinit._models.history import Record, record_of
 from fastinit._models.names import Named
 from fastinit._report.moments import Moments, expected, measure
@@ -69,7 +68,7 @@ def _flags_of_record(
             found.append("tie broken")
             break
     for write in record.writes:
-        if write.fill == TRUNC_NORMAL:
+        if write.fill == "trunc_normal_":
             mean, std, low, high = write.arguments
             if std > 0 and min(mean - low, high - mean) > 10 * std:
                 found.append("truncation inactive (bounds beyond 10 std)")

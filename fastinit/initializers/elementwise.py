@@ -7,11 +7,15 @@ import warnings
 
 from torch import Generator, Tensor
 
-from fastinit._compiled import normal_op, trunc_normal_op, uniform_op
+from fastinit._compiled import operator
 from fastinit._fallback import ORIGINALS
 from fastinit._tensors import REAL_DTYPES, check_open
 from fastinit.initializers.draw import as_double, draw
 from fastinit.key import Key
+
+uniform_op = operator("uniform_")
+normal_op = operator("normal_")
+trunc_normal_op = operator("trunc_normal_")
 
 
 def uniform_(

@@ -14,10 +14,15 @@ import torch
 from torch import Generator, Tensor
 from torch.compiler import is_compiling
 
-from fastinit._compiled import normal_op, uniform_op
 from fastinit._tensors import DTYPES
 from fastinit.initializers.draw import as_double, draw
-from fastinit.initializers.elementwise import normal_, trunc_normal_, uniform_
+from fastinit.initializers.elementwise import (
+    normal_,
+    normal_op,
+    trunc_normal_,
+    uniform_,
+    uniform_op,
+)
 from fastinit.initializers.fans import (
     Dims,
     Mode,

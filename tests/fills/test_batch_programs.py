@@ -11,7 +11,6 @@ from support.batch_programs import PARTS, PROGRAM, check
 from fastinit import _C
 from fastinit._fills import batch
 from fastinit._fills.batch import _FunctionMode, _Queue
-from fastinit._fills.fill import Fill
 from fastinit._fills.region import Region
 
 CHECKS = list(HealthCheck)
@@ -56,10 +55,10 @@ def _late_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def reversed_keys(fills: Any) -> None:
         fills = list(fills)
-        keys = [fill.key for fill in fills][::-1]
+        keys = [fill.key for _, fill in fills][::-1]
         run(
-            Fill(fill.tensor, fill.kind, fill.args, key)
-            for fill, key in zip(fills, keys, strict=True)
+            (tensor, fill._replace(key=key))
+            for (tensor, fill), key in zip(fills, keys, strict=True)
         )
 
     monkeypatch.setattr(batch, "run_fills", reversed_keys)

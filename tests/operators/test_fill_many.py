@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.common import no_randomness, same_bits, untouched
 
 import fastinit  # noqa: F401 (registers the op)
@@ -127,3 +129,41 @@ def test_fill_many_of_a_device_it_cannot_fill(order):
     mixed = [tensor, torch.zeros(3, device="meta")][::order]
     with untouched(tensor), pytest.raises(RuntimeError, match=r"cpu beside meta"):
         OPS.fill_many_(mixed, [CONSTANT, 0] * 2, [1.0, 0.0, 0.0, 0.0] * 2, [0, 0])
+
+
+# ---- tensors that share memory -------------------------------------------------------------------
+
+
+def waves_by_pairs(tensors: list[torch.Tensor]) -> list[int]:
+    """Each tensor's wave, looking at every pair: one more than the latest before it that it meets.
+
+    Two tensors meet where the bytes from the first to the last element of each do.
+    """
+    waves: list[int] = []
+    spans = [(t.data_ptr(), t.data_ptr() + (t.numel() - 1) * t.stride(0) * 4 + 4) for t in tensors]
+    for k, (begin, end) in enumerate(spans):
+        met = [waves[j] for j, (low, high) in enumerate(spans[:k]) if begin < high and low < end]
+        waves.append(1 + max(met, default=-1))
+    return waves
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 90), st.integers(1, 12), st.sampled_from([1, 1, 1, 2])),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_waves(pieces):
+    memory = torch.zeros(128)
+    tensors = [memory[start : start + n * step : step][:n] for start, n, step in pieces]
+    assert torch.ops.fastinit_testing.fill_waves(tensors) == waves_by_pairs(tensors)
+    order = torch.zeros(128)
+    for k, (start, n, step) in enumerate(pieces):
+        order[start : start + n * step : step][:n] = k + 1
+    plan, args = (
+        [CONSTANT, 0] * len(pieces),
+        [x for k in range(len(pieces)) for x in (k + 1.0, 0, 0, 0)],
+    )
+    OPS.fill_many_(tensors, plan, args, [0] * len(pieces))
+    assert torch.equal(memory, order)

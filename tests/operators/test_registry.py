@@ -38,9 +38,15 @@ FILLS: dict[str, Fill] = {
 }
 NOT_COMPLEX = ("trunc_normal_", "random_words_")
 LISTS = ("fill_many_", "orthogonal_many_")
-ANYWHERE = ("reserve_key", "last_fill_threads")
+ANYWHERE = ("reserve_key", "last_fill_threads", "fill_waves")
 # Of the library for tests alone.
-FOR_TESTS = ("random_words_", "orthogonal_from_", "zero_smallest_", "last_fill_threads")
+FOR_TESTS = (
+    "random_words_",
+    "orthogonal_from_",
+    "zero_smallest_",
+    "last_fill_threads",
+    "fill_waves",
+)
 
 
 def names() -> list[str]:

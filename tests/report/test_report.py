@@ -17,7 +17,6 @@ from torch import nn
 
 import fastinit
 from fastinit import initialize_, materialize, report
-from fastinit._fills.fill import TRUNC_NORMAL
 from fastinit._models.history import Write
 from fastinit._report.moments import expected, measure
 
@@ -61,7 +60,7 @@ def test_measured(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     ],
 )
 def test_moments_of_truncated_normals(mean: float, std: float, a: float, b: float) -> None:
-    write = Write("trunc_normal_", (mean, std, a, b), TRUNC_NORMAL, 9, True)
+    write = Write("trunc_normal_", (mean, std, a, b), "trunc_normal_", 9, True)
     got = expected([write], torch.empty(9))
     assert got is not None
     alpha, beta = (a - mean) / std, (b - mean) / std

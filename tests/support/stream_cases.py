@@ -15,9 +15,9 @@ from support.exact_arithmetic import Array
 INF = math.inf
 KINDS = {"constant": 0, "uniform": 1, "normal": 2, "trunc_normal": 3, "words": 4}
 OPS = {
-    "uniform": _compiled.uniform_op,
-    "normal": _compiled.normal_op,
-    "trunc_normal": _compiled.trunc_normal_op,
+    "uniform": torch.ops.fastinit.uniform_.default,
+    "normal": torch.ops.fastinit.normal_.default,
+    "trunc_normal": torch.ops.fastinit.trunc_normal_.default,
 }
 KEYS = (0, 1, 2**63, 2**64 - 1, 0x0123456789ABCDEF)
 
