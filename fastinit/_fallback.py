@@ -1,4 +1,4 @@
-"""Which tensors the operators take (`handled`), and what happens to all others (`otherwise`)."""
+"""Which tensors the operators take (`handled`), and what happens to all others (`fallback`)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _refusal(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str |
     )
 
 
-def otherwise(
+def fallback(
     function: Callable[..., Tensor],
     tensor: Tensor,
     arguments: dict[str, Any],

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastinit._models.names import Named
-from fastinit._recording.graph import Entry, Ref
+from fastinit._recording.graph import Op, Ref
 from fastinit._recording.replay import Names
 from fastinit._tensors import version_of
 
@@ -37,7 +37,7 @@ class Write:
 
 
 @dataclass
-class Record:
+class ParameterHistory:
     """What is known about one parameter.
 
     Attributes:
@@ -58,20 +58,22 @@ class Record:
 
 
 # By the module that holds a parameter and what it calls it.
-_records: weakref.WeakKeyDictionary[nn.Module, dict[str, Record]] = weakref.WeakKeyDictionary()
+_histories: weakref.WeakKeyDictionary[nn.Module, dict[str, ParameterHistory]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def record_of(owner: nn.Module, attribute: str) -> Record | None:
+def history_of(owner: nn.Module, attribute: str) -> ParameterHistory | None:
     """Give what is known about a parameter."""
-    return _records.get(owner, {}).get(attribute)
+    return _histories.get(owner, {}).get(attribute)
 
 
-def _label(entry: Entry) -> str:
-    if entry.label:
-        return entry.label
-    if entry.fill is not None:
-        return entry.fill.distribution
-    return str(getattr(entry.function, "__name__", entry.function)).partition(".")[0]
+def _label(op: Op) -> str:
+    if op.label:
+        return op.label
+    if op.fill is not None:
+        return op.fill.distribution
+    return str(getattr(op.function, "__name__", op.function)).partition(".")[0]
 
 
 class History:
@@ -83,48 +85,48 @@ class History:
         applied: Mapping[str, str],
         refs: Mapping[str, Ref],
         names: Names,
-        entries: Sequence[Entry],
+        ops: Sequence[Op],
     ) -> None:
         self._parameters = parameters
         self._refs = refs
         self.unwritten: list[str] = []
-        self._records = {name: Record(applied.get(name, "")) for name in parameters}
-        for entry in entries:
-            for ref in entry.writes:
-                record = self._records.get(names.of(ref) or "")
-                if record is not None and entry.pure and ref.whole:
-                    record.times += 1
+        self._histories = {name: ParameterHistory(applied.get(name, "")) for name in parameters}
+        for op in ops:
+            for ref in op.writes:
+                history = self._histories.get(names.of(ref) or "")
+                if history is not None and op.overwrites and ref.whole:
+                    history.times += 1
 
-    def ran(self, entry: Entry, name: str) -> None:
-        """Note an entry that is about to run."""
-        record = self._records.get(name)
-        if record is None:
+    def ran(self, op: Op, name: str) -> None:
+        """Note an operator that is about to run."""
+        history = self._histories.get(name)
+        if history is None:
             return
         whole = self._refs.get(name)
-        for ref in entry.writes:
-            if whole is None or ref.cell is not whole.cell:
+        for ref in op.writes:
+            if whole is None or ref.storage is not whole.storage:
                 continue
-            fill = None if entry.fill is None else entry.fill.distribution
-            given = entry.args[1:] if entry.fill is None else entry.fill.args
+            fill = None if op.fill is None else op.fill.distribution
+            given = op.args[1:] if op.fill is None else op.fill.args
             numbers = tuple(float(x) for x in given if isinstance(x, (int, float)))
-            covers = entry.pure and ref.region.covers(whole.region)
-            label = _label(entry)
+            covers = op.overwrites and ref.region.covers(whole.region)
+            label = _label(op)
             pairs = ref.region.dtype.is_complex
             numel = ref.region.numel * (2 if pairs else 1)
-            record.writes.append(Write(label, numbers, fill, numel, covers, pairs))
+            history.writes.append(Write(label, numbers, fill, numel, covers, pairs))
 
     def close(self) -> None:
         """Keep what was noted."""
-        for name, record in self._records.items():
+        for name, history in self._histories.items():
             named = self._parameters[name]
-            record.places = [(weakref.ref(owner), attribute) for owner, attribute in named.places]
-            record.written = name not in self.unwritten
-            if not record.rule and record.written:
+            history.places = [(weakref.ref(owner), attribute) for owner, attribute in named.places]
+            history.written = name not in self.unwritten
+            if not history.rule and history.written:
                 # What is real already when it becomes a parameter, torch.zeros(n) say, is not seen.
-                labels = dict.fromkeys(write.label for write in record.writes)
-                record.rule = ", ".join(labels) or "as constructed"
+                labels = dict.fromkeys(write.label for write in history.writes)
+                history.rule = ", ".join(labels) or "as constructed"
             owner, attribute = named.places[0]
             tensor = owner._parameters.get(attribute)
             if isinstance(tensor, torch.Tensor):
-                record.version = version_of(tensor)
-            _records.setdefault(owner, {})[attribute] = record
+                history.version = version_of(tensor)
+            _histories.setdefault(owner, {})[attribute] = history

@@ -13,7 +13,7 @@ from fastinit._models import rules as _rules
 from fastinit._models.names import Named, Pattern, matches, named_buffers, named_parameters
 from fastinit._models.recording import without_collections
 from fastinit._models.session import (
-    Plan,
+    Session,
     check_module,
     check_plain,
     check_untransformed,
@@ -153,9 +153,9 @@ def _initialize(
         recorder.names.add(recorder.ref(named.tensor), name)
     wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
     applied = record(recorder, module, wanted, rules)
-    plan = Plan(module, wanted, {}, applied, must_write=True, where="initialize_")
-    plan.untouched = {
+    session = Session(module, wanted, {}, applied, must_write=True, where="initialize_")
+    session.untouched = {
         recorder.track(named.tensor) for name, named in parameters.items() if name not in wanted
     }
-    _, history = finish(recorder, plan, progress=progress)
+    _, history = finish(recorder, session, progress=progress)
     history.close()

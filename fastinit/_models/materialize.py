@@ -13,14 +13,14 @@ from fastinit._models import rules as _rules
 from fastinit._models.names import Named, Pattern, named_buffers, named_modules, named_parameters
 from fastinit._models.recording import recording, without_collections
 from fastinit._models.session import (
-    Plan,
+    Session,
     check_plain,
     check_untransformed,
     finish,
     key_or_drawn,
     record,
 )
-from fastinit._recording.graph import Cell, Entry
+from fastinit._recording.graph import Op, Storage
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.replay import Runner
 from fastinit.key import Key
@@ -57,7 +57,7 @@ def _loose_tensors(module: nn.Module, recorder: Recorder) -> dict[str, Named]:
                     isinstance(item, Tensor)
                     and item.is_meta
                     and id(item) not in seen
-                    and recorder.cell_of(item) is not None
+                    and recorder.storage_of(item) is not None
                 ):
                     seen.add(id(item))
                     name = f"{path}.{attribute}" + (f".{k}" if item is not value else "")
@@ -117,8 +117,8 @@ def _install_one(
     tensor = named.tensor
     if tensor.is_meta:
         # Without elements it was never tracked.
-        cell = recorder.cell_of(tensor)
-        real = runner.tensor(recorder.ref(tensor)) if cell is not None else None
+        storage = recorder.storage_of(tensor)
+        real = runner.tensor(recorder.ref(tensor)) if storage is not None else None
         if real is None:
             real = torch.empty(tensor.shape, dtype=tensor.dtype, device=runner.place(_NOWHERE))
         if _wants_dtype(named, dtype) and real.dtype is not dtype:
@@ -131,27 +131,27 @@ def _install_one(
             _replace(named, tensor.detach().to(place, wanted))
 
 
-_NOWHERE = Cell(0, None)
+_NOWHERE = Storage(0, None)
 
 
-def _cast_early(plan: Plan, dtype: torch.dtype | None) -> Callable[[list[Entry]], None]:
+def _cast_early(session: Session, dtype: torch.dtype | None) -> Callable[[list[Op]], None]:
     """Make memory that is only filled of the final type at once, which halves the space."""
 
-    def mark(entries: list[Entry]) -> None:
-        named = {**plan.parameters, **plan.buffers}
+    def mark(ops: list[Op]) -> None:
+        named = {**session.parameters, **session.buffers}
         wanted = {
-            ref.cell
-            for name, ref in plan.refs.items()
-            if _wants_dtype(named[name], dtype) and ref.cell.real is None
+            ref.storage
+            for name, ref in session.refs.items()
+            if _wants_dtype(named[name], dtype) and ref.storage.real is None
         }
-        for name, ref in plan.refs.items():
+        for name, ref in session.refs.items():
             if not _wants_dtype(named[name], dtype):
-                wanted.discard(ref.cell)
-        for entry in entries:
-            if entry.fill is None:
-                wanted -= entry.cells
-        for cell in wanted:
-            cell.dtype = dtype
+                wanted.discard(ref.storage)
+        for op in ops:
+            if op.fill is None:
+                wanted -= op.storages
+        for storage in wanted:
+            storage.dtype = dtype
 
     return mark
 
@@ -286,21 +286,23 @@ def _materialize(
                 f"got {type(module).__name__}"
             )
     parameters, buffers = named_parameters(module), named_buffers(module)
-    plan = Plan(module, parameters, {}, {}, False, "materialize", allow_uninitialized)
+    session = Session(module, parameters, {}, {}, False, "materialize", allow_uninitialized)
     if bare:
         check_plain(parameters, "materialize")
         for name, named in (*parameters.items(), *buffers.items()):
-            cell = recorder.track(named.tensor)
+            storage = recorder.track(named.tensor)
             recorder.names.add(recorder.ref(named.tensor), name)
             if not named.tensor.is_meta:
-                plan.untouched.add(cell)
-        plan.parameters = {n: named for n, named in parameters.items() if named.tensor.is_meta}
+                session.untouched.add(storage)
+        session.parameters = {n: named for n, named in parameters.items() if named.tensor.is_meta}
     if bare or rules is not None:
-        plan.applied = record(recorder, module, plan.parameters, rules, own_as_well=bare)
-    plan.buffers = {**buffers, **_loose_tensors(module, recorder)}
+        session.applied = record(recorder, module, session.parameters, rules, own_as_well=bare)
+    session.buffers = {**buffers, **_loose_tensors(module, recorder)}
     cast = dtype if bare else None
-    runner, history = finish(recorder, plan, progress, _cast_early(plan, cast))
-    everything = {**plan.parameters, **plan.buffers} if bare else {**parameters, **plan.buffers}
+    runner, history = finish(recorder, session, progress, _cast_early(session, cast))
+    everything = (
+        {**session.parameters, **session.buffers} if bare else {**parameters, **session.buffers}
+    )
     with torch.no_grad():
         _install(recorder, runner, everything, cast)
     history.close()

@@ -16,7 +16,7 @@ from fastinit._models import rules as _rules
 from fastinit._models.history import History
 from fastinit._models.names import Named, Pattern, matches
 from fastinit._models.recording import recording
-from fastinit._recording.graph import Cell, Entry, Ref, needed
+from fastinit._recording.graph import Op, Ref, Storage, eliminate_dead
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.replay import Runner
 from fastinit._tensors import in_transform, is_plain
@@ -24,7 +24,7 @@ from fastinit.key import Key, key_argument, reserve_key
 
 
 @dataclass
-class Plan:
+class Session:
     """What a recording was made for.
 
     Attributes:
@@ -47,40 +47,40 @@ class Plan:
     where: str
     allow: Sequence[Pattern] | Pattern = ()
     refs: dict[str, Ref] = field(default_factory=dict)
-    untouched: set[Cell] = field(default_factory=set)
+    untouched: set[Storage] = field(default_factory=set)
 
 
-def live_cells(recorder: Recorder, plan: Plan) -> set[Cell]:
+def live_storages(recorder: Recorder, session: Session) -> set[Storage]:
     """Find the memory whose values matter in the end: all that is named or was there before."""
-    live = {ref.cell for ref in plan.refs.values()}
-    for entry in recorder.entries:
-        live.update(ref.cell for ref in entry.writes if ref.cell.known)
+    live = {ref.storage for ref in session.refs.values()}
+    for op in recorder.ops:
+        live.update(ref.storage for ref in op.writes if ref.storage.known)
     return live
 
 
-def _check_written(recorder: Recorder, plan: Plan, entries: list[Entry]) -> list[str]:
+def _check_written(recorder: Recorder, session: Session, ops: list[Op]) -> list[str]:
     """Raise for what nobody writes; give the names of what is allowed to be so."""
-    for entry in entries:
-        recorder.coverage.add(entry)
+    for op in ops:
+        recorder.coverage.add(op)
     unwritten = [
         name
-        for name, ref in plan.refs.items()
-        if not recorder.coverage.has(ref, before=not plan.must_write)
+        for name, ref in session.refs.items()
+        if not recorder.coverage.has(ref, before=not session.must_write)
     ]
-    wrong = [name for name in unwritten if not matches(name, plan.allow)]
+    wrong = [name for name in unwritten if not matches(name, session.allow)]
     if wrong:
         listed = ", ".join(
-            f"{name} ({'buffer' if name in plan.buffers else 'parameter'})" for name in wrong
+            f"{name} ({'buffer' if name in session.buffers else 'parameter'})" for name in wrong
         )
         advice = (
             'give it a rule (rules={"...": ..., "default": None} leaves the others to the module), '
             "or skip it"
-            if plan.must_write
+            if session.must_write
             else "give it a rule, or list it in allow_uninitialized if it is to be loaded"
         )
         raise ValueError(
-            f"fastinit.{plan.where}: nothing that {type(plan.module).__name__} defines writes "
-            f"{listed}; {advice}"
+            f"fastinit.{session.where}: nothing that {type(session.module).__name__} defines "
+            f"writes {listed}; {advice}"
         )
     return unwritten
 
@@ -100,9 +100,9 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[int], object] | None]
 
 def finish(
     recorder: Recorder,
-    plan: Plan,
+    session: Session,
     progress: bool = False,
-    before_running: Callable[[list[Entry]], Any] | None = None,
+    before_running: Callable[[list[Op]], Any] | None = None,
 ) -> tuple[Runner, History]:
     """Compute what was recorded: what matters of it, in one go.
 
@@ -110,26 +110,28 @@ def finish(
         What ran it, and what it noted, to be closed when everything has its place.
 
     Raises:
-        ValueError: if a parameter or buffer of the plan gets no values.
+        ValueError: if a parameter or buffer of the session gets no values.
     """
-    for name, named in (*plan.parameters.items(), *plan.buffers.items()):
-        cell = recorder.cell_of(named.tensor)
-        if cell is not None and named.tensor.numel() > 0:
-            plan.refs[name] = Ref(cell, Region.of(named.tensor))
-            recorder.names.add(plan.refs[name], name)
-    entries = [e for e in recorder.entries if not e.changes_only(plan.untouched)]
-    entries = needed(entries, live_cells(recorder, plan) - plan.untouched)
-    unwritten = _check_written(recorder, plan, entries)
+    for name, named in (*session.parameters.items(), *session.buffers.items()):
+        storage = recorder.storage_of(named.tensor)
+        if storage is not None and named.tensor.numel() > 0:
+            session.refs[name] = Ref(storage, Region.of(named.tensor))
+            recorder.names.add(session.refs[name], name)
+    ops = [e for e in recorder.ops if not e.changes_only(session.untouched)]
+    ops = eliminate_dead(ops, live_storages(recorder, session) - session.untouched)
+    unwritten = _check_written(recorder, session, ops)
     if before_running is not None:
-        before_running(entries)
-    history = History(plan.parameters, plan.applied, plan.refs, recorder.names, recorder.entries)
+        before_running(ops)
+    history = History(
+        session.parameters, session.applied, session.refs, recorder.names, recorder.ops
+    )
     history.unwritten = unwritten
     total = sum(
-        ref.region.numel * ref.region.dtype.itemsize for e in entries if e.fill for ref in e.writes
+        ref.region.numel * ref.region.dtype.itemsize for e in ops if e.fill for ref in e.writes
     )
     with _bar(total, progress) as written:
         runner = Runner(recorder.keys, recorder.device, recorder.names, written, history.ran)
-        runner.run(entries)
+        runner.run(ops)
     return runner, history
 
 

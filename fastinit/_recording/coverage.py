@@ -5,36 +5,36 @@ from __future__ import annotations
 import torch
 
 from fastinit._fills.region import Region
-from fastinit._recording.graph import Cell, Entry, Ref
+from fastinit._recording.graph import Op, Ref, Storage
 
 
 class Coverage:
-    """Which parts of cells hold values, while entries pass by."""
+    """Which parts of storages hold values, while operators pass by."""
 
     def __init__(self) -> None:
-        self._regions: dict[Cell, list[Region]] = {}
+        self._regions: dict[Storage, list[Region]] = {}
 
-    def add(self, entry: Entry) -> None:
-        """Count what an entry writes, if what it reads has been written."""
-        if any(not self._whole(cell) for cell in entry.reads):
+    def add(self, op: Op) -> None:
+        """Count what an operator writes, if what it reads has been written."""
+        if any(not self._whole(storage) for storage in op.reads):
             return
-        for ref in entry.outputs:
-            if entry.pure or all(ref is not w for w in entry.writes):
+        for ref in op.outputs:
+            if op.overwrites or all(ref is not w for w in op.writes):
                 self.mark(ref)
 
     def mark(self, ref: Ref) -> None:
         """Count a region as written."""
-        self._regions.setdefault(ref.cell, []).append(ref.region)
+        self._regions.setdefault(ref.storage, []).append(ref.region)
 
-    def _whole(self, cell: Cell) -> bool:
-        every = Region((cell.nbytes,), (1,), 0, torch.uint8)
-        return self.has(Ref(cell, every))
+    def _whole(self, storage: Storage) -> bool:
+        every = Region((storage.nbytes,), (1,), 0, torch.uint8)
+        return self.has(Ref(storage, every))
 
     def has(self, ref: Ref, before: bool = True) -> bool:
-        """Whether all of a region holds values: also those from `before` the first entry?"""
-        if (before and ref.cell.known) or ref.region.numel == 0:
+        """Whether all of a region holds values: also those from `before` the first operator?"""
+        if (before and ref.storage.known) or ref.region.numel == 0:
             return True
-        regions = self._regions.get(ref.cell, [])
+        regions = self._regions.get(ref.storage, [])
         if any(region.covers(ref.region) for region in regions):
             return True
         end, (begin, stop) = -1, ref.region.span
@@ -49,7 +49,7 @@ class Coverage:
     @staticmethod
     def _counted(ref: Ref, regions: list[Region]) -> bool:
         """Answer element by element, for writes that leave gaps."""
-        marks = torch.zeros(ref.cell.nbytes, dtype=torch.bool)
+        marks = torch.zeros(ref.storage.nbytes, dtype=torch.bool)
         for region in (*regions, None):
             item = (region or ref.region).dtype.itemsize
             size, stride, offset = (region or ref.region).layout

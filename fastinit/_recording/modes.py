@@ -56,9 +56,9 @@ class FunctionWatch:
         question = _DEVICE_QUESTIONS.get(func)
         if question is not None:
             with torch._C.DisableTorchFunction():
-                cell = recorder.cell_of(args[0])
-                if cell is not None and args[0].device.type == "meta":
-                    return question(recorder.device or cell.device or torch.device("cpu"))
+                storage = recorder.storage_of(args[0])
+                if storage is not None and args[0].device.type == "meta":
+                    return question(recorder.device or storage.device or torch.device("cpu"))
         elif func == _set_data:
             with torch._C.DisableTorchFunction(), _disable_current_modes():
                 args = (args[0], self._assignable(args[0], args[1]))
@@ -71,25 +71,25 @@ class FunctionWatch:
         """Give `value` on the side, meta or not, that `target.data` can be set to."""
         recorder = self._recorder
         if target.device.type == "meta" and value.device.type != "meta":
-            cell = recorder.track(value)
+            storage = recorder.track(value)
             region = Region.of(value)
-            storage = meta_storage(cell.nbytes)
-            recorder.register(storage, cell)
-            return region.on(storage)
+            untyped = meta_storage(storage.nbytes)
+            recorder.register(untyped, storage)
+            return region.on(untyped)
         if target.device.type != "meta" and value.device.type == "meta":
             ref = recorder.ref(value)
-            storage = recorder.runner().storage(ref.cell)
-            recorder.register(storage, ref.cell)
-            return ref.region.on(storage)
+            untyped = recorder.runner().memory(ref.storage)
+            recorder.register(untyped, ref.storage)
+            return ref.region.on(untyped)
         return value
 
     def _handed_out(self, value: Any) -> Any:
         """Compute a tensor whose memory somebody wants; nothing about it waits any longer."""
         recorder = self._recorder
-        cell = recorder.cell_of(value)
-        if cell is None:
+        storage = recorder.storage_of(value)
+        if storage is None:
             return value
         real = recorder.real(value)
-        recorder.remember(cell)
-        cell.open = True
+        recorder.remember(storage)
+        storage.escaped = True
         return real

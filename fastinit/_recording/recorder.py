@@ -4,7 +4,7 @@ While a recording is on, memory that is allocated lies on the meta device, where
 misread, and operators on it are written down. Memory that existed before can be tracked, too: its
 tensors stay what they are, and what is done to them is written down instead of done. Everything
 else (tables of constants, index arithmetic) runs as ever. Whoever asks for a value that has not
-been computed gets it: the entries that it depends on are run early.
+been computed gets it: the operators that it depends on are run early.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fastinit._fills.operators import (
 )
 from fastinit._fills.region import Region
 from fastinit._recording.coverage import Coverage
-from fastinit._recording.graph import Cell, Entry, Held, Ref, entangled, needed
+from fastinit._recording.graph import Captured, Op, Ref, Storage, dependencies, eliminate_dead
 from fastinit._recording.replay import Keys, Names, Runner
 from fastinit._tensors import is_plain
 from fastinit.key import Key, reserve_word
@@ -58,99 +58,104 @@ class Recorder:
     """
 
     def __init__(self, key: Key, device: torch.device | None = None, *, undo: bool = False) -> None:
-        self.entries: list[Entry] = []
+        self.ops: list[Op] = []
         self.keys = Keys(key)
         self.device = device
         self.names = Names()
         self.coverage = Coverage()
-        self.ran: Callable[[Entry, str], object] | None = None
-        self._cells: dict[int, Cell] = {}  # by address of the storage
-        self._held: dict[int, list[Held]] = {}
+        self.ran: Callable[[Op, str], object] | None = None
+        self._storages: dict[int, Storage] = {}  # by address of the storage
+        self._captured: dict[int, list[Captured]] = {}
         self._undo = undo  # whether `restore` may be asked for
-        self._before: dict[Cell, Tensor] = {}
+        self._before: dict[Storage, Tensor] = {}
         self._label = ""
         self._accepted: set[Any] = set()
 
     # ---- memory ----------------------------------------------------------------------------------
 
-    def cell_of(self, tensor: Any) -> Cell | None:
-        """Find the cell of a tensor; None if it is not tracked."""
+    def storage_of(self, tensor: Any) -> Storage | None:
+        """Find the storage of a tensor; None if it is not tracked."""
         if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
             return None
         try:
-            return self._cells.get(tensor.untyped_storage()._cdata)
+            return self._storages.get(tensor.untyped_storage()._cdata)
         except (NotImplementedError, RuntimeError):  # a wrapper without memory of its own
             return None
 
     def ref(self, tensor: Tensor) -> Ref:
         """Describe a tracked tensor."""
-        cell = self.cell_of(tensor)
-        assert cell is not None
-        return Ref(cell, Region.of(tensor))
+        storage = self.storage_of(tensor)
+        assert storage is not None
+        return Ref(storage, Region.of(tensor))
 
-    def register(self, storage: torch.UntypedStorage, cell: Cell) -> Cell:
-        """Make a storage one of a cell's."""
-        self._cells[storage._cdata] = cell
-        cell.keep = (cell.keep, storage)
-        return cell
+    def register(self, untyped: torch.UntypedStorage, storage: Storage) -> Storage:
+        """Make a storage of torch's one of this memory's."""
+        self._storages[untyped._cdata] = storage
+        storage.keep = (storage.keep, untyped)
+        return storage
 
-    def track(self, tensor: Tensor) -> Cell:
+    def track(self, tensor: Tensor) -> Storage:
         """Record what happens to this tensor's memory from now on. A meta tensor has no values."""
-        cell = self.cell_of(tensor)
-        if cell is None:
-            storage = tensor.untyped_storage()
+        storage = self.storage_of(tensor)
+        if storage is None:
+            untyped = tensor.untyped_storage()
             device = None if tensor.device.type == "meta" else tensor.device
-            cell = self.register(storage, Cell(storage.nbytes(), device))
+            storage = self.register(untyped, Storage(untyped.nbytes(), device))
             if device is not None:
-                cell.real, cell.known = storage, True
-        return cell
+                storage.real, storage.known = untyped, True
+        return storage
 
-    def _twin(self, tensor: Tensor) -> Tensor:
+    def _meta_copy(self, tensor: Tensor) -> Tensor:
         """Give a meta tensor laid out like this one."""
         if tensor.device.type == "meta":
             return tensor
         with torch._C.DisableTorchFunction():
-            twin = torch.empty(0, dtype=tensor.dtype, device=_META)
+            copy = torch.empty(0, dtype=tensor.dtype, device=_META)
             extent = Region.of(tensor).span[1]
-            storage = meta_storage(extent)
-            return twin.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+            untyped = meta_storage(extent)
+            return copy.set_(untyped, tensor.storage_offset(), tensor.size(), tensor.stride())
 
     def real(self, tensor: Tensor) -> Tensor:
-        """Give a tracked tensor's values, now: run the entries they depend on."""
+        """Give a tracked tensor's values, now: run the operators they depend on."""
         ref = self.ref(tensor)
-        run = entangled(self.entries, {ref.cell})
+        run = dependencies(self.ops, {ref.storage})
         runner = self.runner()
         if run:
             chosen = set(run)
-            self.entries = [entry for entry in self.entries if entry not in chosen]
-            for entry in run:
-                self.coverage.add(entry)
-                for written in entry.writes:
-                    self.remember(written.cell)
-            touched = {cell for entry in run for cell in entry.cells}
+            self.ops = [op for op in self.ops if op not in chosen]
+            for op in run:
+                self.coverage.add(op)
+                for written in op.writes:
+                    self.remember(written.storage)
+            touched = {storage for op in run for storage in op.storages}
             with _disable_current_modes():
-                runner.run(needed(run, touched), keep=True)
+                runner.run(eliminate_dead(run, touched), keep=True)
         with _disable_current_modes():
             real = runner.tensor(ref)
-        self.register(real.untyped_storage(), ref.cell)
+        self.register(real.untyped_storage(), ref.storage)
         return real
 
-    def remember(self, cell: Cell) -> None:
+    def remember(self, storage: Storage) -> None:
         """Keep what memory of before the recording holds, which is about to be written early."""
-        if self._undo and cell.known and cell.real is not None and cell not in self._before:
-            every = Region((cell.nbytes,), (1,), 0, torch.uint8)
+        if (
+            self._undo
+            and storage.known
+            and storage.real is not None
+            and storage not in self._before
+        ):
+            every = Region((storage.nbytes,), (1,), 0, torch.uint8)
             with _disable_current_modes():
-                self._before[cell] = every.on(cell.real).clone()
+                self._before[storage] = every.on(storage.real).clone()
 
     def restore(self) -> None:
         """Undo what was written early."""
-        for cell, held in self._before.items():
-            assert cell.real is not None
-            every = Region((cell.nbytes,), (1,), 0, torch.uint8)
-            every.on(cell.real).copy_(held)
+        for storage, captured in self._before.items():
+            assert storage.real is not None
+            every = Region((storage.nbytes,), (1,), 0, torch.uint8)
+            every.on(storage.real).copy_(captured)
 
     def runner(self) -> Runner:
-        """Make what runs entries before the recording has ended."""
+        """Make what runs operators before the recording has ended."""
         return Runner(self.keys, self.device, self.names, ran=self.ran)
 
     # ---- operators -------------------------------------------------------------------------------
@@ -161,16 +166,16 @@ class Recorder:
             self._check_open(func, args, kwargs)
         fill = parse_fill(func, args, kwargs)
         if fill is not None and type(args[0]) in _PLAIN:
-            cell = self.cell_of(args[0])
-            if cell is None and not fill.draws:
-                self._release_held(func, args, kwargs)
+            storage = self.storage_of(args[0])
+            if storage is None and not fill.draws:
+                self._copy_captured(func, args, kwargs)
                 return func(*args, **kwargs)
             region = Region.of(args[0])
-            if not (region.overlaps_itself or (cell is not None and cell.open)):
+            if not (region.overlaps_itself or (storage is not None and storage.escaped)):
                 return self._fill(func, args[0], fill, region)
         flat, spec = pytree.tree_flatten((args, kwargs))
         tensors = [value for value in flat if isinstance(value, Tensor)]
-        cells = [cell for cell in map(self.cell_of, tensors) if cell is not None]
+        storages = [storage for storage in map(self.storage_of, tensors) if storage is not None]
         draws = torch.Tag.nondeterministic_seeded in func.tags
         if func is reserve_key_op:
             return self._key_now(args)
@@ -187,14 +192,14 @@ class Recorder:
             return self._directly(func, flat, spec)
         if func in ALLOCATING:
             return self._allocate(func, args, kwargs)
-        if not cells and not draws:
+        if not storages and not draws:
             if _is_meta(kwargs.get("device")):
                 return self._operator(func, flat, spec, False)
-            self._release_held(func, args, kwargs)
+            self._copy_captured(func, args, kwargs)
             return func(*args, **kwargs)
         if func.is_view and func.namespace == "aten":
             return func(*args, **kwargs)
-        if any(cell.open for cell in cells):
+        if any(storage.escaped for storage in storages):
             return self._directly(func, flat, spec)
         return self._operator(func, flat, spec, draws)
 
@@ -202,7 +207,7 @@ class Recorder:
         """Refuse to write where torch would, which says so after it has written."""
         for tensor in written_arguments(func, args, kwargs):
             if tensor.is_inference():
-                name = None if self.cell_of(tensor) is None else self.names.of(self.ref(tensor))
+                name = None if self.storage_of(tensor) is None else self.names.of(self.ref(tensor))
                 name = name or f"a tensor of shape {tuple(tensor.shape)}"
                 raise RuntimeError(
                     f"fastinit: {func} would write to {name}, an inference tensor, which can be "
@@ -218,8 +223,8 @@ class Recorder:
         """Give memory on the meta device instead."""
         asked = kwargs.get("device")
         if asked is None and args and isinstance(args[0], Tensor):
-            cell = self.cell_of(args[0])
-            asked = args[0].device if cell is None else cell.device or _META
+            storage = self.storage_of(args[0])
+            asked = args[0].device if storage is None else storage.device or _META
         asked = asked or torch.device("cpu")
         plain = {name: v for name, v in kwargs.items() if name not in ("device", "pin_memory")}
         if kwargs.get("layout") not in (None, torch.strided):
@@ -227,9 +232,9 @@ class Recorder:
         result = func(*args, **plain, device=_META)
         if result.numel() == 0:  # nothing to fill; lazy parameters look at its device
             return func(*args, **kwargs)
-        storage = result.untyped_storage()
+        untyped = result.untyped_storage()
         device = None if _is_meta(asked) else asked
-        self.register(storage, Cell(storage.nbytes(), device))
+        self.register(untyped, Storage(untyped.nbytes(), device))
         return result
 
     def _fill(self, func: Any, tensor: Tensor, fill: Fill, region: Region) -> Any:
@@ -245,11 +250,11 @@ class Recorder:
             ref = Ref(self.track(tensor), region)
             if fill.generator is not None:
                 fill = fill.keyed(fill.generator.device)
-            self.entries.append(
-                Entry(
+            self.ops.append(
+                Op(
                     func,
                     writes=(ref,),
-                    pure=True,
+                    overwrites=True,
                     fill=fill,
                     draws="key" if fill.draws else "",
                     label=self._label,
@@ -260,9 +265,9 @@ class Recorder:
     def _whole(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record a draw that looks at its whole tensor at once."""
         tensor, key, generator = args[0], kwargs.get("key"), kwargs.get("generator")
-        cell = self.cell_of(tensor)
+        storage = self.storage_of(tensor)
         region = Region.of(tensor)
-        if region.numel == 0 or region.overlaps_itself or (cell is not None and cell.open):
+        if region.numel == 0 or region.overlaps_itself or (storage is not None and storage.escaped):
             flat, spec = pytree.tree_flatten((args, kwargs))
             self._directly(func, flat, spec)
             return
@@ -271,13 +276,13 @@ class Recorder:
         if generator is not None:
             key = reserve_word(generator.device, generator)
         ref = Ref(self.track(tensor), region)
-        self.entries.append(
-            Entry(
+        self.ops.append(
+            Op(
                 func,
                 (ref, *args[1:]),
                 {} if key is None else {"key": key},
                 writes=(ref,),
-                pure=True,
+                overwrites=True,
                 draws="key" if key is None else "",
                 label=self._label,
             )
@@ -289,8 +294,8 @@ class Recorder:
         generator = kwargs.get("generator") if draws else None
         if generator is not None:
             return self._directly(func, flat, spec)
-        twins = [self._twin(v) if isinstance(v, Tensor) else v for v in flat]
-        meta_args, meta_kwargs = pytree.tree_unflatten(twins, spec)
+        copies = [self._meta_copy(v) if isinstance(v, Tensor) else v for v in flat]
+        meta_args, meta_kwargs = pytree.tree_unflatten(copies, spec)
         if "device" in meta_kwargs or (draws and not any(isinstance(v, Tensor) for v in flat)):
             meta_kwargs["device"] = _META
         meta_kwargs.pop("pin_memory", None)
@@ -309,43 +314,45 @@ class Recorder:
         for place, output in enumerate(outputs):
             if output is None:
                 continue
-            same = next((v for v, t in zip(flat, twins, strict=True) if t is output), None)
+            same = next((v for v, t in zip(flat, copies, strict=True) if t is output), None)
             if same is not None:
                 outputs[place] = same
-            elif self.cell_of(output) is None:
-                storage = output.untyped_storage()
+            elif self.storage_of(output) is None:
+                untyped = output.untyped_storage()
                 asked = kwargs.get("device")
                 if asked is None:
-                    asked = next((c.device for c in map(self.cell_of, flat) if c is not None), None)
+                    asked = next(
+                        (c.device for c in map(self.storage_of, flat) if c is not None), None
+                    )
                 device = None if asked is None or _is_meta(asked) else torch.device(asked)
-                self.register(storage, Cell(storage.nbytes(), device))
+                self.register(untyped, Storage(untyped.nbytes(), device))
                 made.append((place, self.ref(output)))
-        pure = func in OVERWRITING
+        overwrites = func in OVERWRITING
         writes = tuple(self.ref(tensor) for tensor in written)
         sources = [v for v in flat if isinstance(v, Tensor)]
-        reads = {c for c in map(self.cell_of, sources) if c is not None}
-        if pure:
-            own = {ref.cell for ref in writes}
+        reads = {c for c in map(self.storage_of, sources) if c is not None}
+        if overwrites:
+            own = {ref.storage for ref in writes}
             others = [v for v in sources if all(v is not w for w in written)]
-            # A copy within one cell does read it.
-            reads -= own - {c for c in map(self.cell_of, others) if c is not None}
-        if func in METADATA_ONLY:  # the twin will do, and the result must say where it belongs
+            # A copy within one storage does read it.
+            reads -= own - {c for c in map(self.storage_of, others) if c is not None}
+        if func in METADATA_ONLY:  # the meta copy will do, and the result must say where it belongs
             reads = set()
-            kwargs["device"] = made[0][1].cell.device or _META
+            kwargs["device"] = made[0][1].storage.device or _META
             flat, spec = pytree.tree_flatten((args, kwargs))
-            kept = [self._twin(v) if isinstance(v, Tensor) else v for v in flat]
+            kept = [self._meta_copy(v) if isinstance(v, Tensor) else v for v in flat]
         else:
             kept = [self._kept(value) for value in flat]
-        entry_args, entry_kwargs = pytree.tree_unflatten(kept, spec)
-        self.entries.append(
-            Entry(
+        op_args, op_kwargs = pytree.tree_unflatten(kept, spec)
+        self.ops.append(
+            Op(
                 func,
-                entry_args,
-                entry_kwargs,
+                op_args,
+                op_kwargs,
                 tuple(reads),
                 writes,
                 tuple(made),
-                pure,
+                overwrites,
                 draws="seed" if draws and accepts_generator(func) else "",
                 label=self._label,
             )
@@ -353,39 +360,39 @@ class Recorder:
         return pytree.tree_unflatten(outputs, out_spec)
 
     def _kept(self, value: Any) -> Any:
-        """Make an argument one of an entry."""
+        """Make an argument one of an operator."""
         if not isinstance(value, Tensor):
             return value
-        if self.cell_of(value) is not None:
+        if self.storage_of(value) is not None:
             return self.ref(value)
-        held = Held(value)
-        self._held.setdefault(value.untyped_storage()._cdata, []).append(held)
-        return held
+        captured = Captured(value)
+        self._captured.setdefault(value.untyped_storage()._cdata, []).append(captured)
+        return captured
 
-    def _release_held(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Copy what entries will need before an operator that runs now writes to it."""
-        if self._held and func._schema.is_mutable:
+    def _copy_captured(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Copy what operators will need before an operator that runs now writes to it."""
+        if self._captured and func._schema.is_mutable:
             for tensor in written_arguments(func, args, kwargs):
                 try:
                     address = tensor.untyped_storage()._cdata
                 except (NotImplementedError, RuntimeError):
                     continue
-                for held in self._held.pop(address, ()):
-                    held.tensor = held.tensor.clone()
+                for captured in self._captured.pop(address, ()):
+                    captured.tensor = captured.tensor.clone()
 
     def _directly(self, func: Any, flat: list[Any], spec: Any) -> Any:
         """Run an operator now, on values."""
-        values = [self.real(v) if self.cell_of(v) is not None else v for v in flat]
+        values = [self.real(v) if self.storage_of(v) is not None else v for v in flat]
         args, kwargs = pytree.tree_unflatten(values, spec)
-        self._release_held(func, args, kwargs)
+        self._copy_captured(func, args, kwargs)
         for tensor in written_arguments(func, args, kwargs):
-            cell = self.cell_of(tensor)
-            if cell is not None:
-                self.remember(cell)
+            storage = self.storage_of(tensor)
+            if storage is not None:
+                self.remember(storage)
         result = func(*args, **kwargs)
         if func in OVERWRITING:
             for tensor in written_arguments(func, args, kwargs):
-                if self.cell_of(tensor) is not None:
+                if self.storage_of(tensor) is not None:
                     self.coverage.mark(self.ref(tensor))
         results, out_spec = pytree.tree_flatten(result)
         for place, value in enumerate(results):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fastinit._models.history import Record, record_of
+from fastinit._models.history import ParameterHistory, history_of
 from fastinit._models.names import Named
 from fastinit._report.moments import Moments, expected, measure
 from fastinit._report.rows import ParameterRow
@@ -54,29 +54,29 @@ def _is_shard(named: Named) -> bool:
     return False
 
 
-def _flags_of_record(
-    record: Record, named: Named, want: Moments | None, got: Moments | None
+def _flags_of_history(
+    history: ParameterHistory, named: Named, want: Moments | None, got: Moments | None
 ) -> list[str]:
     found = []
-    if not record.written:
+    if not history.written:
         found.append("never written")
-    if record.times > 1:
-        found.append("written twice" if record.times == 2 else f"written {record.times} times")
-    for place, attribute in record.places:
+    if history.times > 1:
+        found.append("written twice" if history.times == 2 else f"written {history.times} times")
+    for place, attribute in history.places:
         owner = place()
         if owner is not None and owner._parameters.get(attribute) is not named.tensor:
             found.append("tie broken")
             break
-    for write in record.writes:
+    for write in history.writes:
         if write.fill == "trunc_normal_":
             mean, std, low, high = write.arguments
             if std > 0 and min(mean - low, high - mean) > 10 * std:
                 found.append("truncation inactive (bounds beyond 10 std)")
                 break
-    labels = (record.rule, *(write.label for write in record.writes))
+    labels = (history.rule, *(write.label for write in history.writes))
     if any(name in label for name in _FAN_SCALED for label in labels) and _is_shard(named):
         found.append("fan computed from a shard")
-    if version_of(named.tensor) != record.version:
+    if version_of(named.tensor) != history.version:
         found.append("changed since")
     elif want is not None and got is not None:
         if want.std > 0 and got.std == 0 and named.tensor.numel() > 1:
@@ -91,13 +91,15 @@ def row_of(named: Named, declared_ties: Mapping[str, Tensor]) -> ParameterRow:
     tensor = named.tensor
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     got = measure(local)
-    record = record_of(named.owner, named.attribute)
-    want = None if record is None else expected(record.writes, tensor)
+    history = history_of(named.owner, named.attribute)
+    want = None if history is None else expected(history.writes, tensor)
     flags: list[str] = []
     if tensor.is_meta:
         flags.append("never written")
-    if record is not None:
-        flags += [flag for flag in _flags_of_record(record, named, want, got) if flag not in flags]
+    if history is not None:
+        flags += [
+            flag for flag in _flags_of_history(history, named, want, got) if flag not in flags
+        ]
     elif (
         got is not None
         and got.std == 0
@@ -114,7 +116,7 @@ def row_of(named: Named, declared_ties: Mapping[str, Tensor]) -> ParameterRow:
         named.name,
         tuple(tensor.shape),
         str(tensor.dtype).removeprefix("torch."),
-        "" if record is None else record.rule,
+        "" if history is None else history.rule,
         want,
         got,
         tuple(dict.fromkeys(flags)),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fastinit._fallback import handled, otherwise
+from fastinit._fallback import fallback, handled
 from fastinit._tensors import DTYPES
 from fastinit.key import NOTHING, Key, source
 
@@ -68,7 +68,7 @@ def draw(
     if key is not None or generator is not None:
         given = source(key, generator, function.__name__)
     if not handled(tensor, dtypes):
-        return otherwise(function, tensor, arguments, given, dtypes, beyond)
+        return fallback(function, tensor, arguments, given, dtypes, beyond)
     values: Sequence[Any] | None
     if numbers is None:
         values = [as_double(value, name) for name, value in arguments.items()]

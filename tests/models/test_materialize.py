@@ -320,18 +320,18 @@ def test_peak_memory_is_the_model_s() -> None:
     def make() -> nn.Module:
         return nn.Sequential(*(nn.Linear(256, 256) for _ in range(20)))
 
-    original = replay.Runner.storage
+    original = replay.Runner.memory
 
-    def storage(self: Any, cell: Any, itemsize: int = 1) -> Any:
-        fresh = cell.real is None
-        result = original(self, cell, itemsize)
+    def memory(self: Any, storage: Any, itemsize: int = 1) -> Any:
+        fresh = storage.real is None
+        result = original(self, storage, itemsize)
         if fresh:
             sizes.append(result.nbytes())
         return result
 
     assert real_empty is torch.empty
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay.Runner, "storage", storage)
+        patch.setattr(replay.Runner, "memory", memory)
         made = materialize(make, key=3)
     assert sum(sizes) == sum(p.numel() * 4 for p in made.parameters())
 
