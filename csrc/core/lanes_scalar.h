@@ -148,7 +148,7 @@ struct ScalarF32 : ScalarWords {
 };
 
 // The same where no square root is taken of zero, and no sample is -0 beside a bound of +0
-// (may_meet_zero, cuda/plan.h).
+// (may_clamp_negative_zero, cuda/tiling.h).
 struct ScalarF32Positive : ScalarF32 {
 #if FASTINIT_DEVICE_PASS
   static FASTINIT_HD FASTINIT_INLINE F at_least(F x, F lo) { return fmaxf(x, lo); }

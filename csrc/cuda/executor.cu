@@ -1,13 +1,14 @@
 #include "cuda/executor.h"
 
-#include "cuda/launch.h"
+#include "cuda/kernels.h"
+#include "cuda/tiling.h"
 
 namespace fastinit::cuda {
 namespace {
 
 // Thread blocks per multiprocessor in a launch: several times what it holds at once, so that blocks
 // with more work than others even out.
-constexpr uint64_t kBlocksPerProcessor = 32;
+constexpr uint64_t kBlocksPerMultiprocessor = 32;
 
 uint64_t align_up(uint64_t bytes) { return (bytes + 15) / 16 * 16; }
 
@@ -17,8 +18,8 @@ size_t tasks_with_elements(const FillTask* tasks, size_t count) {
   return n;
 }
 
-SingleKernel kernel_of(const Transform& t) {
-  if (t.kind != Kind::Constant && may_meet_zero(t)) return nullptr;
+SingleTaskKernel kernel_of(const Transform& t) {
+  if (t.kind != Kind::Constant && may_clamp_negative_zero(t)) return nullptr;
   switch (t.kind) {
     case Kind::Constant:
     case Kind::Words:
@@ -34,60 +35,60 @@ SingleKernel kernel_of(const Transform& t) {
   }
 }
 
-unsigned grid_for(uint64_t tiles, uint64_t processors) {
-  const uint64_t most = processors * kBlocksPerProcessor;
+unsigned grid_for(uint64_t tiles, uint64_t multiprocessors) {
+  const uint64_t most = multiprocessors * kBlocksPerMultiprocessor;
   return static_cast<unsigned>(tiles < most ? tiles : most);
 }
 
-cudaError_t launch_single(SingleKernel kernel, const Record& record, uint64_t processors,
-                          cudaStream_t stream) {
-  Single single;
-  single.record = record;
-  single.record.has_units = true;
-  plan_line(single.record);
-  single.value = philox_keys(record.key, record.purpose);
-  single.low = philox_keys(record.key, Purpose::Low);
-  FASTINIT_LAUNCH(kernel, grid_for(record.tiles, processors), kThreads, 0, stream, single);
+cudaError_t launch_single_task(SingleTaskKernel kernel, const TiledTask& task,
+                               uint64_t multiprocessors, cudaStream_t stream) {
+  SingleTaskParams params;
+  params.task = task;
+  params.task.vectorized = true;
+  tile_whole_row(params.task);
+  params.value_keys = philox_keys(task.key, task.purpose);
+  params.low_keys = philox_keys(task.key, Purpose::Low);
+  FASTINIT_LAUNCH(kernel, grid_for(task.tiles, multiprocessors), kBlockThreads, 0, stream, params);
   return cudaGetLastError();
 }
 
 struct Launcher {
   const FillTask* tasks;
   size_t count;
-  uint64_t processors;
+  uint64_t multiprocessors;
   cudaStream_t stream;
-  uint32_t tile_units;
+  uint32_t tile_size;
   size_t next = 0;
 
   // The next task with elements, if there is one.
-  bool take(Record& record) {
+  bool take(TiledTask& task) {
     while (next < count) {
-      record = make_record(tasks[next++], tile_units);
-      if (record.tiles > 0) return true;
+      task = tile_task(tasks[next++], tile_size);
+      if (task.tiles > 0) return true;
     }
     return false;
   }
 
-  cudaError_t many(Tasks& list, uint64_t tiles) const {
-    return launch_many(list, tiles, grid_for(tiles, processors), stream);
+  cudaError_t multi_task(MultiTaskParams& params, uint64_t tiles) const {
+    return launch_multi_task(params, tiles, grid_for(tiles, multiprocessors), stream);
   }
 
   cudaError_t by_value() {
-    Tasks few{};
+    MultiTaskParams params{};
+    TiledTask* const taken = params.tasks_by_value;
+    uint64_t* const first_tile = params.first_tile_by_value;
     bool more = true;
     while (more) {
-      few.count = 0;
-      while (few.count < kFew && (more = take(few.few[few.count]))) {
-        few.few_first_tile[few.count + 1] =
-            few.few_first_tile[few.count] + few.few[few.count].tiles;
-        ++few.count;
-      }
-      const SingleKernel kernel = few.count == 1 ? kernel_of(few.few[0].transform) : nullptr;
+      uint32_t n = 0;
+      for (; n < kTasksByValue && (more = take(taken[n])); ++n)
+        first_tile[n + 1] = first_tile[n] + taken[n].tiles;
+      params.count = n;
+      const SingleTaskKernel kernel = n == 1 ? kernel_of(taken[0].transform) : nullptr;
       cudaError_t error = cudaSuccess;
       if (kernel != nullptr)
-        error = launch_single(kernel, few.few[0], processors, stream);
-      else if (few.count > 0)
-        error = many(few, few.few_first_tile[few.count]);
+        error = launch_single_task(kernel, taken[0], multiprocessors, stream);
+      else if (n > 0)
+        error = multi_task(params, first_tile[n]);
       if (error != cudaSuccess) return error;
     }
     return cudaSuccess;
@@ -98,20 +99,21 @@ struct Launcher {
     const char* const device = static_cast<const char*>(memory.device);
     const uint64_t behind = align_up((size + 1) * sizeof(uint64_t));
     uint64_t* const first_tile = reinterpret_cast<uint64_t*>(host);
-    Record* const records = reinterpret_cast<Record*>(host + behind);
+    TiledTask* const tiled = reinterpret_cast<TiledTask*>(host + behind);
     first_tile[0] = 0;
     for (size_t k = 0; k < size; ++k) {
-      take(records[k]);
-      first_tile[k + 1] = first_tile[k] + records[k].tiles;
+      take(tiled[k]);
+      first_tile[k + 1] = first_tile[k] + tiled[k].tiles;
     }
-    const cudaError_t error = cudaMemcpyAsync(
-        memory.device, memory.host, behind + size * sizeof(Record), cudaMemcpyHostToDevice, stream);
+    const cudaError_t error =
+        cudaMemcpyAsync(memory.device, memory.host, behind + size * sizeof(TiledTask),
+                        cudaMemcpyHostToDevice, stream);
     if (error != cudaSuccess) return error;
-    Tasks all{};
-    all.first_tile = reinterpret_cast<const uint64_t*>(device);
-    all.records = reinterpret_cast<const Record*>(device + behind);
-    all.count = static_cast<uint32_t>(size);
-    return many(all, first_tile[size]);
+    MultiTaskParams params{};
+    params.first_tile = reinterpret_cast<const uint64_t*>(device);
+    params.tasks = reinterpret_cast<const TiledTask*>(device + behind);
+    params.count = static_cast<uint32_t>(size);
+    return multi_task(params, first_tile[size]);
   }
 };
 
@@ -119,22 +121,22 @@ struct Launcher {
 
 size_t table_bytes(const FillTask* tasks, size_t count) {
   const size_t size = tasks_with_elements(tasks, count);
-  return size <= 1 ? 0 : align_up((size + 1) * sizeof(uint64_t)) + size * sizeof(Record);
+  return size <= 1 ? 0 : align_up((size + 1) * sizeof(uint64_t)) + size * sizeof(TiledTask);
 }
 
 int execute(const FillTask* tasks, size_t count, CUstream_st* stream, const TableMemory& table) {
   const size_t size = tasks_with_elements(tasks, count);
   if (size == 0) return cudaSuccess;
-  int device = 0, processors = 0;
+  int device = 0, multiprocessors = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  const auto at_once = static_cast<uint64_t>(processors);
-  uint64_t units = 0;
-  for (size_t k = 0; k < count; ++k) units += units_of(tasks[k]);
-  const uint32_t most = size == 1 ? kLargeTileUnits : kTileUnits;
-  Launcher launcher{tasks, count, at_once, stream, tile_units_for(units, at_once, most)};
+  const auto width = static_cast<uint64_t>(multiprocessors);
+  uint64_t vectors = 0;
+  for (size_t k = 0; k < count; ++k) vectors += vectors_of(tasks[k]);
+  const uint32_t most = size == 1 ? kLargeTileSize : kTileSize;
+  Launcher launcher{tasks, count, width, stream, tile_size_for(vectors, width, most)};
   if (table.bytes == 0 || size == 1) return launcher.by_value();
   if (table.bytes < table_bytes(tasks, count)) return cudaErrorInvalidValue;
   return launcher.by_table(size, table);

@@ -1,10 +1,10 @@
-#include "cuda/fill_single.cuh"
+#include "cuda/single_task.cuh"
 
 namespace fastinit::cuda {
 
-SingleKernel normal_kernel(const Transform& t) {
-  return t.clamped ? kernel_of_type<Kind::Normal, Clamp::Yes>(t.dtype)
-                   : kernel_of_type<Kind::Normal, Clamp::No>(t.dtype);
+SingleTaskKernel normal_kernel(const Transform& t) {
+  return t.clamped ? random_kernel_of<Kind::Normal, Clamp::Always>(t.dtype)
+                   : random_kernel_of<Kind::Normal, Clamp::Never>(t.dtype);
 }
 
 }  // namespace fastinit::cuda

@@ -1,17 +1,17 @@
 // The branch of the truncated normal that initialisation uses, for the common types; the others
 // travel as a list of one.
-#include "cuda/fill_single.cuh"
+#include "cuda/single_task.cuh"
 
 namespace fastinit::cuda {
 
-SingleKernel central_kernel(const Transform& t) {
+SingleTaskKernel central_kernel(const Transform& t) {
   switch (t.dtype) {
     case DType::F32:
-      return random_kernel<Kind::Central, DType::F32, Clamp::Yes>;
+      return random_kernel<Kind::Central, DType::F32, Clamp::Always>;
     case DType::F16:
-      return random_kernel<Kind::Central, DType::F16, Clamp::Yes>;
+      return random_kernel<Kind::Central, DType::F16, Clamp::Always>;
     case DType::BF16:
-      return random_kernel<Kind::Central, DType::BF16, Clamp::Yes>;
+      return random_kernel<Kind::Central, DType::BF16, Clamp::Always>;
     default:
       return nullptr;
   }

@@ -1,10 +1,10 @@
-#include "cuda/fill_single.cuh"
+#include "cuda/single_task.cuh"
 
 namespace fastinit::cuda {
 
-SingleKernel uniform_kernel(const Transform& t) {
-  return t.clamped ? kernel_of_type<Kind::Uniform, Clamp::Yes>(t.dtype)
-                   : kernel_of_type<Kind::Uniform, Clamp::No>(t.dtype);
+SingleTaskKernel uniform_kernel(const Transform& t) {
+  return t.clamped ? random_kernel_of<Kind::Uniform, Clamp::Always>(t.dtype)
+                   : random_kernel_of<Kind::Uniform, Clamp::Never>(t.dtype);
 }
 
 }  // namespace fastinit::cuda

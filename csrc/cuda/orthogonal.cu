@@ -6,8 +6,8 @@
 #include "core/lanes_scalar.h"
 #include "core/reflector.h"
 #include "core/transforms.h"
-#include "cuda/launch.h"
-#include "cuda/program.cuh"
+#include "cuda/functors.cuh"
+#include "cuda/kernels.h"
 
 namespace fastinit::cuda {
 namespace {

@@ -51,7 +51,7 @@ def test_compiles_without_spills(source: Path, tmp_path: Path) -> None:
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", output)]
     frames = [int(n) for n in re.findall(r"(\d+) bytes stack frame", output)]
     kernels = len(re.findall(r"Compiling entry function", output))
-    if "__global__" in source.read_text() or "fill_single.cuh" in source.read_text():
+    if "__global__" in source.read_text() or "single_task.cuh" in source.read_text():
         assert kernels >= len(TARGETS)
         assert len(spills) >= 2 * kernels
     assert not any(spills) and not any(frames), output

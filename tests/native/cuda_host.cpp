@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "cuda/executor.h"
-#include "cuda/plan.h"
-#include "cuda/program.cuh"
+#include "cuda/functors.cuh"
+#include "cuda/tiling.h"
 #include "cuda_shim.h"
 #include "tensors.h"
 
@@ -87,7 +87,7 @@ void fill_one(Tensor tensor, bool by_table) {
   fill(std::move(one), by_table);
 }
 
-// Every length up to a few units and around tiles, every misalignment, every phase of the stream.
+// Every length up to a few vectors and around tiles, every misalignment, every phase of the stream.
 void check_lengths() {
   Draws draws{7};
   const std::vector<Case> cases = few_cases();
@@ -103,20 +103,20 @@ void check_lengths() {
     }
     for (size_t shift = 0; shift < 16; ++shift)
       fill_one(contiguous(c, 53, shift, firsts[shift % 7]), false);
-    // Around tiles of one unit a thread, and of a whole round, which a single processor makes so.
-    const int64_t unit = std::max<int64_t>(16 / static_cast<int64_t>(item), 1);
-    const int64_t small = cuda::kSmallTileUnits * unit, full = 8 * cuda::kRoundUnits * unit;
+    // Around tiles of one vector a thread, and of a whole round, as a single multiprocessor has.
+    const int64_t vec_size = std::max<int64_t>(16 / static_cast<int64_t>(item), 1);
+    const int64_t small = cuda::kSmallTileSize * vec_size, full = 8 * cuda::kRoundSize * vec_size;
     for (const int64_t length : {small - 1, 5 * small + 5, full + 3})
       for (const uint64_t first : {uint64_t{0}, (uint64_t{4} << 32) - 4096}) {
-        shim::processors = length < full ? 100 : 1;
+        shim::multiprocessors = length < full ? 100 : 1;
         const size_t shift = draws.one_in(2) ? 0 : item * static_cast<size_t>(draws.below(4));
         fill_one(contiguous(c, length, shift, first), false);
       }
     // And of several rounds.
     const Kind kind = c.task.transform.kind;
     if (kind == Kind::Uniform || kind == Kind::Central || kind == Kind::Constant)
-      fill_one(contiguous(c, 4 * full + 77 * unit + 1, item, 5), false);
-    shim::processors = 3;
+      fill_one(contiguous(c, 4 * full + 77 * vec_size + 1, item, 5), false);
+    shim::multiprocessors = 3;
   }
 }
 
@@ -125,7 +125,7 @@ void check_layouts() {
   const std::vector<Case> cases = all_cases();
   for (int call = 0; call < 900; ++call) {
     const bool large = call % 30 == 0;
-    shim::processors = large ? 1 : 1 + static_cast<int>(draws.below(4));
+    shim::multiprocessors = large ? 1 : 1 + static_cast<int>(draws.below(4));
     std::vector<Tensor> tensors;
     const int64_t count = large ? 1 : 1 + draws.below(9);
     for (int64_t k = 0; k < count; ++k) {
@@ -137,7 +137,7 @@ void check_layouts() {
     }
     fill(std::move(tensors), draws.one_in(2));
   }
-  // Rows long enough to be lines: contiguous ones with gaps and in shards, and transposed ones.
+  // Long rows: contiguous ones with gaps and in shards, and transposed ones.
   for (const Case& c : few_cases())
     for (const Order how : {Order::Logical, Order::Reversed})
       for (int repeat = 0; repeat < 2; ++repeat) {
@@ -162,7 +162,7 @@ void check_many() {
     if (draws.one_in(9)) tensors.back() = contiguous({name, task}, 0, 0, 0);
     tensors.back().name = name + tensors.back().name;
   }
-  shim::processors = 132;
+  shim::multiprocessors = 132;
   shim::launches = 0;
   fill(std::move(tensors), true);
   std::printf("launches: %d\n", shim::launches);
@@ -205,11 +205,11 @@ void check_far() {
       std::vector<char> small(64);
       second.data = small.data();
       second.layout.ndim = 0;
-      // So many blocks that each has one tile: of one unit a thread, or once of eight rounds.
+      // So many blocks that each has one tile: of one vector or segment a thread, or once of eight rounds.
       const bool large = !list && s.stride == 1;
-      const int64_t unit = s.stride > 1 ? 4 : 16 / item;
-      const int64_t tile = (large ? cuda::kLargeTileUnits : cuda::kSmallTileUnits) * unit;
-      shim::processors = large ? 1 << 12 : 1 << 18;
+      const int64_t elements = s.stride > 1 ? 4 : 16 / item;
+      const int64_t tile = (large ? cuda::kLargeTileSize : cuda::kSmallTileSize) * elements;
+      shim::multiprocessors = large ? 1 << 12 : 1 << 18;
       const int64_t positions[] = {0, int64_t{1} << 31, (int64_t{1} << 31) + (int64_t{1} << 30),
                                    int64_t{1} << 32, s.size - 1};
       shim::only_block = [&](unsigned block) {
@@ -274,7 +274,7 @@ void check_pairs() {
         const float between[] = {x, std::nextafter(x, next), x + (next - x) / 2,
                                  std::nextafter(x + (next - x) / 2, next)};
         for (const float y : between) {
-          if (bit_cast<uint32_t>(y) == 0x80000000u && lo == 0) continue;  // may_meet_zero
+          if (bit_cast<uint32_t>(y) == 0x80000000u && lo == 0) continue;  // may_clamp_negative_zero
           const uint32_t want = rounded(clamp<ScalarF32>(args, y));
           const uint32_t pair = cuda::pack16<dtype>(y, 0.0f);
           const uint32_t got =
@@ -307,9 +307,10 @@ void check_zeros() {
                                                 : trunc_normal_central<ScalarF32>(t.f32, k, 0);
         if (bit_cast<uint32_t>(x) != 0x80000000u) continue;
         ++zeros;
-        wrong += !cuda::may_meet_zero(t);
+        wrong += !cuda::may_clamp_negative_zero(t);
       }
-      wrong += task.args[3] == 2 && cuda::may_meet_zero(t);  // what is usual is not such a task
+      wrong += task.args[3] == 2 &&
+               cuda::may_clamp_negative_zero(t);  // what is usual is not such a task
     }
   wrong += zeros == 0;
   const Case tiny{

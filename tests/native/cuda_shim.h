@@ -50,7 +50,7 @@ constexpr size_t kStackBytes = 256 * 1024;
 constexpr unsigned kWarp = 32;
 
 // What a test sets and sees.
-inline int processors = 3;
+inline int multiprocessors = 3;
 inline int shared_limit = 227 * 1024;
 inline int launches = 0;
 inline std::function<bool(unsigned)> only_block;  // empty: all blocks of a grid run
@@ -280,7 +280,7 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {
-  *value = what == cudaDevAttrMultiProcessorCount ? shim::processors : shim::shared_limit;
+  *value = what == cudaDevAttrMultiProcessorCount ? shim::multiprocessors : shim::shared_limit;
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,

@@ -1,8 +1,8 @@
-// Random fills whose kind and type are asked at every block: one piece of code for what is rare or
+// Samples whose kind and type are asked at every Philox block: one piece of code for what is rare or
 // slow anyway in a list of tasks, so that their kernel stays small.
 #pragma once
 
-#include "cuda/program.cuh"
+#include "cuda/functors.cuh"
 
 namespace fastinit::cuda {
 
@@ -37,18 +37,19 @@ FASTINIT_DEVICE void sample_all(const TransformArgs<Real>& args, const Words4& w
   }
 }
 
-// Block `n` of a task of any random kind, as samples before rounding (or as words). A function of
+// The samples of a counter for a task of any random kind, before rounding (or its words). A function of
 // its own, and one that reads all it needs itself: inlined, it would have the compiler hold the
 // constants of all kinds in registers.
-template <bool wide>
-__device__ __noinline__ Four<wide ? 8 : 4> various_block(const Record& r, uint64_t n) {
-  using L = std::conditional_t<wide, ScalarF64, ScalarF32>;
-  const Words4 words = block(r.key, n, r.purpose);
+template <bool is_f64>
+__device__ __noinline__ Packed4<is_f64 ? 8 : 4> dynamic_samples(const TiledTask& task,
+                                                                uint64_t counter) {
+  using L = std::conditional_t<is_f64, ScalarF64, ScalarF32>;
+  const Words4 words = block(task.key, counter, task.purpose);
   Words4 low = words;
-  if constexpr (wide) low = block(r.key, n, Purpose::Low);
-  const auto& args = args_of<wide ? DType::F64 : DType::F32>(r.transform);
+  if constexpr (is_f64) low = block(task.key, counter, Purpose::Low);
+  const auto& args = args_of<is_f64 ? DType::F64 : DType::F32>(task.transform);
   typename L::Real v[4] = {};
-  switch (r.transform.kind) {
+  switch (task.transform.kind) {
     case Kind::Uniform:
       sample_all<L, Kind::Uniform>(args, words, low, v);
       break;
@@ -66,40 +67,43 @@ __device__ __noinline__ Four<wide ? 8 : 4> various_block(const Record& r, uint64
       break;
     case Kind::Far:
       // Its quotients are displacements in the units of the tensor.
-      sample_all<std::conditional_t<wide, ScalarF64, ScalarF32AnyQuotient>, Kind::Far>(args, words,
-                                                                                       low, v);
+      sample_all<std::conditional_t<is_f64, ScalarF64, ScalarF32AnyQuotient>, Kind::Far>(
+          args, words, low, v);
       break;
     default:
-      if constexpr (!wide) return {{words.w[0], words.w[1], words.w[2], words.w[3]}};
+      if constexpr (!is_f64) return {{words.w[0], words.w[1], words.w[2], words.w[3]}};
   }
-  if (r.transform.clamped) {
+  if (task.transform.clamped) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) v[k] = clamp<L>(args, v[k]);
   }
-  return pack<wide ? DType::F64 : DType::F32>(v);
+  return pack<is_f64 ? DType::F64 : DType::F32>(v);
 }
 
-template <bool wide>
-struct Various {
+template <bool is_f64>
+struct DynamicFunctor {
   static constexpr bool constant = false;
-  using Block = Four<wide ? 8 : 4>;
-  const Record& record;
-  const uint32_t item;
+  using Packed = Packed4<is_f64 ? 8 : 4>;
+  const TiledTask& task;
+  const uint32_t item_size;
 
-  explicit FASTINIT_DEVICE Various(const Record& r) : record(r), item(r.transform.item_size) {}
+  explicit FASTINIT_DEVICE DynamicFunctor(const TiledTask& t)
+      : task(t), item_size(t.transform.item_size) {}
 
-  FASTINIT_DEVICE Block block_of(uint64_t n) const { return various_block<wide>(record, n); }
+  FASTINIT_DEVICE Packed operator()(uint64_t counter) const {
+    return dynamic_samples<is_f64>(task, counter);
+  }
 
   // Calls f with the elements as they lie in memory.
   template <class F>
-  FASTINIT_DEVICE void with_elements(const Block& block, const F& f) const {
-    if constexpr (wide) {
-      f(block);
+  FASTINIT_DEVICE void with_elements(const Packed& packed, const F& f) const {
+    if constexpr (is_f64) {
+      f(packed);
     } else {
       float v[4];
 #pragma unroll
-      for (int k = 0; k < 4; ++k) v[k] = ScalarF32::from_bits(block.w[k]);
-      switch (record.transform.dtype) {
+      for (int k = 0; k < 4; ++k) v[k] = ScalarF32::from_bits(packed.w[k]);
+      switch (task.transform.dtype) {
         case DType::F16:
           return f(pack<DType::F16>(v));
         case DType::BF16:
@@ -109,15 +113,15 @@ struct Various {
         case DType::E5M2:
           return f(pack<DType::E5M2>(v));
         default:
-          return f(block);
+          return f(packed);
       }
     }
   }
-  FASTINIT_DEVICE void store(char* to, const Block& block) const {
-    with_elements(block, [=](const auto& four) { store_four(to, four); });
+  FASTINIT_DEVICE void store(char* to, const Packed& packed) const {
+    with_elements(packed, [=](const auto& four) { store_packed(to, four); });
   }
-  FASTINIT_DEVICE void store_one(char* to, const Block& block, int k) const {
-    with_elements(block, [=](const auto& four) { store_element(to, four, k); });
+  FASTINIT_DEVICE void store_one(char* to, const Packed& packed, int k) const {
+    with_elements(packed, [=](const auto& four) { store_element(to, four, k); });
   }
 };
 

@@ -1,15 +1,12 @@
-// Four samples as they lie in memory: rounded, packed, clamped in pairs, stored.
+// Packed4: four samples as they lie in memory, rounded, packed, clamped in pairs, stored.
 #pragma once
-
-#include <cuda_runtime.h>
 
 #include <type_traits>
 
 #include "core/lanes_scalar.h"
 #include "core/rounding.h"
 #include "core/task.h"
-
-#define FASTINIT_DEVICE __device__ __forceinline__
+#include "cuda/macros.h"
 
 namespace fastinit::cuda {
 
@@ -23,37 +20,38 @@ FASTINIT_DEVICE void store16(char* to, uint32_t a, uint32_t b, uint32_t c, uint3
 #endif
 }
 
-// Four elements of `item` bytes, the first in the low bits of w[0].
-template <int item>
-struct Four {
-  uint32_t w[item];
+// Four elements of so many bytes each, the first in the low bits of w[0].
+template <int bytes>
+struct Packed4 {
+  uint32_t w[bytes];
 };
 
 // The four elements that begin at element `p`, 1 <= p <= 3, of `first`, the rest from `second`.
-template <int item>
-FASTINIT_DEVICE Four<item> shifted(const Four<item>& first, const Four<item>& second, uint32_t p) {
-  uint32_t w[2 * item];
+template <int bytes>
+FASTINIT_DEVICE Packed4<bytes> shift_packed(const Packed4<bytes>& first,
+                                            const Packed4<bytes>& second, uint32_t p) {
+  uint32_t w[2 * bytes];
 #pragma unroll
-  for (int k = 0; k < item; ++k) {
+  for (int k = 0; k < bytes; ++k) {
     w[k] = first.w[k];
-    w[item + k] = second.w[k];
+    w[bytes + k] = second.w[k];
   }
   const auto funnel = [](uint32_t low, uint32_t high, uint32_t bits) {
     return bits == 0 ? low : low >> bits | high << (32 - bits);
   };
-  Four<item> out;
-  if constexpr (item == 1) {
+  Packed4<bytes> out;
+  if constexpr (bytes == 1) {
     out.w[0] = funnel(w[0], w[1], 8 * p);
   } else {
-    constexpr int half = item / 2;  // words of two elements
+    constexpr int half = bytes / 2;  // words of two elements
 #pragma unroll
-    for (int k = 0; k < item + half; ++k) w[k] = p & 2 ? w[k + half] : w[k];
+    for (int k = 0; k < bytes + half; ++k) w[k] = p & 2 ? w[k + half] : w[k];
 #pragma unroll
-    for (int k = 0; k < item; ++k) {
-      if constexpr (item == 2)
+    for (int k = 0; k < bytes; ++k) {
+      if constexpr (bytes == 2)
         out.w[k] = funnel(w[k], w[k + 1], 16 * (p & 1));
       else
-        out.w[k] = p & 1 ? w[k + item / 4] : w[k];
+        out.w[k] = p & 1 ? w[k + bytes / 4] : w[k];
     }
   }
   return out;
@@ -63,6 +61,7 @@ FASTINIT_DEVICE Four<item> shifted(const Four<item>& first, const Four<item>& se
 // to nearest even and keep subnormals, as core/rounding.h does.
 template <DType dtype>
 FASTINIT_DEVICE uint32_t pack16(float first, float second) {
+  static_assert(dtype == DType::BF16 || dtype == DType::F16);
 #if FASTINIT_DEVICE_PASS && __CUDA_ARCH__ >= 800
   uint32_t both;
   if constexpr (dtype == DType::BF16)
@@ -112,6 +111,7 @@ FASTINIT_DEVICE uint32_t clamp_pair(uint32_t pair, uint32_t lo, uint32_t hi) {
 
 template <DType dtype>
 FASTINIT_DEVICE uint32_t pack8(float first, float second) {
+  static_assert(dtype == DType::E4M3 || dtype == DType::E5M2);
 #if FASTINIT_DEVICE_PASS && __CUDA_ARCH__ >= 890
   uint16_t both;
   if constexpr (dtype == DType::E4M3)
@@ -125,7 +125,7 @@ FASTINIT_DEVICE uint32_t pack8(float first, float second) {
 }
 
 template <DType dtype>
-FASTINIT_DEVICE Four<item_size(dtype)> pack(const float (&v)[4]) {
+FASTINIT_DEVICE Packed4<item_size(dtype)> pack(const float (&v)[4]) {
   if constexpr (item_size(dtype) == 4)
     return {{ScalarF32::bits(v[0]), ScalarF32::bits(v[1]), ScalarF32::bits(v[2]),
              ScalarF32::bits(v[3])}};
@@ -136,8 +136,8 @@ FASTINIT_DEVICE Four<item_size(dtype)> pack(const float (&v)[4]) {
 }
 
 template <DType dtype>
-FASTINIT_DEVICE Four<8> pack(const double (&v)[4]) {
-  Four<8> out;
+FASTINIT_DEVICE Packed4<8> pack(const double (&v)[4]) {
+  Packed4<8> out;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const uint64_t bits = ScalarF64::bits(v[k]);
@@ -148,12 +148,12 @@ FASTINIT_DEVICE Four<8> pack(const double (&v)[4]) {
 }
 
 // Element `k` of four; byte by byte where memory is not aligned to it.
-template <int item>
-FASTINIT_DEVICE void store_element(char* to, const Four<item>& v, int k) {
-  constexpr int part = item < 4 ? item : 4;  // bytes that are stored at once
+template <int bytes>
+FASTINIT_DEVICE void store_element(char* to, const Packed4<bytes>& v, int k) {
+  constexpr int part = bytes < 4 ? bytes : 4;  // bytes that are stored at once
 #pragma unroll
-  for (int j = 0; j < item / part; ++j, to += part) {
-    const uint32_t bits = v.w[(k * item + j * part) / 4] >> (8 * (k * item % 4));
+  for (int j = 0; j < bytes / part; ++j, to += part) {
+    const uint32_t bits = v.w[(k * bytes + j * part) / 4] >> (8 * (k * bytes % 4));
     if (reinterpret_cast<uintptr_t>(to) % part == 0) {
       if constexpr (part == 1) *to = static_cast<char>(bits);
       if constexpr (part == 2) *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(bits);
@@ -166,13 +166,13 @@ FASTINIT_DEVICE void store_element(char* to, const Four<item>& v, int k) {
 }
 
 // Four elements, contiguous and aligned to their size or 16 bytes.
-template <int item>
-FASTINIT_DEVICE void store_four(char* to, const Four<item>& v) {
-  if constexpr (item == 1) *reinterpret_cast<uint32_t*>(to) = v.w[0];
-  if constexpr (item == 2) *reinterpret_cast<uint2*>(to) = make_uint2(v.w[0], v.w[1]);
-  if constexpr (item >= 4) {
+template <int bytes>
+FASTINIT_DEVICE void store_packed(char* to, const Packed4<bytes>& v) {
+  if constexpr (bytes == 1) *reinterpret_cast<uint32_t*>(to) = v.w[0];
+  if constexpr (bytes == 2) *reinterpret_cast<uint2*>(to) = make_uint2(v.w[0], v.w[1]);
+  if constexpr (bytes >= 4) {
 #pragma unroll
-    for (int k = 0; k < item; k += 4)
+    for (int k = 0; k < bytes; k += 4)
       store16(to + 4 * k, v.w[k], v.w[k + 1], v.w[k + 2], v.w[k + 3]);
   }
 }

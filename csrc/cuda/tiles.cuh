@@ -1,0 +1,93 @@
+// The tiles of a task on the device, and their segments, which threads write one by one. Everything
+// here is inlined into the kernels of single_task.cuh and multi_task.cu.
+#pragma once
+
+#include "cuda/functors.cuh"
+#include "cuda/tiling.h"
+
+namespace fastinit::cuda {
+
+// `count` elements from logical index `logical` on, `stride` bytes apart in memory.
+struct Segment {
+  char* data;
+  uint64_t logical;
+  int count;
+  int64_t stride;
+};
+
+// At any phase against Philox blocks and any alignment. Two neighbouring Philox blocks are at hand
+// at a time.
+template <class Functor>
+FASTINIT_DEVICE void store_segment(const Functor& functor, const Segment& segment) {
+  const uint32_t item_size = functor.item_size, aligned = item_size < 4 ? 4 * item_size : 16;
+  char* to = segment.data;
+  const bool can_pack =
+      segment.stride == item_size && (reinterpret_cast<uintptr_t>(to) & (aligned - 1)) == 0;
+  const uint32_t phase = Functor::constant ? 0 : static_cast<uint32_t>(segment.logical) & 3;
+  const int ahead = phase != 0;
+  const int counters = (static_cast<int>(phase) + segment.count + 3) / 4;
+  const int steps = (segment.count + 3) / 4 + ahead;
+  uint64_t counter = segment.logical / 4;
+  typename Functor::Packed before{}, now{};
+#pragma unroll 1
+  for (int k = 0; k < steps; ++k, ++counter) {
+    before = now;
+    if (k < counters) now = functor(counter);
+    if (k < ahead) continue;
+    typename Functor::Packed out = now;
+    if constexpr (!Functor::constant)
+      if (ahead) out = shift_packed(before, now, phase);
+    const int left = segment.count - 4 * (k - ahead);
+    if (can_pack && left >= 4) {
+      functor.store(to, out);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (j < left) functor.store_one(to + j * segment.stride, out, j);
+    }
+    to += 4 * segment.stride;
+  }
+}
+
+FASTINIT_DEVICE Tile tile_of_whole_row(const TiledTask& task, uint64_t number) {
+  Tile tile = task.whole_row;
+  const uint32_t from = static_cast<uint32_t>(number) * task.tile_size, to = from + task.tile_size;
+  tile.vectors.begin = from > tile.vectors.begin ? from : tile.vectors.begin;
+  tile.vectors.end = to < tile.vectors.end ? to : tile.vectors.end;
+  tile.segments = number == 0 ? tile.segments : 0;
+  return tile;
+}
+
+FASTINIT_DEVICE Tile tile_of(const TiledTask& task, uint64_t number) {
+  if (task.whole_row.vectors.end > 0) return tile_of_whole_row(task, number);
+  if (task.access == Access::Rows) return row_tile(task, number, task.tile_size);
+  Tile tile{};
+  tile.first_segment = number * task.tile_size;
+  const uint64_t left = task.inner_size.value * task.outer_size - tile.first_segment;
+  tile.segments = left < task.tile_size ? static_cast<uint32_t>(left) : task.tile_size;
+  return tile;
+}
+
+// Segment `k` of a tile.
+FASTINIT_DEVICE Segment segment_of(const TiledTask& task, const Tile& tile, uint32_t k) {
+  const int64_t item_size = int64_t{1} << task.item_size_log2;
+  if (task.access == Access::Rows) {
+    const bool head = k < tile.head_segments;
+    const int64_t from = head ? tile.begin : tile.body_end, to = head ? tile.body_begin : tile.end;
+    const int64_t group = group_start(tile.data, task.item_size_log2, from) +
+                          4 * static_cast<int64_t>(head ? k : k - tile.head_segments);
+    const int64_t a = group < from ? from : group, b = group + 4 < to ? group + 4 : to;
+    return {tile.data + a * item_size, tile.logical + static_cast<uint64_t>(a),
+            static_cast<int>(b - a), item_size};
+  }
+  const DivMod d = divmod(tile.first_segment + k, task.inner_size);
+  const int64_t x = static_cast<int64_t>(d.remainder);
+  const Offsets outer = outer_offsets(task, d.quotient);
+  const int64_t left = task.length - (task.inner_is_logical ? x : outer.last) * task.segment_size;
+  return {task.data + (outer.memory + x * task.inner_memory) * item_size,
+          task.first + static_cast<uint64_t>(outer.logical + x * task.inner_logical),
+          static_cast<int>(left < task.segment_size ? left : task.segment_size),
+          task.segment_stride * item_size};
+}
+
+}  // namespace fastinit::cuda
