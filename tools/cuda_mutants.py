@@ -62,8 +62,7 @@ CUDA_MUTANTS = [
     ),
     Mutant(
         "CUDA: a stride of the stream for one of memory", "csrc/cuda/tiling.h",
-        "offsets.memory += at * tiled.outer_dims[k].memory;",
-        "offsets.memory += at * tiled.outer_dims[k].logical;",
+        "offsets.memory += at * dim.memory;", "offsets.memory += at * dim.logical;",
         CUDA_LAYOUTS,
     ),
     Mutant(

@@ -43,24 +43,18 @@ struct Tile {
   uint64_t first_segment;
 };
 
-// Plain data, without a pointer to more: by value among a kernel's parameters, or in device memory.
-struct TiledTask {
-  Transform transform;
-  char* data;
-  uint64_t first;  // logical index of the element at `data`
-  uint64_t key;
-  Purpose purpose;
+// What the host works out of a task once, lest every thread divides and compares for itself. Its
+// `layout` keeps the outer dimensions alone, all but the inner one: that is the row, or the one
+// along which segments are neighbours. Plain data: by value among a kernel's parameters, or in
+// device memory.
+struct TiledTask : FillTask {
   Access access;
   uint8_t item_size_log2;
   uint8_t vec_size_log2;  // of the elements of a vector
   bool vectorized;        // whether the kernel has a vectorised loop for this kind and type
   uint32_t tile_size;     // vectors or segments of a tile
   uint64_t tiles;
-  // All dimensions but the inner one, slowest first, in elements. The inner one is the row, or the
-  // dimension along which segments are neighbours.
-  uint64_t outer_size;
-  int outer_ndim;
-  Dim outer_dims[kMaxDims];
+  uint64_t outer_size;                 // elements of the outer dimensions
   double outer_reciprocals[kMaxDims];  // of their sizes
   int64_t length;                      // of the logical dimension: of a row, or cut into segments
   FastDivisor tiles_per_row;

@@ -85,7 +85,7 @@ FASTINIT_DEVICE Segment segment_of(const TiledTask& task, const Tile& tile, uint
   const Offsets outer = outer_offsets(task, d.quotient);
   const int64_t left = task.length - (task.inner_is_logical ? x : outer.last) * task.segment_size;
   return {task.data + (outer.memory + x * task.inner_memory) * item_size,
-          task.first + static_cast<uint64_t>(outer.logical + x * task.inner_logical),
+          task.layout.first + static_cast<uint64_t>(outer.logical + x * task.inner_logical),
           static_cast<int>(left < task.segment_size ? left : task.segment_size),
           task.segment_stride * item_size};
 }

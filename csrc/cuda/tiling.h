@@ -43,12 +43,8 @@ inline uint64_t row_vectors(const TiledTask& tiled) {
 inline void tile_rows(const FillTask& task, TiledTask& tiled, uint32_t tile_size) {
   const Layout& layout = task.layout;
   tiled.access = Access::Rows;
-  tiled.outer_ndim = layout.ndim > 0 ? layout.ndim - 1 : 0;
-  tiled.outer_size = 1;
-  for (int k = 0; k < tiled.outer_ndim; ++k) {
-    tiled.outer_dims[k] = layout.dims[k];
-    tiled.outer_size *= static_cast<uint64_t>(layout.dims[k].size);
-  }
+  if (layout.ndim > 0) --tiled.layout.ndim;
+  tiled.outer_size = static_cast<uint64_t>(tiled.layout.numel());
   tiled.length = layout.ndim > 0 ? layout.dims[layout.ndim - 1].size : 1;
   tiled.tile_size = tile_size;
   tiled.tiles_per_row = fast_divisor(ceil_div(row_vectors(tiled), tiled.tile_size));
@@ -79,13 +75,12 @@ inline void tile_strided(const FillTask& task, TiledTask& tiled, uint32_t tile_s
   tiled.inner_size = fast_divisor(static_cast<uint64_t>(inner.size));
   tiled.inner_memory = inner.memory;
   tiled.inner_logical = inner.logical;
-  tiled.outer_ndim = 0;
+  Layout& outer = tiled.layout;
+  outer.ndim = 0;
   for (int k = 0; k < layout.ndim; ++k)
-    if (k != logical_dim && k != fastest) tiled.outer_dims[tiled.outer_ndim++] = layout.dims[k];
-  if (!tiled.inner_is_logical) tiled.outer_dims[tiled.outer_ndim++] = cut;
-  tiled.outer_size = 1;
-  for (int k = 0; k < tiled.outer_ndim; ++k)
-    tiled.outer_size *= static_cast<uint64_t>(tiled.outer_dims[k].size);
+    if (k != logical_dim && k != fastest) outer.dims[outer.ndim++] = layout.dims[k];
+  if (!tiled.inner_is_logical) outer.dims[outer.ndim++] = cut;
+  tiled.outer_size = static_cast<uint64_t>(outer.numel());
   tiled.tile_size = tiled.segment_size > 4  ? kSmallTileSize
                     : tile_size < kTileSize ? tile_size
                                             : kTileSize;
@@ -99,17 +94,17 @@ struct Offsets {
 FASTINIT_HD FASTINIT_INLINE Offsets outer_offsets(const TiledTask& tiled, uint64_t outer) {
   Offsets offsets{0, 0, 0};
   FASTINIT_KEEP_LOOP
-  for (int k = tiled.outer_ndim - 1; k >= 0; --k) {
+  for (int k = tiled.layout.ndim - 1; k >= 0; --k) {
+    const Dim& dim = tiled.layout.dims[k];
     int64_t at = static_cast<int64_t>(outer);
     if (k > 0) {
-      const DivMod d = divmod(
-          outer, {static_cast<uint64_t>(tiled.outer_dims[k].size), tiled.outer_reciprocals[k]});
+      const DivMod d = divmod(outer, {static_cast<uint64_t>(dim.size), tiled.outer_reciprocals[k]});
       at = static_cast<int64_t>(d.remainder);
       outer = d.quotient;
     }
-    if (k == tiled.outer_ndim - 1) offsets.last = at;
-    offsets.memory += at * tiled.outer_dims[k].memory;
-    offsets.logical += at * tiled.outer_dims[k].logical;
+    if (k == tiled.layout.ndim - 1) offsets.last = at;
+    offsets.memory += at * dim.memory;
+    offsets.logical += at * dim.logical;
   }
   return offsets;
 }
@@ -134,7 +129,7 @@ FASTINIT_HD FASTINIT_INLINE Tile row_tile(const TiledTask& tiled, uint64_t numbe
     offsets = outer_offsets(tiled, d.quotient);
   }
   tile.data = tiled.data + offsets.memory * item_size;
-  tile.logical = tiled.first + static_cast<uint64_t>(offsets.logical);
+  tile.logical = tiled.layout.first + static_cast<uint64_t>(offsets.logical);
   const uint64_t address = reinterpret_cast<uintptr_t>(tile.data);
 
   // Elements of the first vector that lie before the row, so that vectors are aligned and start
@@ -214,11 +209,7 @@ inline uint64_t vectors_of(const FillTask& task) {
 inline TiledTask tile_task(const FillTask& task, uint32_t tile_size) {
   TiledTask tiled;
   memset(&tiled, 0, sizeof tiled);
-  tiled.transform = task.transform;
-  tiled.data = task.data;
-  tiled.first = task.layout.first;
-  tiled.key = task.key;
-  tiled.purpose = task.purpose;
+  static_cast<FillTask&>(tiled) = task;
   const Layout& layout = task.layout;
   if (layout.numel() == 0) return tiled;  // no tiles
   const Dim last = layout.ndim > 0 ? layout.dims[layout.ndim - 1] : Dim{1, 1, 1};
@@ -232,8 +223,8 @@ inline TiledTask tile_task(const FillTask& task, uint32_t tile_size) {
     tile_rows(task, tiled, tile_size);
   else
     tile_strided(task, tiled, tile_size);
-  for (int k = 0; k < tiled.outer_ndim; ++k)
-    tiled.outer_reciprocals[k] = 1.0 / static_cast<double>(tiled.outer_dims[k].size);
+  for (int k = 0; k < tiled.layout.ndim; ++k)
+    tiled.outer_reciprocals[k] = 1.0 / static_cast<double>(tiled.layout.dims[k].size);
   tile_whole_row(tiled);
   return tiled;
 }
