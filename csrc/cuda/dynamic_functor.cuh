@@ -1,5 +1,5 @@
-// Samples whose kind and type are asked at every Philox block: one piece of code for what is rare or
-// slow anyway in a list of tasks, so that their kernel stays small.
+// Samples whose kind and type are asked at every Philox block: one piece of code for what is rare
+// or slow anyway in a list of tasks, so that their kernel stays small.
 #pragma once
 
 #include "cuda/functors.cuh"
@@ -37,9 +37,9 @@ FASTINIT_DEVICE void sample_all(const TransformArgs<Real>& args, const Words4& w
   }
 }
 
-// The samples of a counter for a task of any random kind, before rounding (or its words). A function of
-// its own, and one that reads all it needs itself: inlined, it would have the compiler hold the
-// constants of all kinds in registers.
+// The samples of a counter for a task of any random kind, before rounding (or its words). A
+// function of its own, and one that reads all it needs itself: inlined, it would have the compiler
+// hold the constants of all kinds in registers.
 template <bool is_f64>
 __device__ __noinline__ Packed4<is_f64 ? 8 : 4> dynamic_samples(const TiledTask& task,
                                                                 uint64_t counter) {
@@ -70,8 +70,11 @@ __device__ __noinline__ Packed4<is_f64 ? 8 : 4> dynamic_samples(const TiledTask&
       sample_all<std::conditional_t<is_f64, ScalarF64, ScalarF32AnyQuotient>, Kind::Far>(
           args, words, low, v);
       break;
-    default:
+    case Kind::Words:
       if constexpr (!is_f64) return {{words.w[0], words.w[1], words.w[2], words.w[3]}};
+      break;
+    case Kind::Constant:  // has a functor of its own
+      break;
   }
   if (task.transform.clamped) {
 #pragma unroll
@@ -112,9 +115,14 @@ struct DynamicFunctor {
           return f(pack<DType::E4M3>(v));
         case DType::E5M2:
           return f(pack<DType::E5M2>(v));
-        default:
+        case DType::F32:
+        case DType::Word:
           return f(packed);
+        case DType::F64:
+        case DType::Bytes:  // have functors of their own
+          break;
       }
+      __builtin_unreachable();  // otherwise nvcc tests for types beyond the last
     }
   }
   FASTINIT_DEVICE void store(char* to, const Packed& packed) const {

@@ -22,17 +22,21 @@ SingleTaskKernel kernel_of(const Transform& t) {
   if (t.kind != Kind::Constant && may_clamp_negative_zero(t)) return nullptr;
   switch (t.kind) {
     case Kind::Constant:
+      return constant_kernel();
     case Kind::Words:
-      return constant_kernel(t);
+      return words_kernel();
     case Kind::Uniform:
       return uniform_kernel(t);
     case Kind::Normal:
       return normal_kernel(t);
     case Kind::Central:
       return central_kernel(t);
-    default:
-      return nullptr;
+    case Kind::Narrow:
+    case Kind::Tail:
+    case Kind::Far:
+      break;
   }
+  return nullptr;
 }
 
 unsigned grid_for(uint64_t tiles, uint64_t multiprocessors) {

@@ -3,9 +3,8 @@
 
 namespace fastinit::cuda {
 
-SingleTaskKernel constant_kernel(const Transform& t) {
-  return t.kind == Kind::Words ? random_kernel<Kind::Words, DType::Word, Clamp::Never>
-                               : fill_single_task<ConstantFunctor>;
-}
+SingleTaskKernel constant_kernel() { return fill_single_task<ConstantFunctor>; }
+
+SingleTaskKernel words_kernel() { return random_kernel<Kind::Words, DType::Word, Clamp::Never>; }
 
 }  // namespace fastinit::cuda

@@ -12,9 +12,14 @@ SingleTaskKernel central_kernel(const Transform& t) {
       return random_kernel<Kind::Central, DType::F16, Clamp::Always>;
     case DType::BF16:
       return random_kernel<Kind::Central, DType::BF16, Clamp::Always>;
-    default:
-      return nullptr;
+    case DType::F64:
+    case DType::E4M3:
+    case DType::E5M2:
+    case DType::Word:
+    case DType::Bytes:
+      break;
   }
+  return nullptr;
 }
 
 }  // namespace fastinit::cuda

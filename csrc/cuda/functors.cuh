@@ -1,9 +1,9 @@
 // What a thread computes: the four elements of a Philox block, packed as they lie in memory.
 //
-// A functor maps a Philox counter to them. It also has `item_size`, bytes of an element; `constant`,
-// whether counters make no difference; store(to, packed) for four contiguous elements, aligned to
-// their size or 16 bytes; store_one(to, packed, k) for the k-th; and store_vectors, which is a
-// kernel's vectorised loop.
+// A functor maps a Philox counter to them. It also has `item_size`, bytes of an element;
+// `constant`, whether counters make no difference; store(to, packed) for four contiguous elements,
+// aligned to their size or 16 bytes; store_one(to, packed, k) for the k-th; and store_vectors,
+// which is a kernel's vectorised loop.
 #pragma once
 
 #include <type_traits>
@@ -16,8 +16,8 @@
 
 namespace fastinit::cuda {
 
-// Where a task's constants are while it runs: in a kernel's parameters, which is constant memory and
-// as good as an immediate operand, or copied to registers.
+// Where a task's constants are while it runs: in a kernel's parameters, which is constant memory
+// and as good as an immediate operand, or copied to registers.
 enum class ArgsIn { ConstantBank, Registers };
 template <ArgsIn where, class T>
 using Stored = std::conditional_t<where == ArgsIn::ConstantBank, const T&, const T>;
@@ -51,8 +51,8 @@ FASTINIT_DEVICE TransformArgs<Real> copy_args(const TransformArgs<Real>& from) {
   return args;
 }
 
-// A warp's samples while those in the tails are collected: every lane's own, and where the tails are
-// among them.
+// A warp's samples while those in the tails are collected: every lane's own, and where the tails
+// are among them.
 struct alignas(16) TailBuffer {
   static constexpr int kSamples = 16;  // of a lane
   static constexpr int kPitch = 20;    // from lane to lane: 16 bytes each reach all banks
@@ -242,9 +242,9 @@ struct RandomFunctor {
       store_vectors_by_thread(vectors);
   }
 
-  // A vector of doubles is 32 bytes, two stores. Each would fill half a sector of the cache, and the
-  // cache takes as long for a half as for a whole one: so neighbours trade halves, and each store
-  // of a pair is of one vector.
+  // A vector of doubles is 32 bytes, two stores. Each would fill half a sector of the cache, and
+  // the cache takes as long for a half as for a whole one: so neighbours trade halves, and each
+  // store of a pair is of one vector.
   FASTINIT_DEVICE void store_vectors_by_lane_pair(const VectorRange& vectors) const {
     const uint32_t odd = threadIdx.x % 2, counter = static_cast<uint32_t>(vectors.counter);
     const High high = high_of(vectors.counter + vectors.begin);

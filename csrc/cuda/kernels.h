@@ -16,7 +16,8 @@ using SingleTaskKernel = void (*)(const SingleTaskParams);
 
 // The kernel for a single task of a kind, in the file of its kind; null where there is none, and
 // the task travels as a list of one.
-SingleTaskKernel constant_kernel(const Transform& t);
+SingleTaskKernel constant_kernel();
+SingleTaskKernel words_kernel();
 SingleTaskKernel uniform_kernel(const Transform& t);
 SingleTaskKernel normal_kernel(const Transform& t);
 SingleTaskKernel central_kernel(const Transform& t);

@@ -30,6 +30,8 @@ constexpr SingleTaskKernel random_kernel =
 template <Kind kind, Clamp clamp>
 SingleTaskKernel random_kernel_of(DType dtype) {
   switch (dtype) {
+    case DType::F32:
+      return random_kernel<kind, DType::F32, clamp>;
     case DType::F64:
       return random_kernel<kind, DType::F64, clamp>;
     case DType::F16:
@@ -40,9 +42,11 @@ SingleTaskKernel random_kernel_of(DType dtype) {
       return random_kernel<kind, DType::E4M3, clamp>;
     case DType::E5M2:
       return random_kernel<kind, DType::E5M2, clamp>;
-    default:
-      return random_kernel<kind, DType::F32, clamp>;
+    case DType::Word:
+    case DType::Bytes:
+      break;
   }
+  return nullptr;
 }
 
 }  // namespace fastinit::cuda

@@ -205,7 +205,8 @@ void check_far() {
       std::vector<char> small(64);
       second.data = small.data();
       second.layout.ndim = 0;
-      // So many blocks that each has one tile: of one vector or segment a thread, or once of eight rounds.
+      // So many thread blocks that each has one tile: of one vector or segment a thread, or once of
+      // eight rounds.
       const bool large = !list && s.stride == 1;
       const int64_t elements = s.stride > 1 ? 4 : 16 / item;
       const int64_t tile = (large ? cuda::kLargeTileSize : cuda::kSmallTileSize) * elements;
