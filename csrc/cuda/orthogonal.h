@@ -10,7 +10,7 @@ struct CUstream_st;
 namespace fastinit::cuda {
 
 // Whether a thread block of the current device holds such a matrix in shared memory.
-bool fits_block(const SmallShape& shape);
+bool fits_shared_memory(const SmallShape& shape);
 
 // Queues the matrices in the order of `stream`: one thread block each, one launch for every 64
 // batches. Nothing here waits. Returns a cudaError_t, 0 on success.

@@ -100,7 +100,7 @@ Backend cuda_backend() {
   b.reserve_key = reserve_key;
   b.execute = execute;
   b.computes_at_once = false;
-  b.makes_small = cuda::fits_block;
+  b.makes_small = cuda::fits_shared_memory;
   b.make_orthogonal = make_orthogonal;
   b.small_matrix_bytes = b.matrix_bytes = int64_t{256} << 20;
   // It waits for the launches of many narrow panels, and for triangular solves of wide ones.

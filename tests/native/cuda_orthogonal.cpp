@@ -36,7 +36,8 @@ void compare(const SmallShape& shape) {
   const SmallBatch drawn{key, first, nullptr, out.data(), step, count};
   const SmallBatch given{0, 0, gaussian.data(), again.data(), step, count};
   shim::launches = 0;
-  const int errors = !cuda::fits_block(shape) + cuda::make_orthogonal(shape, &drawn, 1, nullptr) +
+  const int errors = !cuda::fits_shared_memory(shape) +
+                     cuda::make_orthogonal(shape, &drawn, 1, nullptr) +
                      cuda::make_orthogonal(shape, &given, 1, nullptr);
   expect(errors == 0 && shim::launches == 2, shape, "not one launch each", shim::launches);
   // The same Gaussians, bit for bit, give the same matrices.
@@ -89,7 +90,7 @@ void check_two_threads() {
 
 void check_limits() {
   const auto fits = [](int64_t rows, int64_t cols, DType dtype) {
-    return cuda::fits_block({dtype, rows, cols, 1.0});
+    return cuda::fits_shared_memory({dtype, rows, cols, 1.0});
   };
   const SmallShape none{DType::F32, 0, 0, 1};
   expect(fits(128, 128, DType::F64) && fits(128, 400, DType::F32), none, "too small a limit", 0);
