@@ -1,4 +1,4 @@
-// Fills with one value, and with the words of the stream themselves.
+// Fills with one value, and with Philox words as they are.
 #include "cuda/single_task.cuh"
 
 namespace fastinit::cuda {

@@ -1,3 +1,4 @@
+// A file of its own, for its twelve kernels compile slowly, and files in parallel.
 #include "cuda/single_task.cuh"
 
 namespace fastinit::cuda {

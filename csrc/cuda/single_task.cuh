@@ -1,6 +1,5 @@
 // The kernel for a single task: its constants and round keys are read from the kernel's parameters.
-// The files that include it are small on purpose: each instantiates the kernels of one
-// distribution, which takes nvcc long, and files compile in parallel.
+// Instantiated in a file per distribution (fill_*.cu), for that takes nvcc long.
 #pragma once
 
 #include "cuda/kernels.h"
