@@ -25,7 +25,8 @@ CUDA_MUTANTS = [
     ),
     Mutant(
         "CUDA: vectors of doubles at any address", "csrc/cuda/tiling.h",
-        "               ((address - before * item_size) & 15) == 0;", "               true;", CUDA_LENGTHS,
+        "               ((address - before * item_size) & 15) == 0;", "               true;",
+        CUDA_LENGTHS,
     ),
     Mutant(
         "CUDA: a counter's high word is lost", "csrc/cuda/functors.cuh",
@@ -33,7 +34,8 @@ CUDA_MUTANTS = [
     ),
     Mutant(
         "CUDA: the counter carries within vectors", "csrc/cuda/tiling.h",
-        "(counter + end * counters - 1) >> 32;", "(counter + begin * counters) >> 32;", CUDA_LENGTHS,
+        "(counter + end * counters - 1) >> 32;", "(counter + begin * counters) >> 32;",
+        CUDA_LENGTHS,
     ),
     Mutant(
         "CUDA: a round repeats its first vector", "csrc/cuda/functors.cuh",
@@ -46,8 +48,8 @@ CUDA_MUTANTS = [
     ),
     Mutant(
         "CUDA: no clamping where the task is asked", "csrc/cuda/functors.cuh",
-        "clamp_ == Clamp::Always || (clamp_ == Clamp::PerTask && clamped)", "clamp_ == Clamp::Always",
-        CUDA_LAYOUTS,
+        "clamp_ == Clamp::Always || (clamp_ == Clamp::PerTask && clamped)",
+        "clamp_ == Clamp::Always", CUDA_LAYOUTS,
     ),
     Mutant(
         "CUDA: bfloat16 is cut off", "csrc/cuda/packed4.cuh",
@@ -67,7 +69,8 @@ CUDA_MUTANTS = [
     ),
     Mutant(
         "CUDA: a quotient off by one is not corrected", "csrc/cuda/fast_division.h",
-        "} else if (d.remainder >= by.value) {", "} else if (d.remainder > by.value) {", CUDA_LAYOUTS,
+        "} else if (d.remainder >= by.value) {", "} else if (d.remainder > by.value) {",
+        CUDA_LAYOUTS,
     ),
     Mutant(
         "CUDA: the search for a tile's task goes one too far", "csrc/cuda/multi_task.cu",
