@@ -148,6 +148,6 @@ CUDA_MUTANTS = [
     ),
     Mutant(
         "CUDA: tiny quotients from estimates", "csrc/cuda/dynamic_functor.cuh",
-        "std::conditional_t<is_f64, ScalarF64, ScalarF32AnyQuotient>", "L", CUDA_LAYOUTS,
+        "ScalarF32AnyQuotient, ScalarF32>", "ScalarF32, ScalarF32>", CUDA_LAYOUTS,
     ),
 ]  # fmt: skip

@@ -37,6 +37,12 @@ FASTINIT_DEVICE void sample_all(const TransformArgs<Real>& args, const Words4& w
   }
 }
 
+// The quotients of Kind::Far are displacements in the units of the tensor.
+template <bool is_f64, Kind kind>
+using DynamicLanes =
+    std::conditional_t<is_f64, ScalarF64,
+                       std::conditional_t<kind == Kind::Far, ScalarF32AnyQuotient, ScalarF32>>;
+
 // The samples of a counter for a task of any random kind, before rounding (or its words). A
 // function of its own, and one that reads all it needs itself: inlined, it would have the compiler
 // hold the constants of all kinds in registers.
@@ -50,26 +56,12 @@ __device__ __noinline__ Packed4<is_f64 ? 8 : 4> dynamic_samples(const TiledTask&
   const auto& args = args_of<is_f64 ? DType::F64 : DType::F32>(task.transform);
   typename L::Real v[4] = {};
   switch (task.transform.kind) {
-    case Kind::Uniform:
-      sample_all<L, Kind::Uniform>(args, words, low, v);
-      break;
-    case Kind::Normal:
-      sample_all<L, Kind::Normal>(args, words, low, v);
-      break;
-    case Kind::Narrow:
-      sample_all<L, Kind::Narrow>(args, words, low, v);
-      break;
-    case Kind::Central:
-      sample_all<L, Kind::Central>(args, words, low, v);
-      break;
-    case Kind::Tail:
-      sample_all<L, Kind::Tail>(args, words, low, v);
-      break;
-    case Kind::Far:
-      // Its quotients are displacements in the units of the tensor.
-      sample_all<std::conditional_t<is_f64, ScalarF64, ScalarF32AnyQuotient>, Kind::Far>(
-          args, words, low, v);
-      break;
+#define FASTINIT_CASE(kind)                                                        \
+  case Kind::kind:                                                                 \
+    sample_all<DynamicLanes<is_f64, Kind::kind>, Kind::kind>(args, words, low, v); \
+    break;
+    FASTINIT_SAMPLE_KINDS(FASTINIT_CASE)
+#undef FASTINIT_CASE
     case Kind::Words:
       if constexpr (!is_f64) return {{words.w[0], words.w[1], words.w[2], words.w[3]}};
       break;

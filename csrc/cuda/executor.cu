@@ -18,24 +18,14 @@ size_t tasks_with_elements(const FillTask* tasks, size_t count) {
   return n;
 }
 
+// Null for a kind without a kernel of its own, which travels as a list of one.
 SingleTaskKernel kernel_of(const Transform& t) {
-  if (t.kind != Kind::Constant && may_clamp_negative_zero(t)) return nullptr;
-  switch (t.kind) {
-    case Kind::Constant:
-      return constant_kernel();
-    case Kind::Words:
-      return words_kernel();
-    case Kind::Uniform:
-      return uniform_kernel(t);
-    case Kind::Normal:
-      return normal_kernel(t);
-    case Kind::Central:
-      return central_kernel(t);
-    case Kind::Narrow:
-    case Kind::Tail:
-    case Kind::Far:
-      break;
-  }
+  if (t.kind == Kind::Constant) return constant_kernel();
+  if (may_clamp_negative_zero(t)) return nullptr;
+  if (t.kind == Kind::Words) return words_kernel();
+  if (t.kind == Kind::Uniform) return uniform_kernel(t);
+  if (t.kind == Kind::Normal) return normal_kernel(t);
+  if (t.kind == Kind::Central) return central_kernel(t);
   return nullptr;
 }
 

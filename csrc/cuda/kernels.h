@@ -14,8 +14,7 @@ struct SingleTaskParams {
 };
 using SingleTaskKernel = void (*)(const SingleTaskParams);
 
-// The kernel for a single task of a kind, in the file of its kind; null where there is none, and
-// the task travels as a list of one.
+// The kernel for a single task of a kind, in the file of its kind; null where there is none.
 SingleTaskKernel constant_kernel();
 SingleTaskKernel words_kernel();
 SingleTaskKernel uniform_kernel(const Transform& t);

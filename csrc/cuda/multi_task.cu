@@ -73,25 +73,13 @@ FASTINIT_DEVICE void fill_tiles(const TiledTask& task, uint64_t begin, uint64_t 
   const Kind kind = task.transform.kind;
   bool left = true;
   if (task.access == Access::Rows && task.vectorized) {
-    switch (kind) {
-      case Kind::Constant:
-        left = store_vectors<ConstantFunctor>(task, begin, end);
-        break;
-      case Kind::Uniform:
-        left = store_random_vectors<Kind::Uniform, Clamp::PerTask>(task, begin, end);
-        break;
-      case Kind::Normal:
-        left = store_random_vectors<Kind::Normal, Clamp::PerTask>(task, begin, end);
-        break;
-      case Kind::Central:
-        left = store_random_vectors<Kind::Central, Clamp::Always>(task, begin, end);
-        break;
-      case Kind::Words:
-      case Kind::Narrow:
-      case Kind::Tail:
-      case Kind::Far:  // has_vector_loop says no
-        break;
-    }
+    if (kind == Kind::Constant) left = store_vectors<ConstantFunctor>(task, begin, end);
+    if (kind == Kind::Uniform)
+      left = store_random_vectors<Kind::Uniform, Clamp::PerTask>(task, begin, end);
+    if (kind == Kind::Normal)
+      left = store_random_vectors<Kind::Normal, Clamp::PerTask>(task, begin, end);
+    if (kind == Kind::Central)
+      left = store_random_vectors<Kind::Central, Clamp::Always>(task, begin, end);
   }
   if (!left) return;
   if (kind == Kind::Constant)
