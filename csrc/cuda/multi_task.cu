@@ -45,19 +45,19 @@ FASTINIT_DEVICE void store_segments(const TiledTask& task, uint64_t begin, uint6
   }
 }
 
+template <Kind kind, DType dtype, Clamp clamp>
+using InRegisters = RandomFunctor<ArgsIn::Registers, kind, dtype, clamp>;
+
 // The common types have vectorised loops of their own.
 template <Kind kind, Clamp clamp>
 FASTINIT_DEVICE bool store_random_vectors(const TiledTask& task, uint64_t begin, uint64_t end) {
   switch (task.transform.dtype) {
     case DType::F32:
-      return store_vectors<RandomFunctor<ArgsIn::Registers, kind, DType::F32, clamp>>(task, begin,
-                                                                                      end);
+      return store_vectors<InRegisters<kind, DType::F32, clamp>>(task, begin, end);
     case DType::BF16:
-      return store_vectors<RandomFunctor<ArgsIn::Registers, kind, DType::BF16, clamp>>(task, begin,
-                                                                                       end);
+      return store_vectors<InRegisters<kind, DType::BF16, clamp>>(task, begin, end);
     case DType::F16:
-      return store_vectors<RandomFunctor<ArgsIn::Registers, kind, DType::F16, clamp>>(task, begin,
-                                                                                      end);
+      return store_vectors<InRegisters<kind, DType::F16, clamp>>(task, begin, end);
     case DType::F64:
     case DType::E4M3:
     case DType::E5M2:
