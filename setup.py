@@ -182,7 +182,7 @@ def make_extension(torch, cuda):
     if cuda:
         sources += relative("csrc/cuda/*.cu")
         # nvcc hands the last two to the host compiler.
-        flags["nvcc"] = ["-O3", "--fmad=false", "-Xcompiler", "-ffp-contract=off"]
+        flags["nvcc"] = ["-O3", "--fmad=false", "-Xcompiler", "-ffp-contract=off,-Werror=switch"]
     else:
         sources = [source for source in sources if source != "csrc/torch/backend_cuda.cpp"]
 
