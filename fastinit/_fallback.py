@@ -42,8 +42,16 @@ def handled(tensor: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
         and tensor.dtype in dtypes
         and on_handled_device(tensor)
         and tensor.layout is torch.strided
-        # What torch.compile traces is none of these, and it cannot trace the question.
-        and (is_compiling() or not _transformed(tensor))
+        # As `_transformed`, without its call. What torch.compile traces is none of that, and it
+        # cannot trace the question.
+        and (
+            is_compiling()
+            or (
+                functorch_stack_top() is None
+                and forward_ad._current_level < 0
+                and not tensor.is_nested
+            )
+        )
     )
 
 

@@ -42,39 +42,48 @@ def draw(
     function: Callable[..., Tensor],
     op: Callable[..., Any],
     tensor: Tensor,
-    arguments: dict[str, Any],
+    names: tuple[str, ...],
+    arguments: tuple[Any, ...],
     generator: Generator | None,
     key: Key | int | None,
-    *,
     dtypes: frozenset[torch.dtype] = DTYPES,
-    numbers: Callable[[], Sequence[Any] | None] | None = None,
+    numbers: Callable[..., Sequence[Any] | None] | None = None,
     beyond: dict[str, Any] | None = None,
 ) -> Tensor:
     """Fill `tensor` by `op`, or by whatever else `function` means for a tensor of its kind.
+
+    Every call of a random function comes through here, so it is short.
 
     Args:
         function: the public function, of torch's name if torch has it.
         op: the operator that fills.
         tensor: what to fill.
-        arguments: those of `function` between the tensor and the generator, by name.
+        names: the parameters of `function` between the tensor and the generator.
+        arguments: what was given for them.
         generator: as it was given.
         key: as it was given.
         dtypes: those that `function` supports.
-        numbers: gives what `op` takes besides the tensor, or None where nothing is to be filled;
-            without it, `arguments` as doubles. Not called for tensors that are left to torch.
+        numbers: `numbers(tensor, *arguments, **beyond)` gives what `op` takes besides the tensor,
+            or None where nothing is to be filled; without it, `arguments` as doubles. Not called
+            for tensors that are left to torch.
         beyond: further arguments that were given, which torch's function does not have.
     """
     given = NOTHING
     if key is not None or generator is not None:
         given = source(key, generator, function.__name__)
     if not handled(tensor, dtypes):
-        return fallback(function, tensor, arguments, given, dtypes, beyond)
-    values: Sequence[Any] | None
-    if numbers is None:
-        values = [as_double(value, name) for name, value in arguments.items()]
-    else:
-        values = numbers()
-        if values is None:
+        arguments_by_name = dict(zip(names, arguments, strict=True))
+        return fallback(function, tensor, arguments_by_name, given, dtypes, beyond)
+    values: Sequence[Any] = arguments
+    if numbers is not None:
+        found = numbers(tensor, *arguments, **(beyond or NOTHING))
+        if found is None:
             return tensor
+        values = found
+    else:
+        for value in arguments:
+            if type(value) is not float:
+                values = [as_double(v, name) for v, name in zip(arguments, names, strict=True)]
+                break
     op(tensor, *values, **given)
     return tensor

@@ -42,7 +42,7 @@ def uniform_(
     Returns:
         `tensor`. What is raised is said at the top of `fastinit.init`.
     """
-    return draw(uniform_, uniform_op, tensor, {"a": a, "b": b}, generator, key)
+    return draw(uniform_, uniform_op, tensor, ("a", "b"), (a, b), generator, key)
 
 
 def normal_(
@@ -69,7 +69,22 @@ def normal_(
     Returns:
         `tensor`. What is raised is said at the top of `fastinit.init`.
     """
-    return draw(normal_, normal_op, tensor, {"mean": mean, "std": std}, generator, key)
+    return draw(normal_, normal_op, tensor, ("mean", "std"), (mean, std), generator, key)
+
+
+def _truncation(
+    tensor: Tensor, mean: float, std: float, a: float, b: float
+) -> tuple[float, float, float, float]:
+    """Convert the arguments of a truncated normal; warn if they look like relative bounds."""
+    mean, std = as_double(mean, "mean"), as_double(std, "std")
+    a, b = as_double(a, "a"), as_double(b, "b")
+    if (mean < a - 2 * std or mean > b + 2 * std) and not tensor.is_meta:
+        warnings.warn(
+            "mean is more than 2 std from [a, b] in fastinit.trunc_normal_. The values will follow "
+            "the truncated distribution all the same; a and b are values, not multiples of std.",
+            stacklevel=4,
+        )
+    return mean, std, a, b
 
 
 def trunc_normal_(
@@ -105,30 +120,16 @@ def trunc_normal_(
         UserWarning: if `mean` is more than 2 `std` outside the interval, which often means that the
             bounds were taken for relative ones.
     """
-
-    def numbers() -> tuple[float, float, float, float]:
-        centre, width = as_double(mean, "mean"), as_double(std, "std")
-        low, high = as_double(a, "a"), as_double(b, "b")
-        outside = centre < low - 2 * width or centre > high + 2 * width
-        if outside and not tensor.is_meta:
-            warnings.warn(
-                "mean is more than 2 std from [a, b] in fastinit.trunc_normal_. The values will "
-                "follow the truncated distribution all the same; a and b are values, not multiples "
-                "of std.",
-                stacklevel=4,
-            )
-        return centre, width, low, high
-
-    arguments = {"mean": mean, "std": std, "a": a, "b": b}
     return draw(
         trunc_normal_,
         trunc_normal_op,
         tensor,
-        arguments,
+        ("mean", "std", "a", "b"),
+        (mean, std, a, b),
         generator,
         key,
-        dtypes=REAL_DTYPES,
-        numbers=numbers,
+        REAL_DTYPES,
+        _truncation,
     )
 
 

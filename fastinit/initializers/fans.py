@@ -48,7 +48,7 @@ def fans_of_shape(
     out_dims: Dims | None = None,
     *,
     where: str = "",
-) -> Fans:
+) -> tuple[int, int]:
     """Count inputs and outputs: the sizes of those dimensions, times all that is neither.
 
     Args:
@@ -62,6 +62,13 @@ def fans_of_shape(
         ValueError: if there are too few dimensions, or one is named twice.
         IndexError: if a dimension is named that there is not.
     """
+    if in_dims is None and out_dims is None and type(batch_dims) is int and batch_dims >= 0:
+        one = (
+            shape[batch_dims:] if batch_dims else shape
+        )  # what nearly all calls ask for, without the general case's lists
+        if len(one) >= 2:
+            field = math.prod(one[2:])
+            return one[1] * field, one[0] * field
     ndim = len(shape)
     if isinstance(batch_dims, Sequence):
         batch = _listed(batch_dims, "batch_dims", ndim, where)
@@ -87,17 +94,16 @@ def fans_of_shape(
         )
     # Lists: torch.compile traces `prod` over no generator.
     field = math.prod([shape[dim] for dim in rest if dim not in named])
-    return Fans(
-        field * math.prod([shape[dim] for dim in ins]),
-        field * math.prod([shape[dim] for dim in outs]),
-    )
+    fan_in = field * math.prod([shape[dim] for dim in ins])
+    return fan_in, field * math.prod([shape[dim] for dim in outs])
 
 
-def fan_of(fans: Fans, mode: Mode) -> float:
+def fan_of(fans: tuple[int, int], mode: Mode) -> float:
     """Give the fan that `mode` names; "fan_avg" is the mean of the two."""
+    fan_in, fan_out = fans
     if mode == "fan_avg":
-        return (fans.fan_in + fans.fan_out) / 2
-    return fans.fan_in if mode == "fan_in" else fans.fan_out
+        return (fan_in + fan_out) / 2
+    return fan_in if mode == "fan_in" else fan_out
 
 
 def _calculate_fan_in_and_fan_out(tensor: Tensor, batch_dims: int = 0) -> tuple[int, int]:
@@ -112,8 +118,8 @@ def _calculate_correct_fan(
     wanted = mode.lower()
     if wanted not in ("fan_in", "fan_out"):
         raise ValueError(f"argument 'mode' must be 'fan_in' or 'fan_out', got {mode!r}")
-    counted = fans_of_shape(tensor.shape, batch_dims)
-    return counted.fan_in if wanted == "fan_in" else counted.fan_out
+    fan_in, fan_out = fans_of_shape(tensor.shape, batch_dims)
+    return fan_in if wanted == "fan_in" else fan_out
 
 
 # ---- by module -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -16,6 +16,12 @@ from fastinit.initializers.draw import as_double, draw
 from fastinit.key import Key, source
 
 Method = Literal["householder", "qr"]
+
+
+def _orthogonal_arguments(
+    tensor: Tensor, gain: float, batch_dims: int = 0, method: Method = "householder"
+) -> tuple[float, int, Method]:
+    return as_double(gain, "gain"), batch_dims, method
 
 
 def orthogonal_(
@@ -59,18 +65,20 @@ def orthogonal_(
         NotImplementedError: without `key`, if `batch_dims` or `method` is given for a tensor that
             would go to torch. The rest is said at the top of `fastinit.init`.
     """
-    beyond = {}
+    beyond: dict[str, Any] = {}
     if batch_dims != 0 or method != "householder":
         beyond = {"batch_dims": batch_dims, "method": method}
     return draw(
         orthogonal_,
         orthogonal_op,
         tensor,
-        {"gain": gain},
+        ("gain",),
+        (gain,),
         generator,
         key,
-        numbers=lambda: (as_double(gain, "gain"), batch_dims, method),
-        beyond=beyond,
+        DTYPES,
+        _orthogonal_arguments,
+        beyond,
     )
 
 

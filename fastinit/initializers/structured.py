@@ -41,7 +41,7 @@ def sparse_(
         ValueError: if `tensor` does not have 2 dimensions or `sparsity` is outside [0, 1]. The rest
             is said at the top of `fastinit.init`.
     """
-    return draw(sparse_, sparse_op, tensor, {"sparsity": sparsity, "std": std}, generator, key)
+    return draw(sparse_, sparse_op, tensor, ("sparsity", "std"), (sparsity, std), generator, key)
 
 
 def eye_(tensor: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from fastinit.initializers.fans import (
     fan_of,
     fans_of_shape,
 )
-from fastinit.key import Key
+from fastinit.key import NOTHING, Key
 
 FanMode = Literal["fan_in", "fan_out"]
 Nonlinearity = Literal[
@@ -119,19 +119,22 @@ def _centred(distribution: Distribution, std: float, factor: float = 3.0) -> tup
     return 0.0, std, -2 * std, 2 * std
 
 
-def _beyond(batch_dims: int) -> dict[str, Any]:
-    """The argument that torch's functions do not have, where it is given."""
-    return {"batch_dims": batch_dims} if batch_dims != 0 else {}
-
-
 # ---- Xavier --------------------------------------------------------------------------------------
 
 
 def _xavier_std(tensor: Tensor, gain: float, batch_dims: int) -> float:
-    fan = fan_of(fans_of_shape(tensor.shape, batch_dims), "fan_avg")
-    if fan == 0:  # then there is no element to fill
+    fan_in, fan_out = fans_of_shape(tensor.shape, batch_dims)
+    if fan_in + fan_out == 0:  # then there is no element to fill
         return 0.0
-    return as_double(gain, "gain") * math.sqrt(1.0 / fan)
+    return as_double(gain, "gain") * math.sqrt(2.0 / (fan_in + fan_out))
+
+
+def _xavier_uniform(tensor: Tensor, gain: float, batch_dims: int = 0) -> tuple[float, ...]:
+    return _centred("uniform", _xavier_std(tensor, gain, batch_dims))
+
+
+def _xavier_normal(tensor: Tensor, gain: float, batch_dims: int = 0) -> tuple[float, ...]:
+    return _centred("normal", _xavier_std(tensor, gain, batch_dims))
 
 
 def xavier_uniform_(
@@ -169,11 +172,13 @@ def xavier_uniform_(
         xavier_uniform_,
         uniform_op,
         tensor,
-        {"gain": gain},
+        ("gain",),
+        (gain,),
         generator,
         key,
-        numbers=lambda: _centred("uniform", _xavier_std(tensor, gain, batch_dims)),
-        beyond=_beyond(batch_dims),
+        DTYPES,
+        _xavier_uniform,
+        NOTHING if batch_dims == 0 else {"batch_dims": batch_dims},
     )
 
 
@@ -208,11 +213,13 @@ def xavier_normal_(
         xavier_normal_,
         normal_op,
         tensor,
-        {"gain": gain},
+        ("gain",),
+        (gain,),
         generator,
         key,
-        numbers=lambda: _centred("normal", _xavier_std(tensor, gain, batch_dims)),
-        beyond=_beyond(batch_dims),
+        DTYPES,
+        _xavier_normal,
+        NOTHING if batch_dims == 0 else {"batch_dims": batch_dims},
     )
 
 
@@ -220,7 +227,7 @@ def xavier_normal_(
 
 
 def _kaiming_std(
-    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int
+    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int = 0
 ) -> float:
     fan = _calculate_correct_fan(tensor, mode, batch_dims)
     # Tensors and NumPy scalars may stand for a number; a bool may not, of whatever library.
@@ -231,17 +238,20 @@ def _kaiming_std(
 
 
 def _kaiming_numbers(
-    distribution: Distribution,
-    tensor: Tensor,
-    a: float,
-    mode: FanMode,
-    nonlinearity: Nonlinearity,
-    batch_dims: int,
+    distribution: Distribution, tensor: Tensor, *arguments: Any, **beyond: Any
 ) -> tuple[float, ...] | None:
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=5)
         return None
-    return _centred(distribution, _kaiming_std(tensor, a, mode, nonlinearity, batch_dims))
+    return _centred(distribution, _kaiming_std(tensor, *arguments, **beyond))
+
+
+def _kaiming_uniform(tensor: Tensor, *arguments: Any, **beyond: Any) -> tuple[float, ...] | None:
+    return _kaiming_numbers("uniform", tensor, *arguments, **beyond)
+
+
+def _kaiming_normal(tensor: Tensor, *arguments: Any, **beyond: Any) -> tuple[float, ...] | None:
+    return _kaiming_numbers("normal", tensor, *arguments, **beyond)
 
 
 def kaiming_uniform_(
@@ -289,11 +299,13 @@ def kaiming_uniform_(
         kaiming_uniform_,
         uniform_op,
         tensor,
-        {"a": a, "mode": mode, "nonlinearity": nonlinearity},
+        ("a", "mode", "nonlinearity"),
+        (a, mode, nonlinearity),
         generator,
         key,
-        numbers=lambda: _kaiming_numbers("uniform", tensor, a, mode, nonlinearity, batch_dims),
-        beyond=_beyond(batch_dims),
+        DTYPES,
+        _kaiming_uniform,
+        NOTHING if batch_dims == 0 else {"batch_dims": batch_dims},
     )
 
 
@@ -338,11 +350,13 @@ def kaiming_normal_(
         kaiming_normal_,
         normal_op,
         tensor,
-        {"a": a, "mode": mode, "nonlinearity": nonlinearity},
+        ("a", "mode", "nonlinearity"),
+        (a, mode, nonlinearity),
         generator,
         key,
-        numbers=lambda: _kaiming_numbers("normal", tensor, a, mode, nonlinearity, batch_dims),
-        beyond=_beyond(batch_dims),
+        DTYPES,
+        _kaiming_normal,
+        NOTHING if batch_dims == 0 else {"batch_dims": batch_dims},
     )
 
 
