@@ -24,7 +24,7 @@ CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.i
 	-o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-range bench gpu-check example compare lint format exhaustive mutants clean distclean python compiler
+.PHONY: help build test test-range bench summary gpu-check example compare lint format exhaustive mutants clean distclean python compiler
 .NOTPARALLEL:
 
 help: ## this list
@@ -46,10 +46,13 @@ test-range: python compiler ## what depends on torch, under the oldest and the n
 bench: python compiler ## measure against torch, then initialise a real model
 	@$(DEV) bench python benchmarks/run.py $(ARGS)
 
+summary: python compiler ## the README's picture and table, from benchmarks/results
+	@$(DEV) examples python benchmarks/summary.py
+
 gpu-check: python compiler ## on a machine with a GPU: build, test, sanitize, measure, write the results
 	@STAGES='$(STAGES)' $(PYTHON) tools/gpu_check.py $(ARGS)
 
-example: python compiler ## run the lines of the README
+example: python compiler ## run examples/drop_in.py
 	@PYTHONPATH=. $(DEV) build python examples/drop_in.py
 
 compare: python compiler ## train a small network from nine initialisations
@@ -73,7 +76,7 @@ mutants: python compiler ## check that the tests fail for planted defects
 	@$(DEV) test python tools/mutants.py $(ARGS)
 
 clean: ## remove what was built
-	rm -rf build dist fastinit.egg-info fastinit/_C.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info fastinit/_C.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 distclean: clean ## also remove the environments made here
 	rm -rf .venv .venv-over-* .venv-torch-*

@@ -1,4 +1,4 @@
-"""The README's ten lines: fastinit in place of torch.nn.init, with a key, and under other code."""
+"""fastinit in place of torch.nn.init, with a key, and under code that one does not own."""
 
 import torch
 
