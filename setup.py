@@ -238,7 +238,6 @@ def main():
             super().run()
 
     setuptools.setup(
-        name="fastinit",
         distclass=distribution,
         ext_modules=[extension],
         cmdclass={"build_ext": Build},

@@ -5,7 +5,7 @@
 The data are scikit-learn's handwritten digits, which ship inside the package: 1797 images of 8 by 8
 pixels. Prints the training loss and the validation accuracy after two epochs, and saves a picture
 of the loss curves (default: compare_inits.png). Needs scikit-learn and matplotlib:
-pip install 'fastinit[examples]', or `make compare`.
+pip install scikit-learn matplotlib, or `make compare`, which fetches both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""torch.nn.init, one to two orders of magnitude faster, and reproducible.
+"""Fast, reproducible `torch.nn.init`.
 
 Replace `torch.nn.init` by `fastinit` in a script, or run code that you do not own under
 `fastinit.patch()`. Pass `key=` to make weights a pure function of a `Key`: the same on any number

@@ -73,9 +73,7 @@ def plot(
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError(
-            "Report.plot needs matplotlib: pip install 'fastinit[matplotlib]'"
-        ) from None
+        raise ImportError("Report.plot needs matplotlib: pip install matplotlib") from None
     panels = 2 if layers else 1
     count = max(len(parameters), len(layers))
     figure = Figure(figsize=(min(30.0, 5 + 0.15 * count), 4.0 * panels), layout="constrained")
