@@ -1,6 +1,6 @@
 """The README: what it shows runs as written, what it points to is there, its figures are measured.
 
-Likewise the pages under docs/, as far as what they point to goes.
+Of CONTRIBUTING and the pages under docs/ the links are followed, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastinit.__main__ import main
 
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").exists())
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str) -> list[str]:
@@ -56,7 +56,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in targets(page):
         if target.startswith("https://"):
