@@ -102,6 +102,31 @@ def test_the_snippets_run() -> None:
     assert not any(p.is_meta for p in layer.parameters())
 
 
+def test_the_calls_of_the_table_run() -> None:
+    model = torch.nn.Linear(4, 4)
+    names = {
+        "torch": torch,
+        "fastinit": fastinit,
+        "w": torch.empty(2, 4, 4),
+        "tensors": [torch.empty(4, 4), torch.empty(3, 4)],
+        "key": fastinit.Key(0),
+        "name": "layers.0.weight",
+        "model": model,
+        "rules": {"bias": torch.nn.init.zeros_, "default": fastinit.normal_},
+        "factory_or_module": lambda: torch.nn.Linear(4, 4),
+        "batch": torch.ones(2, 4),
+    }
+    section = README.read_text().partition("## Which call when")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    ran = 0
+    for row in rows:
+        for code in re.findall(r"`((?:with )?fastinit\.[^`]+)`", row):
+            exec(code + " pass" if code.endswith(":") else code, dict(names))
+            ran += 1
+    assert ran == "".join(rows).count("fastinit.")
+    assert not model.bias.any()
+
+
 def test_the_commands_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
