@@ -62,6 +62,12 @@ def _constant(tensor: Tensor, value: Any) -> Fill | None:
     return Fill(CONSTANT, (number,))
 
 
+def distribution_of(func: Any) -> str | None:
+    """Name what an operator draws; None if it is no draw of a distribution."""
+    known = DRAWING.get(func)
+    return None if known is None else known[0]
+
+
 def parse_fill(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Fill | None:
     """Read an operator call as a fill of its first argument; None if it is another operator."""
     if func is torch.ops.aten.zero_.default:

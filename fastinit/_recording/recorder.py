@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._compiled import reserve_key_op
-from fastinit._fills.fill import Fill, parse_fill
+from fastinit._fallback import handled
+from fastinit._fills.fill import Fill, distribution_of, parse_fill
 from fastinit._fills.operators import (
     ALLOCATING,
     METADATA_ONLY,
@@ -33,8 +34,9 @@ from fastinit._fills.region import Region
 from fastinit._recording.coverage import Coverage
 from fastinit._recording.graph import Captured, Op, Ref, Storage, dependencies, eliminate_dead
 from fastinit._recording.replay import Keys, Names, Runner
-from fastinit._tensors import is_plain
-from fastinit.key import Key, reserve_word
+from fastinit._tensors import is_closed, is_plain
+from fastinit.initializers.draw import INITIALIZERS
+from fastinit.key import NOTHING, Key, reserve_word, source
 
 _META = torch.device("meta")
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -166,13 +168,11 @@ class Recorder:
             self._check_open(func, args, kwargs)
         fill = parse_fill(func, args, kwargs)
         if fill is not None and type(args[0]) in _PLAIN:
-            storage = self.storage_of(args[0])
-            if storage is None and not fill.draws:
+            if self.storage_of(args[0]) is None and not fill.draws:
                 self._copy_captured(func, args, kwargs)
                 return func(*args, **kwargs)
-            region = Region.of(args[0])
-            if not (region.overlaps_itself or (storage is not None and storage.escaped)):
-                return self._fill(func, args[0], fill, region)
+            if self._fill(func, args[0], fill):
+                return args[0] if func.namespace == "aten" else None
         flat, spec = pytree.tree_flatten((args, kwargs))
         tensors = [value for value in flat if isinstance(value, Tensor)]
         storages = [storage for storage in map(self.storage_of, tensors) if storage is not None]
@@ -237,19 +237,25 @@ class Recorder:
         self.register(untyped, Storage(untyped.nbytes(), device))
         return result
 
-    def _fill(self, func: Any, tensor: Tensor, fill: Fill, region: Region) -> Any:
+    def _fill(self, func: Any, tensor: Tensor, fill: Fill) -> bool:
+        """Record a fill, unless it has to run now; say whether it could wait."""
+        region, storage = Region.of(tensor), self.storage_of(tensor)
+        if region.overlaps_itself or (storage is not None and storage.escaped):
+            return False
         if fill.draws:  # what it would complain about must be said here; nothing is drawn on meta
             call = (func, fill.args, tensor.dtype)
             if call not in self._accepted or fill.generator is not None:
-                example = torch.empty(0, dtype=tensor.dtype, device=_META)
-                func(example, *fill.args, key=fill.key, generator=fill.generator)
+                with _disable_current_modes():
+                    example = torch.empty(0, dtype=tensor.dtype, device=_META)
+                    func(example, *fill.args, key=fill.key, generator=fill.generator)
                 self._accepted.add(call)
         if func.namespace != "aten":
             torch.autograd.graph.increment_version(tensor)
         if tensor.numel() > 0:
             ref = Ref(self.track(tensor), region)
             if fill.generator is not None:
-                fill = fill.keyed(fill.generator.device)
+                with _disable_current_modes():
+                    fill = fill.keyed(fill.generator.device)
             self.ops.append(
                 Op(
                     func,
@@ -260,7 +266,7 @@ class Recorder:
                     label=self._label,
                 )
             )
-        return tensor if func.namespace == "aten" else None
+        return True
 
     def _whole(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record a draw that looks at its whole tensor at once."""
@@ -413,9 +419,29 @@ class Recorder:
         """Record a draw that a patch has redirected to one of fastinit's functions."""
         self._label, before = function.__name__, self._label
         try:
-            return function(tensor, *arguments, generator=generator)
+            if not self._take_fill(function, tensor, arguments, generator):
+                function(tensor, *arguments, generator=generator)
+            return tensor
         finally:
             self._label = before
+
+    def _take_fill(
+        self,
+        function: Callable[..., Any],
+        tensor: Tensor,
+        arguments: tuple[Any, ...],
+        generator: Generator | None,
+    ) -> bool:
+        """Record what a function would fill with, without a call of its operator in between."""
+        how = INITIALIZERS.get(function)
+        name = None if how is None else distribution_of(how.op)
+        if how is None or name is None or type(tensor) not in _PLAIN:
+            return False
+        if not handled(tensor, how.dtypes) or is_closed(tensor):
+            return False
+        given = source(None, generator, function.__name__)
+        values = how.values(tensor, arguments, NOTHING)
+        return values is None or self._fill(how.op, tensor, Fill(name, tuple(values), **given))
 
     @contextmanager
     def labelled(self, label: str) -> Iterator[None]:

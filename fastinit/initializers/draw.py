@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +11,8 @@ from torch import Generator, Tensor
 from fastinit._fallback import fallback, handled
 from fastinit._tensors import DTYPES
 from fastinit.key import NOTHING, Key, source
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def as_double(value: Any, name: str) -> float:
@@ -38,52 +40,80 @@ def as_double(value: Any, name: str) -> float:
         ) from None
 
 
+class Initializer(NamedTuple):
+    """How a random function fills a tensor that the operators take.
+
+    Attributes:
+        op: the operator.
+        names: the function's parameters between the tensor and the generator.
+        dtypes: those that it supports.
+        numbers: `numbers(tensor, *arguments, **beyond)` gives what `op` takes besides the tensor,
+            or None where nothing is to be filled; without it, `arguments` as doubles.
+    """
+
+    op: Callable[..., Any]
+    names: tuple[str, ...]
+    dtypes: frozenset[torch.dtype] = DTYPES
+    numbers: Callable[..., Sequence[Any] | None] | None = None
+
+    def values(
+        self, tensor: Tensor, arguments: tuple[Any, ...], beyond: dict[str, Any]
+    ) -> Sequence[Any] | None:
+        """Turn the function's arguments into the operator's; None: there is nothing to fill."""
+        if self.numbers is not None:
+            return self.numbers(tensor, *arguments, **beyond)
+        for value in arguments:
+            if type(value) is not float:
+                return [as_double(v, name) for v, name in zip(arguments, self.names, strict=True)]
+        return arguments
+
+
+INITIALIZERS: dict[Callable[..., Any], Initializer] = {}
+
+
+def initializer(
+    op: Callable[..., Any],
+    names: tuple[str, ...],
+    dtypes: frozenset[torch.dtype] = DTYPES,
+    numbers: Callable[..., Sequence[Any] | None] | None = None,
+) -> Callable[[_F], _F]:
+    """Note in `INITIALIZERS` how a function fills; see `Initializer`."""
+
+    def note(function: _F) -> _F:
+        INITIALIZERS[function] = Initializer(op, names, dtypes, numbers)
+        return function
+
+    return note
+
+
 def draw(
     function: Callable[..., Tensor],
-    op: Callable[..., Any],
     tensor: Tensor,
-    names: tuple[str, ...],
     arguments: tuple[Any, ...],
     generator: Generator | None,
     key: Key | int | None,
-    dtypes: frozenset[torch.dtype] = DTYPES,
-    numbers: Callable[..., Sequence[Any] | None] | None = None,
-    beyond: dict[str, Any] | None = None,
+    beyond: dict[str, Any] = NOTHING,
 ) -> Tensor:
-    """Fill `tensor` by `op`, or by whatever else `function` means for a tensor of its kind.
+    """Fill as `INITIALIZERS` says, or by whatever else `function` means for a tensor of its kind.
 
     Every call of a random function comes through here, so it is short.
 
     Args:
         function: the public function, of torch's name if torch has it.
-        op: the operator that fills.
         tensor: what to fill.
-        names: the parameters of `function` between the tensor and the generator.
-        arguments: what was given for them.
+        arguments: what was given between the tensor and the generator.
         generator: as it was given.
         key: as it was given.
-        dtypes: those that `function` supports.
-        numbers: `numbers(tensor, *arguments, **beyond)` gives what `op` takes besides the tensor,
-            or None where nothing is to be filled; without it, `arguments` as doubles. Not called
-            for tensors that are left to torch.
         beyond: further arguments that were given, which torch's function does not have.
     """
     given = NOTHING
     if key is not None or generator is not None:
         given = source(key, generator, function.__name__)
-    if not handled(tensor, dtypes):
-        arguments_by_name = dict(zip(names, arguments, strict=True))
-        return fallback(function, tensor, arguments_by_name, given, dtypes, beyond)
-    values: Sequence[Any] = arguments
-    if numbers is not None:
-        found = numbers(tensor, *arguments, **(beyond or NOTHING))
-        if found is None:
-            return tensor
-        values = found
-    else:
-        for value in arguments:
-            if type(value) is not float:
-                values = [as_double(v, name) for v, name in zip(arguments, names, strict=True)]
-                break
-    op(tensor, *values, **given)
+    how = INITIALIZERS[function]
+    if not handled(tensor, how.dtypes):
+        by_name = dict(zip(how.names, arguments, strict=True))
+        return fallback(function, tensor, by_name, given, how.dtypes, beyond)
+    values = how.values(tensor, arguments, beyond)
+    if values is not None:
+        how.op(tensor, *values, **given)
     return tensor

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from fastinit._compiled import operator
 from fastinit._fallback import ORIGINALS
 from fastinit._tensors import REAL_DTYPES, check_open
-from fastinit.initializers.draw import as_double, draw
+from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.key import Key
 
 uniform_op = operator("uniform_")
@@ -18,6 +18,7 @@ normal_op = operator("normal_")
 trunc_normal_op = operator("trunc_normal_")
 
 
+@initializer(uniform_op, ("a", "b"))
 def uniform_(
     tensor: Tensor,
     a: float = 0.0,
@@ -42,9 +43,10 @@ def uniform_(
     Returns:
         `tensor`. What is raised is said at the top of `fastinit.init`.
     """
-    return draw(uniform_, uniform_op, tensor, ("a", "b"), (a, b), generator, key)
+    return draw(uniform_, tensor, (a, b), generator, key)
 
 
+@initializer(normal_op, ("mean", "std"))
 def normal_(
     tensor: Tensor,
     mean: float = 0.0,
@@ -69,7 +71,7 @@ def normal_(
     Returns:
         `tensor`. What is raised is said at the top of `fastinit.init`.
     """
-    return draw(normal_, normal_op, tensor, ("mean", "std"), (mean, std), generator, key)
+    return draw(normal_, tensor, (mean, std), generator, key)
 
 
 def _truncation(
@@ -82,11 +84,12 @@ def _truncation(
         warnings.warn(
             "mean is more than 2 std from [a, b] in fastinit.trunc_normal_. The values will follow "
             "the truncated distribution all the same; a and b are values, not multiples of std.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return mean, std, a, b
 
 
+@initializer(trunc_normal_op, ("mean", "std", "a", "b"), REAL_DTYPES, _truncation)
 def trunc_normal_(
     tensor: Tensor,
     mean: float = 0.0,
@@ -120,17 +123,7 @@ def trunc_normal_(
         UserWarning: if `mean` is more than 2 `std` outside the interval, which often means that the
             bounds were taken for relative ones.
     """
-    return draw(
-        trunc_normal_,
-        trunc_normal_op,
-        tensor,
-        ("mean", "std", "a", "b"),
-        (mean, std, a, b),
-        generator,
-        key,
-        REAL_DTYPES,
-        _truncation,
-    )
+    return draw(trunc_normal_, tensor, (mean, std, a, b), generator, key)
 
 
 def trunc_normal_tf_(

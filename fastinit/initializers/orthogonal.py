@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from fastinit._compiled import orthogonal_many_op, orthogonal_op
 from fastinit._fallback import handled
 from fastinit._tensors import DTYPES, check_open
-from fastinit.initializers.draw import as_double, draw
+from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.key import Key, source
 
 Method = Literal["householder", "qr"]
@@ -24,6 +24,7 @@ def _orthogonal_arguments(
     return as_double(gain, "gain"), batch_dims, method
 
 
+@initializer(orthogonal_op, ("gain",), numbers=_orthogonal_arguments)
 def orthogonal_(
     tensor: Tensor,
     gain: float = 1,
@@ -68,18 +69,7 @@ def orthogonal_(
     beyond: dict[str, Any] = {}
     if batch_dims != 0 or method != "householder":
         beyond = {"batch_dims": batch_dims, "method": method}
-    return draw(
-        orthogonal_,
-        orthogonal_op,
-        tensor,
-        ("gain",),
-        (gain,),
-        generator,
-        key,
-        DTYPES,
-        _orthogonal_arguments,
-        beyond,
-    )
+    return draw(orthogonal_, tensor, (gain,), generator, key, beyond)
 
 
 def orthogonal_many_(

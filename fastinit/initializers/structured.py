@@ -8,10 +8,11 @@ from torch import Generator, Tensor
 from fastinit._compiled import sparse_op
 from fastinit._fallback import ORIGINALS
 from fastinit._tensors import check_open, is_plain
-from fastinit.initializers.draw import draw
+from fastinit.initializers.draw import draw, initializer
 from fastinit.key import Key
 
 
+@initializer(sparse_op, ("sparsity", "std"))
 def sparse_(
     tensor: Tensor,
     sparsity: float,
@@ -41,7 +42,7 @@ def sparse_(
         ValueError: if `tensor` does not have 2 dimensions or `sparsity` is outside [0, 1]. The rest
             is said at the top of `fastinit.init`.
     """
-    return draw(sparse_, sparse_op, tensor, ("sparsity", "std"), (sparsity, std), generator, key)
+    return draw(sparse_, tensor, (sparsity, std), generator, key)
 
 
 def eye_(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torch.compiler import is_compiling
 
 from fastinit._tensors import DTYPES
-from fastinit.initializers.draw import as_double, draw
+from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.initializers.elementwise import (
     normal_,
     normal_op,
@@ -137,6 +137,7 @@ def _xavier_normal(tensor: Tensor, gain: float, batch_dims: int = 0) -> tuple[fl
     return _centred("normal", _xavier_std(tensor, gain, batch_dims))
 
 
+@initializer(uniform_op, ("gain",), numbers=_xavier_uniform)
 def xavier_uniform_(
     tensor: Tensor,
     gain: float = 1.0,
@@ -168,20 +169,11 @@ def xavier_uniform_(
         ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch. The rest is
             said at the top of `fastinit.init`.
     """
-    return draw(
-        xavier_uniform_,
-        uniform_op,
-        tensor,
-        ("gain",),
-        (gain,),
-        generator,
-        key,
-        DTYPES,
-        _xavier_uniform,
-        NOTHING if batch_dims == 0 else {"batch_dims": batch_dims},
-    )
+    beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
+    return draw(xavier_uniform_, tensor, (gain,), generator, key, beyond)
 
 
+@initializer(normal_op, ("gain",), numbers=_xavier_normal)
 def xavier_normal_(
     tensor: Tensor,
     gain: float = 1.0,
@@ -209,18 +201,8 @@ def xavier_normal_(
         ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch. The rest is
             said at the top of `fastinit.init`.
     """
-    return draw(
-        xavier_normal_,
-        normal_op,
-        tensor,
-        ("gain",),
-        (gain,),
-        generator,
-        key,
-        DTYPES,
-        _xavier_normal,
-        NOTHING if batch_dims == 0 else {"batch_dims": batch_dims},
-    )
+    beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
+    return draw(xavier_normal_, tensor, (gain,), generator, key, beyond)
 
 
 # ---- Kaiming -------------------------------------------------------------------------------------
@@ -241,7 +223,7 @@ def _kaiming_numbers(
     distribution: Distribution, tensor: Tensor, *arguments: Any, **beyond: Any
 ) -> tuple[float, ...] | None:
     if 0 in tensor.shape:
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=5)
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=6)
         return None
     return _centred(distribution, _kaiming_std(tensor, *arguments, **beyond))
 
@@ -254,6 +236,7 @@ def _kaiming_normal(tensor: Tensor, *arguments: Any, **beyond: Any) -> tuple[flo
     return _kaiming_numbers("normal", tensor, *arguments, **beyond)
 
 
+@initializer(uniform_op, ("a", "mode", "nonlinearity"), numbers=_kaiming_uniform)
 def kaiming_uniform_(
     tensor: Tensor,
     a: float = 0,
@@ -295,20 +278,11 @@ def kaiming_uniform_(
     Warns:
         UserWarning: if `tensor` has no elements; nothing else is checked then.
     """
-    return draw(
-        kaiming_uniform_,
-        uniform_op,
-        tensor,
-        ("a", "mode", "nonlinearity"),
-        (a, mode, nonlinearity),
-        generator,
-        key,
-        DTYPES,
-        _kaiming_uniform,
-        NOTHING if batch_dims == 0 else {"batch_dims": batch_dims},
-    )
+    beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
+    return draw(kaiming_uniform_, tensor, (a, mode, nonlinearity), generator, key, beyond)
 
 
+@initializer(normal_op, ("a", "mode", "nonlinearity"), numbers=_kaiming_normal)
 def kaiming_normal_(
     tensor: Tensor,
     a: float = 0,
@@ -346,18 +320,8 @@ def kaiming_normal_(
     Warns:
         UserWarning: if `tensor` has no elements; nothing else is checked then.
     """
-    return draw(
-        kaiming_normal_,
-        normal_op,
-        tensor,
-        ("a", "mode", "nonlinearity"),
-        (a, mode, nonlinearity),
-        generator,
-        key,
-        DTYPES,
-        _kaiming_normal,
-        NOTHING if batch_dims == 0 else {"batch_dims": batch_dims},
-    )
+    beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
+    return draw(kaiming_normal_, tensor, (a, mode, nonlinearity), generator, key, beyond)
 
 
 # ---- the general form, and LeCun -----------------------------------------------------------------
