@@ -8,12 +8,14 @@ of threads, on any device, in any memory layout.
 from fastinit import _compiled as _compiled  # first: it says what is missing
 from fastinit import init
 from fastinit._compiled import STREAM_VERSION
-from fastinit._config import show_config
+from fastinit._config import Config, show_config
 from fastinit._fills.batch import batch
 from fastinit._models.initialize import initialize_
 from fastinit._models.materialize import materialize
 from fastinit._patch.patch import patch
+from fastinit._report.moments import Moments
 from fastinit._report.report import Report, report
+from fastinit._report.rows import LayerRow, ParameterRow
 from fastinit._version import __version__
 from fastinit.init import (
     _calculate_correct_fan,
@@ -57,8 +59,12 @@ from fastinit.key import Key, philox4x32, reserve_key
 
 __all__ = [
     "STREAM_VERSION",
+    "Config",
     "Fans",
     "Key",
+    "LayerRow",
+    "Moments",
+    "ParameterRow",
     "Report",
     "__version__",
     "_calculate_correct_fan",

@@ -17,7 +17,14 @@ _AT_ONCE = 1 << 22  # elements converted to double
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, standard deviation, and the least and greatest value (None where there is no bound)."""
+    """Mean, standard deviation and bounds: of a tensor, or of what it is expected to be.
+
+    Attributes:
+        mean: the mean; of a complex tensor, of its real and imaginary parts taken together.
+        std: the standard deviation, likewise.
+        low: the least value, or a lower bound; None where there is none.
+        high: the greatest value, or an upper bound; None where there is none.
+    """
 
     mean: float
     std: float

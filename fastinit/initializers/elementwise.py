@@ -41,7 +41,17 @@ def uniform_(
         key: the key itself, instead of a generator.
 
     Returns:
-        `tensor`. What is raised is said at the top of `fastinit.init`.
+        `tensor`.
+
+    Raises:
+        RuntimeError: if `a` or `b` is not finite, or `a` > `b`; if an argument does not fit the
+            dtype; if elements of `tensor` share memory; if `tensor` is an inference tensor outside
+            of inference mode; if a generator would be drawn from while a CUDA graph is captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if both `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which).
     """
     return draw(uniform_, tensor, (a, b), generator, key)
 
@@ -69,7 +79,18 @@ def normal_(
         key: the key itself, instead of a generator.
 
     Returns:
-        `tensor`. What is raised is said at the top of `fastinit.init`.
+        `tensor`.
+
+    Raises:
+        RuntimeError: if `mean` or `std` is not finite, or `std` is negative; if an argument does
+            not fit the dtype; if elements of `tensor` share memory; if `tensor` is an inference
+            tensor outside of inference mode; if a generator would be drawn from while a CUDA graph
+            is captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if both `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which).
     """
     return draw(normal_, tensor, (mean, std), generator, key)
 
@@ -117,7 +138,18 @@ def trunc_normal_(
         key: the key itself, instead of a generator.
 
     Returns:
-        `tensor`. What is raised is said at the top of `fastinit.init`.
+        `tensor`.
+
+    Raises:
+        RuntimeError: if `mean` or `std` is not finite, `std` is negative, a bound is NaN, or `a` >
+            `b`; if no value of the dtype lies in [a, b]; if elements of `tensor` share memory; if
+            `tensor` is an inference tensor outside of inference mode; if a generator would be drawn
+            from while a CUDA graph is captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if both `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which).
 
     Warns:
         UserWarning: if `mean` is more than 2 `std` outside the interval, which often means that the
@@ -142,7 +174,7 @@ def trunc_normal_tf_(
     from the mean.
 
     Args:
-        tensor: any shape; dtypes as for `trunc_normal_`.
+        tensor: any shape; float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2.
         mean: of the untruncated distribution, finite.
         std: of the untruncated distribution, finite, at least 0; 0 gives the constant `mean`.
         a: the lower bound, in standard deviations from the mean.
@@ -151,7 +183,18 @@ def trunc_normal_tf_(
         key: the key itself, instead of a generator.
 
     Returns:
-        `tensor`. What is raised is said at the top of `fastinit.init`.
+        `tensor`.
+
+    Raises:
+        RuntimeError: if `mean` or `std` is not finite, `std` is negative, a bound is NaN, or `a` >
+            `b`; if no value of the dtype lies between the bounds; if elements of `tensor` share
+            memory; if `tensor` is an inference tensor outside of inference mode; if a generator
+            would be drawn from while a CUDA graph is captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if both `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to `torch.nn.init.trunc_normal_`
+            (`fastinit.show_config` says which).
     """
     mean, std = as_double(mean, "mean"), as_double(std, "std")
     a, b = as_double(a, "a"), as_double(b, "b")

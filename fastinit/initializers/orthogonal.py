@@ -46,8 +46,9 @@ def orthogonal_(
 
     Args:
         tensor: at least 2 dimensions besides those of the batch, those after the first taken as
-            one; dtypes as for `normal_`, those of 16 and 8 bits computed in float32. Autocast and
-            the precision allowed for float32 products (TF32) make no difference.
+            one; float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2, complex64 or
+            complex128, those of 16 and 8 bits computed in float32. Autocast and the precision
+            allowed for float32 products (TF32) make no difference.
         gain: the factor.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
@@ -61,10 +62,16 @@ def orthogonal_(
         `tensor`.
 
     Raises:
-        ValueError: if `tensor` has too few dimensions, or `batch_dims` is negative, or `method` is
-            neither of the two.
-        NotImplementedError: without `key`, if `batch_dims` or `method` is given for a tensor that
-            would go to torch. The rest is said at the top of `fastinit.init`.
+        RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
+            outside of inference mode; if a generator would be drawn from while a CUDA graph is
+            captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if `tensor` has too few dimensions, `batch_dims` is negative, or `method` is
+            neither of the two; if both `key` and `generator` are given, or `key` is outside
+            [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which), which has neither `batch_dims` nor `method`.
     """
     beyond: dict[str, Any] = {}
     if batch_dims != 0 or method != "householder":
@@ -99,9 +106,17 @@ def orthogonal_many_(
         The tensors, in a list.
 
     Raises:
-        ValueError: if the number of `keys` or of gains is not that of the tensors, or both `keys`
-            and a generator are given. The rest as `orthogonal_`; all tensors of a device are
-            checked before any is filled. Those that would go to torch come last, one by one.
+        RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
+            outside of inference mode; if a generator would be drawn from while a CUDA graph is
+            captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if the number of `keys` or of gains is not that of the tensors; if a tensor has
+            too few dimensions, `batch_dims` is negative, or `method` is neither of the two; if both
+            `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which), which has neither `batch_dims` nor `method`. All tensors of a device are
+            checked before any is filled; those that go to torch come last, one by one.
     """
     listed = list(tensors)
     gains = list(gain) if isinstance(gain, Sequence) else [gain] * len(listed)
@@ -152,7 +167,8 @@ def delta_orthogonal_(
     the lower of the two, as in JAX.
 
     Args:
-        tensor: 3, 4 or 5 dimensions, (out, in, *kernel), out at least in; dtypes as for `normal_`.
+        tensor: 3, 4 or 5 dimensions, (out, in, *kernel), out at least in; float32, float64,
+            float16, bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
         gain: the factor.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
@@ -161,8 +177,15 @@ def delta_orthogonal_(
         `tensor`.
 
     Raises:
-        ValueError: if `tensor` has another number of dimensions, or fewer outputs than inputs. The
-            rest as `orthogonal_`.
+        RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
+            outside of inference mode; if a generator would be drawn from while a CUDA graph is
+            captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if `tensor` has another number of dimensions, or fewer outputs than inputs; if
+            both `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which).
     """
     source(key, generator, "delta_orthogonal_")
     shape = tuple(tensor.shape)

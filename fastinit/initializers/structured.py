@@ -28,7 +28,8 @@ def sparse_(
     the same key.
 
     Args:
-        tensor: 2 dimensions; dtypes as for `normal_`.
+        tensor: 2 dimensions; float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2,
+            complex64 or complex128.
         sparsity: the fraction of each column to set to zero, in [0, 1].
         std: of the rest, finite, at least 0.
         generator: where to draw the key from (default: the device's generator); one draw serves
@@ -39,8 +40,15 @@ def sparse_(
         `tensor`.
 
     Raises:
-        ValueError: if `tensor` does not have 2 dimensions or `sparsity` is outside [0, 1]. The rest
-            is said at the top of `fastinit.init`.
+        RuntimeError: if `std` is negative or not finite, or does not fit the dtype; if elements of
+            `tensor` share memory; if `tensor` is an inference tensor outside of inference mode; if
+            a generator would be drawn from while a CUDA graph is captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if `tensor` does not have 2 dimensions, or `sparsity` is outside [0, 1]; if both
+            `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which).
     """
     return draw(sparse_, tensor, (sparsity, std), generator, key)
 

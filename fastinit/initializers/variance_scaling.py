@@ -156,7 +156,8 @@ def xavier_uniform_(
     counts both parts.
 
     Args:
-        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `uniform_`.
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); float32, float64, float16,
+            bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
         gain: see `calculate_gain`.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
@@ -166,8 +167,15 @@ def xavier_uniform_(
         `tensor`.
 
     Raises:
-        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch. The rest is
-            said at the top of `fastinit.init`.
+        RuntimeError: if `gain` is negative or not finite; if the bounds do not fit the dtype; if
+            elements of `tensor` share memory; if `tensor` is an inference tensor outside of
+            inference mode; if a generator would be drawn from while a CUDA graph is captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch; if both
+            `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which), which has no `batch_dims`.
     """
     beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
     return draw(xavier_uniform_, tensor, (gain,), generator, key, beyond)
@@ -188,7 +196,8 @@ def xavier_normal_(
     (AISTATS 2010).
 
     Args:
-        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `normal_`.
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); float32, float64, float16,
+            bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
         gain: see `calculate_gain`.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
@@ -198,8 +207,16 @@ def xavier_normal_(
         `tensor`.
 
     Raises:
-        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch. The rest is
-            said at the top of `fastinit.init`.
+        RuntimeError: if `gain` is negative or not finite; if the standard deviation does not fit
+            the dtype; if elements of `tensor` share memory; if `tensor` is an inference tensor
+            outside of inference mode; if a generator would be drawn from while a CUDA graph is
+            captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch; if both
+            `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which), which has no `batch_dims`.
     """
     beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
     return draw(xavier_normal_, tensor, (gain,), generator, key, beyond)
@@ -258,7 +275,8 @@ def kaiming_uniform_(
     parts.
 
     Args:
-        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `uniform_`.
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); float32, float64, float16,
+            bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
         a: the negative slope, if `nonlinearity` is "leaky_relu".
         mode: "fan_in" keeps the variance of activations from layer to layer, "fan_out" that of
             gradients.
@@ -271,9 +289,16 @@ def kaiming_uniform_(
         `tensor`.
 
     Raises:
+        RuntimeError: if `a` is NaN; if elements of `tensor` share memory; if `tensor` is an
+            inference tensor outside of inference mode; if a generator would be drawn from while a
+            CUDA graph is captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
         ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch, or `mode`,
-            `nonlinearity` or `a` is not one of those allowed. The rest is said at the top of
-            `fastinit.init`.
+            `nonlinearity` or `a` is not one of those allowed; if both `key` and `generator` are
+            given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which), which has no `batch_dims`.
 
     Warns:
         UserWarning: if `tensor` has no elements; nothing else is checked then.
@@ -300,7 +325,8 @@ def kaiming_normal_(
     `w.T` for one used as `x @ w`.
 
     Args:
-        tensor: at least 2 dimensions, (*batch, out, in, *kernel); dtypes as for `normal_`.
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel); float32, float64, float16,
+            bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
         a: the negative slope, if `nonlinearity` is "leaky_relu".
         mode: "fan_in" keeps the variance of activations from layer to layer, "fan_out" that of
             gradients.
@@ -313,9 +339,16 @@ def kaiming_normal_(
         `tensor`.
 
     Raises:
+        RuntimeError: if `a` is NaN; if elements of `tensor` share memory; if `tensor` is an
+            inference tensor outside of inference mode; if a generator would be drawn from while a
+            CUDA graph is captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
         ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch, or `mode`,
-            `nonlinearity` or `a` is not one of those allowed. The rest is said at the top of
-            `fastinit.init`.
+            `nonlinearity` or `a` is not one of those allowed; if both `key` and `generator` are
+            given, or `key` is outside [-2**63, 2**64).
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
+            says which), which has no `batch_dims`.
 
     Warns:
         UserWarning: if `tensor` has no elements; nothing else is checked then.
@@ -372,7 +405,8 @@ def variance_scaling_(
 
     Args:
         tensor: at least 2 dimensions, (*batch, out, in, *kernel) unless `in_dims` and `out_dims`
-            say otherwise; dtypes as for `normal_`.
+            say otherwise; float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2,
+            complex64 or complex128.
         scale: the factor, finite, positive.
         mode: "fan_in", "fan_out", or "fan_avg", which is the mean of the two.
         distribution: "uniform", "normal" or "truncated_normal".
@@ -389,10 +423,17 @@ def variance_scaling_(
         `tensor`.
 
     Raises:
+        RuntimeError: if the standard deviation or bound does not fit the dtype; if elements of
+            `tensor` share memory; if `tensor` is an inference tensor outside of inference mode; if
+            a generator would be drawn from while a CUDA graph is captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
         ValueError: if `scale` is not positive, `mode` or `distribution` is not one of those above,
-            there are too few dimensions, or one is named twice.
-        IndexError: if a dimension is named that `tensor` does not have. The rest is said at the top
-            of `fastinit.init`.
+            there are too few dimensions, or one is named twice; if both `key` and `generator` are
+            given, or `key` is outside [-2**63, 2**64).
+        IndexError: if a dimension is named that `tensor` does not have.
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function of that distribution
+            (`fastinit.show_config` says which).
     """
     factor = as_double(scale, "scale")
     if not 0 < factor < math.inf:
@@ -434,7 +475,35 @@ def lecun_uniform_(
     """Fill uniformly from [-c, c), c = sqrt(3 / fan_in), sqrt(1.5 / fan_in) for complex parts.
 
     LeCun, Bottou, Orr and Müller, "Efficient BackProp" (1998). `variance_scaling_` with scale 1 and
-    "fan_in"; arguments and errors are described there.
+    "fan_in".
+
+    Args:
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel) unless `in_dims` and `out_dims`
+            say otherwise; float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2,
+            complex64 or complex128.
+        generator: where to draw the key from (default: the device's generator).
+        key: the key itself, instead of a generator.
+        in_dims: the dimension, or dimensions, of the inputs (default: the second besides the
+            batch).
+        out_dims: the dimension, or dimensions, of the outputs (default: the first besides the
+            batch).
+        batch_dims: dimensions that count weights and belong to neither fan: a sequence of them, or
+            how many of the leading ones. All that remain are the kernel, and belong to both fans.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
+            outside of inference mode; if a generator would be drawn from while a CUDA graph is
+            captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if there are too few dimensions, or one is named twice; if both `key` and
+            `generator` are given, or `key` is outside [-2**63, 2**64).
+        IndexError: if a dimension is named that `tensor` does not have.
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function of that distribution
+            (`fastinit.show_config` says which).
     """
     return variance_scaling_(
         tensor,
@@ -462,7 +531,35 @@ def lecun_normal_(
 
     Klambauer, Unterthiner, Mayr and Hochreiter, "Self-normalizing neural networks" (NeurIPS 2017)
     want such weights; that they are truncated is JAX's way. `variance_scaling_` with scale 1 and
-    "fan_in"; arguments and errors are described there.
+    "fan_in".
+
+    Args:
+        tensor: at least 2 dimensions, (*batch, out, in, *kernel) unless `in_dims` and `out_dims`
+            say otherwise; float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2,
+            complex64 or complex128.
+        generator: where to draw the key from (default: the device's generator).
+        key: the key itself, instead of a generator.
+        in_dims: the dimension, or dimensions, of the inputs (default: the second besides the
+            batch).
+        out_dims: the dimension, or dimensions, of the outputs (default: the first besides the
+            batch).
+        batch_dims: dimensions that count weights and belong to neither fan: a sequence of them, or
+            how many of the leading ones. All that remain are the kernel, and belong to both fans.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
+            outside of inference mode; if a generator would be drawn from while a CUDA graph is
+            captured.
+        TypeError: if a number, `key` or `generator` has the wrong type.
+        ValueError: if there are too few dimensions, or one is named twice; if both `key` and
+            `generator` are given, or `key` is outside [-2**63, 2**64).
+        IndexError: if a dimension is named that `tensor` does not have.
+        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
+            take one; without a key such a tensor goes to torch's function of that distribution
+            (`fastinit.show_config` says which).
     """
     return variance_scaling_(
         tensor,
