@@ -52,15 +52,11 @@ from fastinit.initializers.fans import (
 from fastinit.initializers.fans import (
     _calculate_fan_in_and_fan_out as _calculate_fan_in_and_fan_out,
 )
+from fastinit.initializers.kaiming import kaiming_normal_, kaiming_uniform_
 from fastinit.initializers.orthogonal import orthogonal_
 from fastinit.initializers.structured import dirac_, eye_, sparse_
-from fastinit.initializers.variance_scaling import (
-    calculate_gain,
-    kaiming_normal_,
-    kaiming_uniform_,
-    xavier_normal_,
-    xavier_uniform_,
-)
+from fastinit.initializers.variance_scaling import calculate_gain
+from fastinit.initializers.xavier import xavier_normal_, xavier_uniform_
 
 __all__ = [
     "calculate_gain",

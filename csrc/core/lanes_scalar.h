@@ -117,10 +117,6 @@ struct ScalarF32 : ScalarWords {
   static FASTINIT_HD FASTINIT_INLINE I ishr(I a) {
     return a >> n;
   }
-  template <int n>
-  static FASTINIT_HD FASTINIT_INLINE I ishl(I a) {
-    return a << n;
-  }
   static FASTINIT_HD FASTINIT_INLINE M sign_of(I a) { return static_cast<int32_t>(a) < 0; }
   // A comparison with zero can be one instruction with the choice between 0 and 1 that follows.
   static FASTINIT_HD FASTINIT_INLINE M sign_of_value(F a) { return !(a > 0.0f); }

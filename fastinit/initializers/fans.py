@@ -24,6 +24,7 @@ class Fans(NamedTuple):
 
 # ---- by shape ------------------------------------------------------------------------------------
 
+FanMode = Literal["fan_in", "fan_out"]
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Dims = SupportsIndex | Sequence[SupportsIndex]
 
@@ -111,9 +112,7 @@ def _calculate_fan_in_and_fan_out(tensor: Tensor, batch_dims: int = 0) -> tuple[
     return fans_of_shape(tensor.shape, batch_dims)
 
 
-def _calculate_correct_fan(
-    tensor: Tensor, mode: Literal["fan_in", "fan_out"], batch_dims: int = 0
-) -> int:
+def _calculate_correct_fan(tensor: Tensor, mode: FanMode, batch_dims: int = 0) -> int:
     """Give fan_in or fan_out, as `mode` (in either case) says."""
     wanted = mode.lower()
     if wanted not in ("fan_in", "fan_out"):

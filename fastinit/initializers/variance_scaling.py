@@ -1,38 +1,34 @@
-"""Initialisers whose variance is a factor over a fan: Xavier, Kaiming, LeCun, the general form.
+"""Initialisers whose variance is a factor over a fan: the general form, LeCun's, and gains.
 
-Each is a standard deviation and a distribution of mean 0 (`_centred`); fans are counted in fans.py.
+Each is a standard deviation and a distribution of mean 0 (`centred`), as those of xavier.py and
+kaiming.py are; fans are counted in fans.py.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.compiler import is_compiling
 
 from fastinit._tensors import DTYPES
-from fastinit.initializers.draw import as_double, draw, initializer
+from fastinit.initializers.draw import as_double
 from fastinit.initializers.elementwise import (
     normal_,
-    normal_op,
     trunc_normal_,
     uniform_,
-    uniform_op,
 )
 from fastinit.initializers.fans import (
     Dims,
     Mode,
-    _calculate_correct_fan,
     fan_of,
     fans_of_shape,
 )
-from fastinit.key import NOTHING, Key
+from fastinit.key import Key
 
-FanMode = Literal["fan_in", "fan_out"]
 Nonlinearity = Literal[
     "linear",
     "conv1d",
@@ -105,7 +101,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _centred(distribution: Distribution, std: float, factor: float = 3.0) -> tuple[float, ...]:
+def centred(distribution: Distribution, std: float, factor: float = 3.0) -> tuple[float, ...]:
     """Give the arguments of a distribution of mean 0 and this standard deviation.
 
     `factor`: (bound / std)**2 of the uniform one.
@@ -117,247 +113,6 @@ def _centred(distribution: Distribution, std: float, factor: float = 3.0) -> tup
         return 0.0, std
     std /= _TRUNCATED_STD
     return 0.0, std, -2 * std, 2 * std
-
-
-# ---- Xavier --------------------------------------------------------------------------------------
-
-
-def _xavier_std(tensor: Tensor, gain: float, batch_dims: int) -> float:
-    fan_in, fan_out = fans_of_shape(tensor.shape, batch_dims)
-    if fan_in + fan_out == 0:  # then there is no element to fill
-        return 0.0
-    return as_double(gain, "gain") * math.sqrt(2.0 / (fan_in + fan_out))
-
-
-def _xavier_uniform(tensor: Tensor, gain: float, batch_dims: int = 0) -> tuple[float, ...]:
-    return _centred("uniform", _xavier_std(tensor, gain, batch_dims))
-
-
-def _xavier_normal(tensor: Tensor, gain: float, batch_dims: int = 0) -> tuple[float, ...]:
-    return _centred("normal", _xavier_std(tensor, gain, batch_dims))
-
-
-@initializer(uniform_op, ("gain",), numbers=_xavier_uniform)
-def xavier_uniform_(
-    tensor: Tensor,
-    gain: float = 1.0,
-    generator: Generator | None = None,
-    *,
-    key: Key | int | None = None,
-    batch_dims: int = 0,
-) -> Tensor:
-    """Fill uniformly from [-c, c), c = gain * sqrt(6 / (fan_in + fan_out)).
-
-    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks"
-    (AISTATS 2010).
-
-    A complex tensor gets such draws as both its parts, as in torch: twice the mean |z|**2 that
-    `xavier_normal_` gives it. `variance_scaling_` with scale gain**2, "fan_avg" and "uniform"
-    counts both parts.
-
-    Args:
-        tensor: at least 2 dimensions, (*batch, out, in, *kernel); float32, float64, float16,
-            bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
-        gain: see `calculate_gain`.
-        generator: where to draw the key from (default: the device's generator).
-        key: the key itself, instead of a generator.
-        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
-
-    Returns:
-        `tensor`.
-
-    Raises:
-        RuntimeError: if `gain` is negative or not finite; if the bounds do not fit the dtype; if
-            elements of `tensor` share memory; if `tensor` is an inference tensor outside of
-            inference mode; if a generator would be drawn from while a CUDA graph is captured.
-        TypeError: if a number, `key` or `generator` has the wrong type.
-        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch; if both
-            `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
-        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
-            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
-            says which), which has no `batch_dims`.
-    """
-    beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
-    return draw(xavier_uniform_, tensor, (gain,), generator, key, beyond)
-
-
-@initializer(normal_op, ("gain",), numbers=_xavier_normal)
-def xavier_normal_(
-    tensor: Tensor,
-    gain: float = 1.0,
-    generator: Generator | None = None,
-    *,
-    key: Key | int | None = None,
-    batch_dims: int = 0,
-) -> Tensor:
-    """Fill normally, mean 0 and std = gain * sqrt(2 / (fan_in + fan_out)).
-
-    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks"
-    (AISTATS 2010).
-
-    Args:
-        tensor: at least 2 dimensions, (*batch, out, in, *kernel); float32, float64, float16,
-            bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
-        gain: see `calculate_gain`.
-        generator: where to draw the key from (default: the device's generator).
-        key: the key itself, instead of a generator.
-        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
-
-    Returns:
-        `tensor`.
-
-    Raises:
-        RuntimeError: if `gain` is negative or not finite; if the standard deviation does not fit
-            the dtype; if elements of `tensor` share memory; if `tensor` is an inference tensor
-            outside of inference mode; if a generator would be drawn from while a CUDA graph is
-            captured.
-        TypeError: if a number, `key` or `generator` has the wrong type.
-        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch; if both
-            `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
-        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
-            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
-            says which), which has no `batch_dims`.
-    """
-    beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
-    return draw(xavier_normal_, tensor, (gain,), generator, key, beyond)
-
-
-# ---- Kaiming -------------------------------------------------------------------------------------
-
-
-def _kaiming_std(
-    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int = 0
-) -> float:
-    fan = _calculate_correct_fan(tensor, mode, batch_dims)
-    # Tensors and NumPy scalars may stand for a number; a bool may not, of whatever library.
-    dtype = getattr(a, "dtype", None)
-    if dtype is not None and not str(dtype).endswith("bool"):
-        a = as_double(a, "a")
-    return calculate_gain(nonlinearity, a) / math.sqrt(fan)
-
-
-def _kaiming_numbers(
-    distribution: Distribution, tensor: Tensor, *arguments: Any, **beyond: Any
-) -> tuple[float, ...] | None:
-    if 0 in tensor.shape:
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=6)
-        return None
-    return _centred(distribution, _kaiming_std(tensor, *arguments, **beyond))
-
-
-def _kaiming_uniform(tensor: Tensor, *arguments: Any, **beyond: Any) -> tuple[float, ...] | None:
-    return _kaiming_numbers("uniform", tensor, *arguments, **beyond)
-
-
-def _kaiming_normal(tensor: Tensor, *arguments: Any, **beyond: Any) -> tuple[float, ...] | None:
-    return _kaiming_numbers("normal", tensor, *arguments, **beyond)
-
-
-@initializer(uniform_op, ("a", "mode", "nonlinearity"), numbers=_kaiming_uniform)
-def kaiming_uniform_(
-    tensor: Tensor,
-    a: float = 0,
-    mode: FanMode = "fan_in",
-    nonlinearity: Nonlinearity = "leaky_relu",
-    generator: Generator | None = None,
-    *,
-    key: Key | int | None = None,
-    batch_dims: int = 0,
-) -> Tensor:
-    """Fill uniformly from [-c, c), c = gain * sqrt(3 / fan).
-
-    He, Zhang, Ren and Sun, "Delving deep into rectifiers: surpassing human-level performance on
-    ImageNet classification" (ICCV 2015). The fans are those of a weight used as `x @ w.T`; pass
-    `w.T` for one used as `x @ w`.
-
-    A complex tensor gets such draws as both its parts, as in torch: twice the mean |z|**2 that
-    `kaiming_normal_` gives it. `variance_scaling_` with scale gain**2 and "uniform" counts both
-    parts.
-
-    Args:
-        tensor: at least 2 dimensions, (*batch, out, in, *kernel); float32, float64, float16,
-            bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
-        a: the negative slope, if `nonlinearity` is "leaky_relu".
-        mode: "fan_in" keeps the variance of activations from layer to layer, "fan_out" that of
-            gradients.
-        nonlinearity: what follows the layer; decides the gain, see `calculate_gain`.
-        generator: where to draw the key from (default: the device's generator).
-        key: the key itself, instead of a generator.
-        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
-
-    Returns:
-        `tensor`.
-
-    Raises:
-        RuntimeError: if `a` is NaN; if elements of `tensor` share memory; if `tensor` is an
-            inference tensor outside of inference mode; if a generator would be drawn from while a
-            CUDA graph is captured.
-        TypeError: if a number, `key` or `generator` has the wrong type.
-        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch, or `mode`,
-            `nonlinearity` or `a` is not one of those allowed; if both `key` and `generator` are
-            given, or `key` is outside [-2**63, 2**64).
-        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
-            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
-            says which), which has no `batch_dims`.
-
-    Warns:
-        UserWarning: if `tensor` has no elements; nothing else is checked then.
-    """
-    beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
-    return draw(kaiming_uniform_, tensor, (a, mode, nonlinearity), generator, key, beyond)
-
-
-@initializer(normal_op, ("a", "mode", "nonlinearity"), numbers=_kaiming_normal)
-def kaiming_normal_(
-    tensor: Tensor,
-    a: float = 0,
-    mode: FanMode = "fan_in",
-    nonlinearity: Nonlinearity = "leaky_relu",
-    generator: Generator | None = None,
-    *,
-    key: Key | int | None = None,
-    batch_dims: int = 0,
-) -> Tensor:
-    """Fill normally, mean 0 and std = gain / sqrt(fan).
-
-    He, Zhang, Ren and Sun, "Delving deep into rectifiers: surpassing human-level performance on
-    ImageNet classification" (ICCV 2015). The fans are those of a weight used as `x @ w.T`; pass
-    `w.T` for one used as `x @ w`.
-
-    Args:
-        tensor: at least 2 dimensions, (*batch, out, in, *kernel); float32, float64, float16,
-            bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
-        a: the negative slope, if `nonlinearity` is "leaky_relu".
-        mode: "fan_in" keeps the variance of activations from layer to layer, "fan_out" that of
-            gradients.
-        nonlinearity: what follows the layer; decides the gain, see `calculate_gain`.
-        generator: where to draw the key from (default: the device's generator).
-        key: the key itself, instead of a generator.
-        batch_dims: how many leading dimensions count weights: `(experts, out, in)` with 1.
-
-    Returns:
-        `tensor`.
-
-    Raises:
-        RuntimeError: if `a` is NaN; if elements of `tensor` share memory; if `tensor` is an
-            inference tensor outside of inference mode; if a generator would be drawn from while a
-            CUDA graph is captured.
-        TypeError: if a number, `key` or `generator` has the wrong type.
-        ValueError: if `tensor` has fewer than 2 dimensions besides those of the batch, or `mode`,
-            `nonlinearity` or `a` is not one of those allowed; if both `key` and `generator` are
-            given, or `key` is outside [-2**63, 2**64).
-        NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
-            take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
-            says which), which has no `batch_dims`.
-
-    Warns:
-        UserWarning: if `tensor` has no elements; nothing else is checked then.
-    """
-    beyond = {"batch_dims": batch_dims} if batch_dims != 0 else NOTHING
-    return draw(kaiming_normal_, tensor, (a, mode, nonlinearity), generator, key, beyond)
-
-
-# ---- the general form, and LeCun -----------------------------------------------------------------
 
 
 def _complex_trunc_normal(
@@ -456,7 +211,7 @@ def variance_scaling_(
     fan = fan_of(shape_fans, mode)
     std = math.sqrt(factor / fan) if fan > 0 else 0.0  # without fans there are no elements
     # Real and imaginary part have half the variance each.
-    numbers = _centred(distribution, std, 1.5 if tensor.is_complex() else 3.0)
+    numbers = centred(distribution, std, 1.5 if tensor.is_complex() else 3.0)
     if distribution == "truncated_normal" and tensor.is_complex() and tensor.dtype in DTYPES:
         _complex_trunc_normal(tensor, numbers[1], generator, key)
         return tensor
