@@ -239,7 +239,7 @@ MODEL_MUTANTS = [
     ),
     Mutant(
         "any deviation is chance",
-        "fastinit/_report/parameters.py",
+        "fastinit/_report/flags.py",
         "_CHANCE = 6.0",
         "_CHANCE = 6e6",
         REPORT,

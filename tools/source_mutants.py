@@ -269,7 +269,7 @@ MUTANTS = [
         ("tests/core/test_promises_overlap.py", "-k", "later or many_times"),
     ),
     Mutant(
-        "strides that meet far away are let through", "csrc/host/overlap.h",
+        "strides that meet far away are let through", "csrc/host/self_overlap.h",
         "return !nested && returns(0, 0, false);", "return false;",
         ("tests/core/test_self_overlap.py",),
     ),

@@ -15,7 +15,7 @@
 #include "core/philox.h"
 #include "cpu/dispatch.h"
 #include "cpu/huge_pages.h"
-#include "host/overlap.h"
+#include "host/self_overlap.h"
 #include "torch/storage_guard.h"
 
 namespace py = pybind11;

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <string>
 
-#include "host/overlap.h"
+#include "host/self_overlap.h"
 #include "host/prepare_transform.h"
 #include "torch/backend.h"
 

@@ -14,8 +14,8 @@ from fastinit._models.lazy import kept_state
 from fastinit._models.names import named_modules, named_parameters
 from fastinit._models.session import check_module
 from fastinit._report import render
+from fastinit._report.flags import row_of
 from fastinit._report.moments import measure
-from fastinit._report.parameters import row_of
 from fastinit._report.rows import LayerRow, ParameterRow
 
 

@@ -114,7 +114,7 @@ def test_the_calls_of_the_table_run() -> None:
         "model": model,
         "rules": {"bias": torch.nn.init.zeros_, "default": fastinit.normal_},
         "factory_or_module": lambda: torch.nn.Linear(4, 4),
-        "batch": torch.ones(2, 4),
+        "inputs": torch.ones(2, 4),
     }
     section = README.read_text().partition("## Which call when")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
