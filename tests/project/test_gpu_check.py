@@ -88,7 +88,7 @@ def test_what_passed_is_not_repeated(tmp_path: Path) -> None:
 def test_a_stage_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
     code = "import time\ntry:\n print('half', flush=True)\n time.sleep(60)\n"
     code += "except KeyboardInterrupt:\n print('2 passed')\n"
-    found = check.run(stage("tests", code), 2.0, tmp_path / "log")
+    found = check.run(stage("tests", code), 8.0, tmp_path / "log")  # a busy machine starts Python
     assert found["state"] == check.LATE
     assert found["end"] == ["half", "2 passed"]
     assert found["seconds"] < 30
