@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import handle_torch_function
 
 from fastinit import _vmap
@@ -45,7 +45,7 @@ def handled(tensor: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
         # As `_transformed`, without its call. What torch.compile traces is none of that, and it
         # cannot trace the question.
         and (
-            is_compiling()
+            is_dynamo_compiling()
             or (
                 functorch_stack_top() is None
                 and forward_ad._current_level < 0

@@ -62,10 +62,7 @@ class Initializer(NamedTuple):
         """Turn the function's arguments into the operator's; None: there is nothing to fill."""
         if self.numbers is not None:
             return self.numbers(tensor, *arguments, **beyond)
-        for value in arguments:
-            if type(value) is not float:
-                return [as_double(v, name) for v, name in zip(arguments, self.names, strict=True)]
-        return arguments
+        return [as_double(v, name) for v, name in zip(arguments, self.names, strict=True)]
 
 
 INITIALIZERS: dict[Callable[..., Any], Initializer] = {}
@@ -113,7 +110,11 @@ def draw(
     if not handled(tensor, how.dtypes):
         by_name = dict(zip(how.names, arguments, strict=True))
         return fallback(function, tensor, by_name, given, how.dtypes, beyond)
-    values = how.values(tensor, arguments, beyond)
+    values: Sequence[Any] | None = arguments
+    for value in arguments:
+        if type(value) is not float or how.numbers is not None:
+            values = how.values(tensor, arguments, beyond)
+            break
     if values is not None:
         how.op(tensor, *values, **given)
     return tensor
