@@ -1,4 +1,4 @@
-"""Functions of torch.nn.init and timm under a patch: their code is exchanged, the objects stay.
+"""Functions of torch and timm under a patch: their code is exchanged, the objects stay.
 
 A function object is reached from everywhere it was ever bound: another module's import of the
 name, the deprecated aliases, transformers' dictionary. So its `__code__` is what has to change.
@@ -20,6 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 import fastinit.init as fast
 from fastinit._fallback import OVERRIDABLE
+from fastinit._patch import fast_paths
 from fastinit._patch.methods import PatchMode
 from fastinit._patch.scope import Scope, draw, is_plain_tensor, state, torch_only
 
@@ -146,25 +147,21 @@ def _code_calling(
 class _Exchange:
     """One function, the code it had, and the code that stands in for it."""
 
-    def __init__(
-        self, function: FunctionType, names: tuple[str, ...], hook: _Hook, overridable: bool
-    ) -> None:
+    def __init__(self, function: FunctionType, substitute: CodeType, traceable: bool) -> None:
         self.function = function
         self.original = function.__code__
-        saved = FunctionType(
-            self.original, function.__globals__, function.__name__, function.__defaults__
-        )
-        dispatch = _dispatcher(function, saved, names, hook, overridable)
-        self.substitute = _code_calling(dispatch, saved, names)
+        self._substitute = substitute
+        self._traceable = traceable
 
     def make(self) -> None:
-        self.function.__code__ = self.substitute
-        # torch.compile cannot trace a function among the constants: it shall call this one instead.
-        vars(self.function)["_torchdynamo_disable"] = True
+        self.function.__code__ = self._substitute
+        if not self._traceable:
+            vars(self.function)["_torchdynamo_disable"] = True
 
     def undo(self) -> None:
         self.function.__code__ = self.original
-        vars(self.function).pop("_torchdynamo_disable", None)
+        if not self._traceable:
+            vars(self.function).pop("_torchdynamo_disable", None)
 
 
 _lock = threading.RLock()
@@ -174,9 +171,12 @@ _exchanged: dict[FunctionType, _Exchange] = {}
 
 
 def _exchange(
-    function: Any, module: str, parameters: tuple[str, ...], hook: _Hook, overridable: bool = False
+    function: Any,
+    module: str,
+    substitute: Callable[[FunctionType], CodeType | None],
+    traceable: bool,
 ) -> None:
-    """Exchange `function`'s code if it is the function of `module` that `hook` is written for.
+    """Exchange `function`'s code if it is the function of `module` that `substitute` is for.
 
     Otherwise (another library's replacement, another version's parameters) it is left alone; the
     tensor methods it calls are still patched.
@@ -190,12 +190,30 @@ def _exchange(
         return
     exchange = _prepared.get(function)
     if exchange is None or exchange.original is not function.__code__:
-        if tuple(inspect.signature(function).parameters) != parameters:
+        code = substitute(function)
+        if code is None:
             return
-        exchange = _Exchange(function, parameters, hook, overridable)
-        _prepared[function] = exchange
+        exchange = _prepared[function] = _Exchange(function, code, traceable)
     _exchanged[function] = exchange
     exchange.make()
+
+
+def _exchange_draws(
+    function: Any, module: str, names: tuple[str, ...], hook: _Hook, overridable: bool = False
+) -> None:
+    """Exchange the code of a function with these parameters for a call of `hook`."""
+
+    def substitute(function: FunctionType) -> CodeType | None:
+        if tuple(inspect.signature(function).parameters) != names:
+            return None
+        saved = FunctionType(
+            function.__code__, function.__globals__, function.__name__, function.__defaults__
+        )
+        dispatch = _dispatcher(function, saved, names, hook, overridable)
+        return _code_calling(dispatch, saved, names)
+
+    # torch.compile cannot trace a function among the constants: it shall call this one instead.
+    _exchange(function, module, substitute, traceable=False)
 
 
 def _restore() -> None:
@@ -209,11 +227,14 @@ def install() -> None:
     with _lock:
         try:
             for function, parameters, hook, overridable in _TORCH_FUNCTIONS:
-                _exchange(function, "torch.nn.init", parameters, hook, overridable)
+                _exchange_draws(function, "torch.nn.init", parameters, hook, overridable)
             for module_name in _TIMM_MODULES:  # may have been imported since the last time
                 module = sys.modules.get(module_name)
                 for name, hook in _TIMM_HOOKS.items():
-                    _exchange(getattr(module, name, None), module_name, _TRUNC_PARAMETERS, hook)
+                    function = getattr(module, name, None)
+                    _exchange_draws(function, module_name, _TRUNC_PARAMETERS, hook)
+            for forward, module_name in fast_paths.FORWARDS:
+                _exchange(forward, module_name, fast_paths.asking_us, traceable=True)
         except BaseException:
             if _users == 0:
                 _restore()

@@ -65,10 +65,15 @@ class _Call:
         create: Callable[..., torch.Tensor],
         *size: Any,
     ) -> Any:
-        """Draw into a new tensor, made by `create(*size, **the call's options)`."""
+        """Draw into a tensor of that size, made (or `out=` resized) by `create`, as torch does."""
         options = {k: v for k, v in self.kwargs.items() if k in _OPTIONS}
         if options.get("layout") not in (None, torch.strided):
             return self.original()
+        out = self.kwargs.get("out")
+        if out is not None:
+            if not is_plain_tensor(out) or _grad_matters(out):
+                return self.original()
+            options["out"] = out
         try:
             tensor = create(*size, **options)
         except Exception:  # wrong sizes or options: torch shall say so of the function called
@@ -79,19 +84,6 @@ class _Call:
         if result is tensor and self.kwargs.get("requires_grad"):
             tensor.requires_grad_()
         return result
-
-    def draw_out(self, fill: Callable[..., Any], numbers: tuple[Any, ...], size: Any) -> Any:
-        """Draw into `out=` when it already fits; resizing, checks and refusals are torch's."""
-        out = self.kwargs["out"]
-        options = self.kwargs.keys() & (_OPTIONS | {"requires_grad"})
-        if (
-            options
-            or not is_plain_tensor(out)
-            or _grad_matters(out)
-            or tuple(size) != tuple(out.shape)
-        ):
-            return self.original()
-        return self.draw(fill, out, numbers)
 
 
 def _grad_matters(*values: object) -> bool:
@@ -135,11 +127,7 @@ def _factory(fill: Callable[..., Any], *numbers: float) -> _Handler:
         args, kwargs = call.args, call.kwargs
         if not kwargs.keys() <= _FACTORY_KEYWORDS or bool(args) == ("size" in kwargs):
             return call.original()
-        size = args or (kwargs["size"],)
-        if kwargs.get("out") is None:
-            return call.draw_new(fill, numbers, _empty, *size)
-        flat = size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
-        return call.draw_out(fill, numbers, flat)
+        return call.draw_new(fill, numbers, _empty, *(args or (kwargs["size"],)))
 
     return handler
 
@@ -179,9 +167,7 @@ def _normal(call: _Call) -> Any:
         return _normal_of_tensors(call, mean, 1.0 if std is _NOT_GIVEN else std)
     if std is _NOT_GIVEN or not isinstance(size, (tuple, list)):
         return call.original()
-    if call.kwargs.get("out") is None:
-        return call.draw_new(fast.normal_, (mean, std), _empty_where_torch_would, size)
-    return call.draw_out(fast.normal_, (mean, std), size)
+    return call.draw_new(fast.normal_, (mean, std), _empty_where_torch_would, size)
 
 
 def _normal_of_tensors(call: _Call, mean: Any, std: Any) -> Any:
@@ -203,10 +189,9 @@ def _normal_of_tensors(call: _Call, mean: Any, std: Any) -> Any:
     if (
         not accepted
         or call.kwargs.keys() & (_OPTIONS | {"requires_grad"})
-        or (
-            out is not None
-            and (not is_plain_tensor(out) or _grad_matters(out) or out.shape != shape)
-        )
+        or (out is not None and (not is_plain_tensor(out) or _grad_matters(out)))
+        # Then torch broadcasts to the output, and refuses to resize it.
+        or (out is not None and not isinstance(std, torch.Tensor) and out.shape != shape)
     ):
         return call.original()
     dtype = reference.dtype if out is None else out.dtype
@@ -215,9 +200,8 @@ def _normal_of_tensors(call: _Call, mean: Any, std: Any) -> Any:
     if result is not tensor:
         return result
     with torch.no_grad():
-        tensor.mul_(std).add_(mean)
         # Not drawn into `out` directly, which may be the mean itself.
-        return tensor if out is None else out.copy_(tensor)
+        return torch.add(tensor.mul_(std), mean, out=tensor if out is None else out)
 
 
 _HANDLERS: dict[Any, _Handler] = {

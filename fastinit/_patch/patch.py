@@ -33,9 +33,9 @@ class patch:
     Torch's own code runs as ever where a method is called on a tensor that requires grad while grad
     is enabled (a RuntimeError for a leaf, recorded otherwise), for a dtype, layout or tensor
     subclass that fastinit does not support, and, without a key, for such a device or while a CUDA
-    graph is captured (torch's draws are new in every replay). So it does for the methods inside
-    torch.func's transforms; of the functions vmap is known, see `fastinit.init`. Code compiled by
-    `torch.compile` may or may not be reached.
+    graph is captured or `torch.jit.trace` records (torch's draws are new in every replay and call).
+    So it does for the methods inside torch.func's transforms; of the functions vmap is known, see
+    `fastinit.init`. Code compiled by `torch.compile` may or may not be reached.
 
     Args:
         key: if None, draws take their keys from torch's generators as fastinit's functions do, so

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
-from fastinit._tensors import is_captured, is_plain
+from fastinit._tensors import is_captured, is_fake, is_plain, on_handled_device
 from fastinit.key import Key
 
 _functorch_stack_top = torch._C._functorch.peek_interpreter_stack
@@ -96,25 +96,25 @@ def draw(
     hands to torch what it does not support. With one it raises NotImplementedError instead (a key
     is never ignored), and `original` draws from the generators that the keyed patch has seeded.
     """
-    key = scope.key
+    key = scope.key if generator is None else None
     # No patch inside: neither fastinit's own torch calls nor torch's code may come back here.
     state.scope = None
     try:
-        if scope.take is not None:
-            with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():
+            if scope.take is not None:
                 return scope.take(fill, tensor, arguments, generator)
-        if key is None or generator is not None:
-            with torch._C.DisableTorchFunction():
-                # There torch's own draw is new in every replay, which no key could be.
-                if not is_captured(tensor):
-                    return fill(tensor, *arguments, generator=generator)
-            return original()
-        try:
-            with torch._C.DisableTorchFunction():
-                result = fill(tensor, *arguments, key=key.fold_in(scope.drawn))
-        except NotImplementedError:
-            return original()
-        scope.drawn += 1
-        return result
+            # A device that may not be there: torch makes as if, and the draw counts.
+            imaginary = not on_handled_device(tensor) and is_fake(tensor)
+            if key is not None:
+                target = torch.empty_like(tensor, device="meta") if imaginary else tensor
+                with suppress(NotImplementedError):
+                    result = fill(target, *arguments, key=key.fold_in(scope.drawn))
+                    scope.drawn += 1
+                    if not imaginary:
+                        return result
+            # A replay of a graph and a call of what was traced draw anew by torch alone.
+            elif not (imaginary or is_captured(tensor) or torch._C._is_tracing()):
+                return fill(tensor, *arguments, generator=generator)
+        return original()
     finally:
         state.scope = scope

@@ -89,7 +89,6 @@ FALLBACKS = [
     "torch.rand(6, dtype=torch.complex32)",
     "torch.empty(6, dtype=torch.complex32).uniform_()",
     "torch.nn.init.uniform_(torch.empty(6, dtype=torch.complex32))",
-    "torch.rand(4, out=torch.empty(0))",
     "torch.normal(torch.zeros(3, requires_grad=True), 1.0)",
     "(torch.zeros(5, requires_grad=True) * 1).normal_()",
     "torch.nn.init.normal_(torch.empty(3).as_subclass(Overriding))",
