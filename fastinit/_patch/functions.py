@@ -2,8 +2,8 @@
 
 A function object is reached from everywhere it was ever bound: another module's import of the
 name, the deprecated aliases, transformers' dictionary. So its `__code__` is what has to change.
-That is global, while a patch belongs to a thread: the exchanged code first asks whether its thread
-has one, and runs the saved code if not.
+That is global, while a patch belongs to a task: the exchanged code first asks whether one is in
+force there, and runs the saved code if not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import fastinit.init as fast
 from fastinit._fallback import OVERRIDABLE
 from fastinit._patch import fast_paths
 from fastinit._patch.methods import PatchMode
-from fastinit._patch.scope import Scope, draw, is_plain_tensor, state, torch_only
+from fastinit._patch.scope import Scope, current, draw, is_plain_tensor, torch_only
 
 # Given the scope in force, a callable that makes the call with the saved code, and its arguments.
 _Hook = Callable[[Scope, Callable[[], Any], tuple[Any, ...]], Any]
@@ -110,7 +110,7 @@ def _dispatcher(
     """Make what the exchanged code calls, with every argument by position."""
 
     def dispatch(*args: Any) -> Any:
-        scope = state.scope
+        scope = current()
         if scope is None or not is_plain_tensor(args[0]):
             return saved(*args)
         if overridable and has_torch_function(args[:1]) and _foreign_modes():

@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import fastinit.init as fast
-from fastinit._patch.scope import Scope, draw, is_plain_tensor, is_transformed, state
+from fastinit._patch.scope import Scope, current, draw, is_plain_tensor, is_transformed
 
 # Bound here, as other libraries exchange torch's attributes.
 _empty, _empty_like = torch.empty, torch.empty_like
@@ -216,7 +216,10 @@ _HANDLERS: dict[Any, _Handler] = {
 
 
 class PatchMode(TorchFunctionMode):
-    """Sends draws to fastinit while its scope is the innermost one of the thread."""
+    """Sends draws to fastinit where its scope is the innermost one in force.
+
+    Other tasks of the thread have the mode on their stack, too.
+    """
 
     def __init__(self, scope: Scope) -> None:
         super().__init__()
@@ -230,6 +233,6 @@ class PatchMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         handler = _HANDLERS.get(func)
-        if handler is None or state.scope is not self._scope or is_transformed():
+        if handler is None or current() is not self._scope or is_transformed():
             return func(*args, **kwargs) if kwargs else func(*args)
         return handler(_Call(self._scope, func, args, kwargs or {}))

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, SupportsIndex, TypeVar
 
 from fastinit._patch.entered import EnteredScope
-from fastinit._patch.scope import state
+from fastinit._patch.scope import entered_by
 from fastinit.key import Key, key_argument
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -18,7 +18,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class patch:
     """Run fastinit in place of torch's random initialisation, in code that one does not own.
 
-    A context manager and a decorator. On the thread that enters it, it reaches
+    A context manager and a decorator. In the thread and task that enter it, it reaches
 
     - the random functions of `torch.nn.init` under whatever name they were imported, the deprecated
       aliases and the dictionary in `transformers.initialization`; so also torch's own modules;
@@ -28,7 +28,8 @@ class patch:
 
     Functions that draw nothing (`constant_`, `eye_`, …) stay torch's. Everything is as before on
     leaving, also after an exception. Patches nest: the inner one's key (or lack of one) applies
-    inside it, the outer one's afterwards. Threads that enter no patch run torch.
+    inside it, the outer one's afterwards. Threads that enter no patch run torch, and so do tasks of
+    asyncio, but for those that are started inside: they belong to it until it ends.
 
     Torch's own code runs as ever where a method is called on a tensor that requires grad while grad
     is enabled (a RuntimeError for a leaf, recorded otherwise), for a dtype, layout or tensor
@@ -54,7 +55,7 @@ class patch:
           tensor, a subclass), or a call of fastinit's own functions without `key=`, comes from
           torch's default generators, the CPU's and, once CUDA is initialised, those of its devices.
           They are seeded from the key on entry and put back on leaving. They are global, so keyed
-          patches of two threads at once disturb each other there (and only there).
+          patches of two threads or tasks at once disturb each other there (and only there).
 
     Raises:
         TypeError: if `key` is of another type, or if what is decorated is a class, a generator
@@ -87,11 +88,10 @@ class patch:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for scope in reversed(state.entered):
-            if isinstance(scope, EnteredScope) and scope.owner is self:
-                scope.end()
-                return
-        raise RuntimeError("patch() was left on a thread that has not entered it")
+        scope = entered_by(self)
+        if not isinstance(scope, EnteredScope):
+            raise RuntimeError("patch() was left on a thread that has not entered it")
+        scope.end()
 
     def __call__(self, function: _F) -> _F:
         """Wrap `function` so that each call runs in a patch of its own."""

@@ -1,4 +1,4 @@
-"""Which patch, if any, is in force on this thread, and how one draw runs under it.
+"""Which patch, if any, is in force here, and how one draw runs under it.
 
 The two ways in (functions.py and methods.py, the latter for factories, too) share this.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.autograd import forward_ad
 from fastinit._tensors import is_captured, is_fake, is_plain, on_handled_device
 from fastinit.key import Key
 
+_get_ident = threading.get_ident
 _functorch_stack_top = torch._C._functorch.peek_interpreter_stack
 
 
@@ -25,7 +27,7 @@ class Scope:
     With `take`, every draw is offered to it instead: `take(fill, tensor, arguments, generator)`.
     """
 
-    __slots__ = ("drawn", "key", "owner", "take")
+    __slots__ = ("drawn", "ended", "key", "outer", "owner", "take", "thread")
 
     def __init__(
         self, owner: object, key: Key | None, take: Callable[..., Any] | None = None
@@ -34,39 +36,69 @@ class Scope:
         self.key = key
         self.take = take
         self.drawn = 0
+        self.thread = _get_ident()
+        self.outer: Scope | None = None
+        self.ended = False
 
 
-class _ThreadState(threading.local):
-    """`scope` is the innermost scope, or None while torch's own code must run."""
+class _Entered(threading.local):
+    """The scopes of this thread, in whatever task they were entered."""
 
     def __init__(self) -> None:
-        self.scope: Scope | None = None
-        self.entered: list[Scope] = []
+        self.scopes: list[Scope] = []
 
 
-state = _ThreadState()
+_entered = _Entered()
+# Tasks that take turns on a thread have a context each. It may name a scope that has ended since
+# (in a task that was started inside), or one of another thread (in a copy of the context).
+_innermost: ContextVar[Scope | None] = ContextVar("fastinit.patch", default=None)
+
+
+def current() -> Scope | None:
+    """Return the innermost scope in force, or None while torch's own code must run."""
+    scope = _innermost.get()
+    if scope is None:
+        return None
+    while scope.ended:
+        scope = scope.outer
+        if scope is None:
+            return None
+    # Function modes belong to a thread, so a patch does.
+    return scope if scope.thread == _get_ident() else None
 
 
 def enter(scope: Scope) -> None:
-    """Make `scope` the innermost one of this thread."""
-    state.entered.append(scope)
-    state.scope = scope
+    """Make `scope` the innermost one of this task."""
+    scope.outer = current()
+    _entered.scopes.append(scope)
+    _innermost.set(scope)
 
 
 def leave(scope: Scope) -> None:
-    """Take `scope` off this thread; the one entered before it is in force again."""
-    state.entered.remove(scope)
-    state.scope = state.entered[-1] if state.entered else None
+    """Put `scope` out of force; the one entered before it is, again."""
+    scope.ended = True
+    _entered.scopes.remove(scope)
+    _innermost.set(current())
+
+
+def entered_by(owner: object) -> Scope | None:
+    """Find the scope that `owner` entered last: in this task, or else on this thread."""
+    scope = current()
+    while scope is not None and (scope.ended or scope.owner is not owner):
+        scope = scope.outer
+    if scope is not None:
+        return scope
+    return next((scope for scope in reversed(_entered.scopes) if scope.owner is owner), None)
 
 
 @contextmanager
 def torch_only() -> Iterator[None]:
-    """Run what is inside as if no patch were active on this thread."""
-    scope, state.scope = state.scope, None
+    """Run what is inside as if no patch were in force."""
+    token = _innermost.set(None)
     try:
         yield
     finally:
-        state.scope = scope
+        _innermost.reset(token)
 
 
 def is_plain_tensor(tensor: object) -> bool:
@@ -98,7 +130,7 @@ def draw(
     """
     key = scope.key if generator is None else None
     # No patch inside: neither fastinit's own torch calls nor torch's code may come back here.
-    state.scope = None
+    token = _innermost.set(None)
     try:
         with torch._C.DisableTorchFunction():
             if scope.take is not None:
@@ -107,14 +139,16 @@ def draw(
             imaginary = not on_handled_device(tensor) and is_fake(tensor)
             if key is not None:
                 target = torch.empty_like(tensor, device="meta") if imaginary else tensor
-                with suppress(NotImplementedError):
+                try:
                     result = fill(target, *arguments, key=key.fold_in(scope.drawn))
                     scope.drawn += 1
                     if not imaginary:
                         return result
+                except NotImplementedError:
+                    pass
             # A replay of a graph and a call of what was traced draw anew by torch alone.
             elif not (imaginary or is_captured(tensor) or torch._C._is_tracing()):
                 return fill(tensor, *arguments, generator=generator)
         return original()
     finally:
-        state.scope = scope
+        _innermost.reset(token)
