@@ -42,8 +42,9 @@ def initialize_(
     The n-th draw into a parameter called `name` uses `key.fold_in(name).fold_in(n)`, n counting
     from 0 those that are computed: what is overwritten as a whole never is. So values do not depend
     on the order of modules, on what else the model holds, or on what it is wrapped in (the segments
-    that torch.compile, DistributedDataParallel, FSDP and checkpointing add to names are dropped; a
-    tied parameter has the first of its names). All fills run together: one launch per device.
+    that torch.compile, data parallelism, FSDP and checkpointing add to names are dropped, and those
+    of subclasses of these; names in a wrapper of your own are those in its `state_dict`; a tied
+    parameter has the first of its names). All fills run together: one launch per device.
 
     Without `rules`, each module runs what it defines itself, children first: `reset_parameters` or
     `_reset_parameters`, then `init_weights` or `_init_weights`; a model of transformers runs its

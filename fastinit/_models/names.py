@@ -11,6 +11,11 @@ from torch import Tensor, nn
 
 # What wrappers call the module inside: torch.compile, FSDP and activation checkpointing.
 _WRAPPED = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+# The classes that call it "module", in torch and other libraries. Many that are no wrappers have a
+# child of that name, too, so nothing but the class tells.
+_WRAPPERS = frozenset(
+    {"DataParallel", "DistributedDataParallel", "AveragedModel", "DeepSpeedEngine"}
+)
 
 Pattern = str | re.Pattern[str]
 
@@ -43,7 +48,7 @@ class Named:
 
 def _is_wrapper(module: nn.Module) -> bool:
     """Whether a child called "module" is what this one wraps, as in DistributedDataParallel."""
-    return len(module._modules) == 1 and not any(p is not None for p in module._parameters.values())
+    return any(kind.__name__ in _WRAPPERS for kind in type(module).__mro__)
 
 
 def _join(path: str, segment: str) -> str:
@@ -91,8 +96,9 @@ def named_parameters(module: nn.Module, prefix: str = "") -> dict[str, Named]:
     """Collect the parameters, each once, by their names, in torch's order.
 
     The segments that wrappers add are dropped: `_orig_mod`, `_fsdp_wrapped_module`,
-    `_checkpoint_wrapped_module`, and `module` below a module that has nothing else. A tied
-    parameter has the first of its names.
+    `_checkpoint_wrapped_module`, and `module` below data parallelism (DistributedDataParallel,
+    DataParallel, DeepSpeedEngine, subclasses of them) and AveragedModel. A tied parameter has the
+    first of its names.
 
     Args:
         module: the module.

@@ -13,6 +13,7 @@ from support.common import no_randomness, same_bits
 from support.initialize_helpers import NORMAL, Block, Model, assert_same, drawn, values
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.optim.swa_utils import AveragedModel
 
 import fastinit
 from fastinit import initialize_
@@ -68,15 +69,43 @@ def test_wrappers_do_not_matter() -> None:
         assert same_bits(first.data, expected["layers.0.first.weight"])
 
 
-def test_a_child_called_module_keeps_its_name_beside_others() -> None:
-    parent = nn.Module()
-    parent.module, parent.other = nn.Linear(2, 2), nn.Linear(2, 2)
-    assert "module.weight" in named_parameters(parent)
-    parent = nn.Module()
-    parent.module = nn.Linear(2, 2)
-    assert [*named_parameters(parent)] == ["weight", "bias"]
-    parent.scale = nn.Parameter(torch.ones(2))
-    assert "module.weight" in named_parameters(parent)
+class Residual(nn.Module):
+    """Not a wrapper, though all it has is a child called "module" (LeViT's is one such)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.module(x)
+
+
+def test_a_child_called_module_keeps_its_name() -> None:
+    model = nn.Sequential(Residual(nn.Linear(2, 2)), Residual(Residual(nn.Linear(2, 2))))
+    names = [name for name, _ in model.named_parameters()]
+    assert [*named_parameters(model)] == names
+    assert [*named_parameters(nn.DataParallel(model))] == names
+    initialize_(model, {"default": NORMAL}, key=3)
+    expected = fastinit.normal_(torch.empty(2, 2), 0.0, 0.02, key=drawn("1.module.module.weight"))
+    assert same_bits(model.get_parameter("1.module.module.weight").data, expected)
+
+
+def test_what_is_in_a_wrapper_of_data_parallelism_has_its_own_name() -> None:
+    """Also in a subclass, and in those of other libraries, which have the same names."""
+
+    class Mine(nn.DataParallel):
+        pass
+
+    class DistributedDataParallel(Residual):
+        pass
+
+    class DeepSpeedEngine(Residual):
+        pass
+
+    layer = nn.Linear(2, 2)
+    for wrap in (nn.DataParallel, Mine, DistributedDataParallel, DeepSpeedEngine, AveragedModel):
+        assert [*named_parameters(wrap(layer))] == ["weight", "bias"]
+        assert [*named_parameters(nn.Sequential(wrap(layer)))] == ["0.weight", "0.bias"]
 
 
 def test_names_that_meet_are_refused() -> None:
