@@ -48,7 +48,8 @@ def initialize_(
 
     Without `rules`, each module runs what it defines itself, children first: `reset_parameters` or
     `_reset_parameters`, then `init_weights` or `_init_weights`; a model of transformers runs its
-    own initialisation over everything, loaded weights included. Buffers that these write are
+    own initialisation over everything, loaded weights included, and of what modules inside it
+    define only what their constructors call, as transformers itself. Buffers that these write are
     written, too. Nothing is written before all of it is known, so an error leaves the module as it
     was.
 

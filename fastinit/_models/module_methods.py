@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 
 import torch
@@ -51,21 +52,60 @@ def is_pretrained(module: nn.Module) -> bool:
     )
 
 
+def _names_in(code: CodeType) -> set[str]:
+    """Collect the names that code uses, with the functions defined in it."""
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
+
+
+@functools.lru_cache(maxsize=1024)
+def _constructor_calls(kind: type[nn.Module], name: str) -> bool:
+    """Whether a method is one that the constructor calls, itself or by way of other methods."""
+    seen = {"__init__"}
+    waiting = ["__init__"]
+    while waiting:
+        caller = waiting.pop()
+        for base in kind.__mro__:
+            code = getattr(inspect.unwrap(vars(base).get(caller)), "__code__", None)
+            if code is None:
+                continue
+            names = _names_in(code)
+            if name in names:
+                return True
+            called = {n for n in names - seen if hasattr(kind, n)}
+            seen |= called
+            waiting += called
+    return False
+
+
+def _method(module: nn.Module, name: str, framework: bool) -> Callable[..., Any] | None:
+    """Return a method of a module, but not what nobody calls inside a model of transformers.
+
+    That calls none of these methods itself, so what counts there is whether constructors do.
+    """
+    method = getattr(module, name, None)
+    if not callable(method) or (framework and not _constructor_calls(type(module), name)):
+        return None
+    return method  # type: ignore[no-any-return]
+
+
 def initialisers(module: nn.Module, inside_pretrained: bool = False) -> list[Callable[[], Any]]:
     """List what a module defines for itself, to be called in this order."""
     found: list[Callable[[], Any]] = []
+    pretrained = is_pretrained(module)
+    framework = inside_pretrained or pretrained
     for name in ("reset_parameters", "_reset_parameters"):
-        method = getattr(module, name, None)
-        if callable(method) and _callable_without_arguments(method):
+        method = _method(module, name, framework)
+        if method is not None and _callable_without_arguments(method):
             found.append(method)
             break
-    if is_pretrained(module):
+    if pretrained:
         if not inside_pretrained:
             found.append(module.initialize_weights)  # type: ignore[arg-type]
         return found
     for name in ("init_weights", "_init_weights"):
-        method = getattr(module, name, None)
-        if not callable(method):
+        method = _method(module, name, framework)
+        if method is None:
             continue
         if _callable_without_arguments(method):
             found.append(method)
@@ -110,9 +150,9 @@ def run(module: nn.Module) -> None:
     """Call what the module and all below it define, children first, as constructors do.
 
     For each module `reset_parameters` or `_reset_parameters`, then `init_weights`, or
-    `_init_weights` applied to all below it; a model of transformers runs its `initialize_weights`.
-    Methods that need further arguments are left to those that call them. To be called while a
-    recording is on.
+    `_init_weights` applied to all below it; a model of transformers runs its `initialize_weights`,
+    and what is inside only what constructors call. Methods that need further arguments are left to
+    those that call them. To be called while a recording is on.
     """
     with _cleared_flags(module), _untied(module):
         for current, inside in _children_first(module, False, set()):

@@ -1,0 +1,113 @@
+"""Models of transformers: what it would not call is not called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.common import same_bits
+from support.initialize_helpers import drawn
+from torch import nn
+
+import fastinit
+
+transformers: Any = pytest.importorskip("transformers")
+FLAG = "_is_hf_initialized"
+
+
+class Config(transformers.PretrainedConfig):
+    model_type = "x-fastinit-test"
+
+
+def dead(weight: nn.Parameter) -> None:
+    """As MiniCPM-V's vision tower has it, where nothing calls it."""
+    if not getattr(weight, FLAG, False):
+        nn.init.constant_(weight, 7.0)
+        setattr(weight, FLAG, True)
+
+
+class DeadPrivate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def _init_weights(self) -> None:
+        dead(self.linear.weight)
+
+
+class DeadPublic(DeadPrivate):
+    def init_weights(self) -> None:
+        dead(self.linear.weight)
+
+
+class DeadApplied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            dead(module.weight)
+
+
+class DeadReset(DeadPrivate):
+    def reset_parameters(self) -> None:
+        dead(self.linear.weight)
+
+
+class Alive(nn.Module):
+    """Its constructor calls it, by way of another method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.own = nn.Parameter(torch.empty(5))
+        self.setup()
+
+    def setup(self) -> None:
+        [init() for init in [lambda: self._init_weights()]]
+
+    def _init_weights(self) -> None:
+        nn.init.constant_(self.own, 2.0)
+
+
+class Model(transformers.PreTrainedModel):
+    config_class = Config
+
+    def __init__(self, config: Config, inner: Callable[[], nn.Module]) -> None:
+        super().__init__(config)
+        self.inner = inner()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            transformers.initialization.normal_(module.weight, std=0.02)
+            transformers.initialization.zeros_(module.bias)
+
+
+@pytest.mark.parametrize("inner", [DeadPrivate, DeadPublic, DeadApplied, DeadReset, Alive])
+def test_only_what_transformers_or_a_constructor_calls(inner: Callable[[], nn.Module]) -> None:
+    def factory() -> nn.Module:
+        return Model(Config(), inner)
+
+    expected = torch.empty(8, 8)
+    fastinit.normal_(expected, std=0.02, key=drawn("inner.linear.weight"))
+    with torch.device("meta"):
+        bare = factory()
+    for model in (
+        fastinit.materialize(factory, key=3),
+        fastinit.materialize(bare, key=3),
+        fastinit.initialize_(factory(), key=3),
+    ):
+        weight = model.get_parameter("inner.linear.weight")
+        assert same_bits(weight.data, expected)
+        assert FLAG not in vars(weight)
+        if inner is Alive:
+            assert (model.get_parameter("inner.own") == 2).all()
+
+
+def test_what_modules_of_no_framework_define_is_called() -> None:
+    assert (fastinit.initialize_(DeadPublic(), key=3).linear.weight == 7).all()
+    assert (fastinit.initialize_(nn.Sequential(DeadReset()), key=3)[0].linear.weight == 7).all()
