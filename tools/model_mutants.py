@@ -189,8 +189,8 @@ MODEL_MUTANTS = [
     Mutant(
         "the last rule wins",
         "fastinit/_models/rules.py",
-        "                break\n",
-        "",
+        "(rule for rule in rules if",
+        "(rule for rule in reversed(rules) if",
         RULES,
     ),
     Mutant(

@@ -10,7 +10,14 @@ from torch import nn
 
 from fastinit._models import lazy
 from fastinit._models import rules as _rules
-from fastinit._models.names import Named, Pattern, matches, named_buffers, named_parameters
+from fastinit._models.names import (
+    Named,
+    Pattern,
+    check_patterns,
+    matches,
+    named_buffers,
+    named_parameters,
+)
 from fastinit._models.recording import without_collections
 from fastinit._models.session import (
     Session,
@@ -65,9 +72,12 @@ def initialize_(
             the name (`"*.bias"`), a module class, a number of dimensions, `"default"`, or a tuple
             of these, which all have to match. An initialiser is any callable that fills the tensor
             it is given, `functools.partial` included; if it has a parameter `name`, it is given the
-            name, too. None stands for what the module itself defines.
+            name, too. None stands for what the module itself defines. A UserWarning tells of names
+            that match nothing, or nothing that earlier rules do not; classes and numbers of
+            dimensions, which rules for any model have, may match nothing.
         key: a `Key` or an int; None draws one from torch's default generator.
         skip: globs or compiled regular expressions; parameters whose names match are left alone.
+            Each has to match one.
         progress: whether to show a progress bar (needs tqdm).
         prefix: the name of `module` inside a larger one, so that its values match those that the
             whole would get.
@@ -76,8 +86,11 @@ def initialize_(
         `module`.
 
     Raises:
+        Exception: whatever an initialiser raises; a note (in Python 3.10, the message) says which
+            it was and what for.
         ValueError: if no rule matches a parameter, or nothing that the module defines writes it;
-            the message lists these. If a parameter is on the meta device.
+            the message lists these. If a parameter is on the meta device, or what is to be skipped
+            matches none.
         TypeError: if an argument has the wrong type.
         NotImplementedError: if a parameter is a tensor subclass with memory of its own, such as a
             DTensor, or not strided.
@@ -101,17 +114,17 @@ def initialize_(
     """
     check_module(module, "initialize_")
     check_untransformed("initialize_")
-    if rules is not None:
-        rules = _rules.check(rules)
+    checked = None if rules is None else _rules.check(rules)
+    parameters = named_parameters(module, prefix)
+    check_patterns(skip, parameters, "fastinit.initialize_: argument 'skip'", "parameter")
     lazy.cancel(module)
     if lazy.has_lazy(module):
         base = key_or_drawn(key, "initialize_")
         run = functools.partial(
-            initialize_, rules=rules, key=base, skip=skip, progress=progress, prefix=prefix
+            initialize_, rules=checked, key=base, skip=skip, progress=progress, prefix=prefix
         )
         lazy.defer(module, run)
         return module
-    parameters = named_parameters(module, prefix)
     check_plain(parameters, "initialize_")
     on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
     if on_meta:
@@ -130,11 +143,13 @@ def initialize_(
             "fastinit.initialize_: inference tensors, which can be written inside "
             "torch.inference_mode() only: " + ", ".join(closed) + "; call it there, or clone them"
         )
+    if checked is not None:
+        _rules.warn_of_unused(checked, parameters, "initialize_")
     base = key_or_drawn(key, "initialize_")
     recorder = Recorder(base, undo=True)
     with without_collections():
         try:
-            _initialize(module, parameters, recorder, rules, skip, progress, prefix)
+            _initialize(module, parameters, recorder, checked, skip, progress, prefix)
         except BaseException:
             recorder.restore()  # what initialisers have read was written for them to read
             raise
@@ -145,7 +160,7 @@ def _initialize(
     module: nn.Module,
     parameters: dict[str, Named],
     recorder: Recorder,
-    rules: _rules.Rules | None,
+    rules: list[_rules.Rule] | None,
     skip: Pattern | Sequence[Pattern],
     progress: bool,
     prefix: str,

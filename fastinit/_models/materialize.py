@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fastinit._models import rules as _rules
-from fastinit._models.names import Named, Pattern, named_buffers, named_modules, named_parameters
+from fastinit._models.names import (
+    Named,
+    Pattern,
+    check_patterns,
+    named_buffers,
+    named_modules,
+    named_parameters,
+)
 from fastinit._models.recording import recording, without_collections
 from fastinit._models.session import (
     Session,
@@ -39,11 +46,11 @@ def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _loose_tensors(module: nn.Module, recorder: Recorder) -> dict[str, Named]:
+def _loose_tensors(module: nn.Module, recorder: Recorder, prefix: str) -> dict[str, Named]:
     """Find recorded tensors that modules hold as plain attributes, alone or in a list or dict."""
     found: dict[str, Named] = {}
     seen: set[int] = set()
-    for path, owner in named_modules(module):
+    for path, owner in named_modules(module, prefix):
         for attribute, value in vars(owner).items():
             if attribute in ("_parameters", "_buffers", "_modules"):
                 continue
@@ -173,6 +180,7 @@ def materialize(
     *,
     key: Key | SupportsIndex | None = ...,
     progress: bool = ...,
+    prefix: str = ...,
     allow_uninitialized: Pattern | Sequence[Pattern] = ...,
 ) -> _M: ...
 
@@ -186,6 +194,7 @@ def materialize(
     *,
     key: Key | SupportsIndex | None = ...,
     progress: bool = ...,
+    prefix: str = ...,
     allow_uninitialized: Pattern | Sequence[Pattern] = ...,
 ) -> _M: ...
 
@@ -198,6 +207,7 @@ def materialize(
     *,
     key: Key | SupportsIndex | None = None,
     progress: bool = False,
+    prefix: str = "",
     allow_uninitialized: Pattern | Sequence[Pattern] = (),
 ) -> Any:
     """Build a model with weights, each of them drawn once and written once.
@@ -227,15 +237,16 @@ def materialize(
         rules: as for `initialize_`; they apply after the factory has run.
         key: a `Key` or an int; None draws one from torch's default generator.
         progress: whether to show a progress bar (needs tqdm).
+        prefix: the name of the module inside a larger one, as for `initialize_`.
         allow_uninitialized: globs or compiled regular expressions; parameters and buffers whose
-            names match may stay uninitialized, to be loaded.
+            names match may stay uninitialized, to be loaded. Each has to match one.
 
     Returns:
         The module: the one that was given, or made.
 
     Raises:
         ValueError: if a parameter or buffer has not been given values; the message lists these. If
-            no rule matches a parameter.
+            no rule matches a parameter, or what may stay uninitialized matches nothing.
         NotImplementedError: if a parameter of a module that is given is a tensor subclass with
             memory of its own, such as a DTensor.
         TypeError: if an argument, or what the factory returns, has the wrong type.
@@ -255,14 +266,13 @@ def materialize(
             "fastinit.materialize: argument 'module_or_factory' must be a torch.nn.Module or a "
             f"callable that returns one, got {type(module_or_factory).__name__}"
         )
-    if rules is not None:
-        rules = _rules.check(rules)
+    checked = None if rules is None else _rules.check(rules)
     place = None if device is None else torch.device(device)
     check_untransformed("materialize")
     recorder = Recorder(key_or_drawn(key, "materialize"), place)
     with without_collections():
         return _materialize(
-            module_or_factory, recorder, dtype, rules, progress, allow_uninitialized
+            module_or_factory, recorder, dtype, checked, progress, prefix, allow_uninitialized
         )
 
 
@@ -270,8 +280,9 @@ def _materialize(
     module_or_factory: Any,
     recorder: Recorder,
     dtype: torch.dtype | None,
-    rules: _rules.Rules | None,
+    rules: list[_rules.Rule] | None,
     progress: bool,
+    prefix: str,
     allow_uninitialized: Pattern | Sequence[Pattern],
 ) -> Any:
     bare = isinstance(module_or_factory, nn.Module)
@@ -285,7 +296,9 @@ def _materialize(
                 "fastinit.materialize: argument 'module_or_factory' must return a torch.nn.Module, "
                 f"got {type(module).__name__}"
             )
-    parameters, buffers = named_parameters(module), named_buffers(module)
+    parameters, buffers = named_parameters(module, prefix), named_buffers(module, prefix)
+    if rules is not None:
+        _rules.warn_of_unused(rules, parameters, "materialize")
     session = Session(module, parameters, {}, {}, False, "materialize", allow_uninitialized)
     if bare:
         check_plain(parameters, "materialize")
@@ -297,7 +310,10 @@ def _materialize(
         session.parameters = {n: named for n, named in parameters.items() if named.tensor.is_meta}
     if bare or rules is not None:
         session.applied = record(recorder, module, session.parameters, rules, own_as_well=bare)
-    session.buffers = {**buffers, **_loose_tensors(module, recorder)}
+    session.buffers = {**buffers, **_loose_tensors(module, recorder, prefix)}
+    holders = {**parameters, **session.buffers}
+    argument = "fastinit.materialize: argument 'allow_uninitialized'"
+    check_patterns(allow_uninitialized, holders, argument, "parameter or buffer")
     cast = dtype if bare else None
     runner, history = finish(recorder, session, progress, _cast_early(session, cast))
     everything = (

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fastinit._models.names import named_parameters
+from fastinit._models.notes import note
 
 _FLAG = "_is_hf_initialized"
 
@@ -66,7 +67,8 @@ def _constructor_calls(kind: type[nn.Module], name: str) -> bool:
     while waiting:
         caller = waiting.pop()
         for base in kind.__mro__:
-            code = getattr(inspect.unwrap(vars(base).get(caller)), "__code__", None)
+            function: Any = vars(base).get(caller)
+            code = getattr(inspect.unwrap(function), "__code__", None)
             if code is None:
                 continue
             names = _names_in(code)
@@ -83,10 +85,11 @@ def _method(module: nn.Module, name: str, framework: bool) -> Callable[..., Any]
 
     That calls none of these methods itself, so what counts there is whether constructors do.
     """
-    method = getattr(module, name, None)
-    if not callable(method) or (framework and not _constructor_calls(type(module), name)):
+    kind: Any = type(module)
+    method: Callable[..., Any] | None = getattr(module, name, None)
+    if not callable(method) or (framework and not _constructor_calls(kind, name)):
         return None
-    return method  # type: ignore[no-any-return]
+    return method
 
 
 def initialisers(module: nn.Module, inside_pretrained: bool = False) -> list[Callable[[], Any]]:
@@ -157,7 +160,20 @@ def run(module: nn.Module) -> None:
     with _cleared_flags(module), _untied(module):
         for current, inside in _children_first(module, False, set()):
             for initialiser in initialisers(current, inside):
-                initialiser()
+                try:
+                    initialiser()
+                except Exception as error:
+                    note(error, f"in {_worded(initialiser, current, module)}")
+                    raise
+
+
+def _worded(initialiser: Callable[[], Any], current: nn.Module, module: nn.Module) -> str:
+    """Word a module's own initialiser for a message."""
+    if isinstance(initialiser, functools.partial):
+        (initialiser,) = initialiser.args  # a method applied to all below
+    method = getattr(initialiser, "__qualname__", repr(initialiser))
+    name = next((name for name, found in module.named_modules() if found is current), "")
+    return f"{method}, called for {name!r} of {type(module).__name__}"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -127,3 +127,32 @@ def matches(name: str, patterns: Iterable[Pattern] | Pattern) -> bool:
         fnmatch.fnmatchcase(name, p) if isinstance(p, str) else p.search(name) is not None
         for p in patterns
     )
+
+
+def check_patterns(
+    patterns: Iterable[Pattern] | Pattern, named: Mapping[str, Named], argument: str, what: str
+) -> None:
+    """Check that these are patterns, and that each matches a name.
+
+    Args:
+        patterns: what was given.
+        named: what may be meant.
+        argument: the function and the argument, for messages.
+        what: what is in `named`, in the singular.
+
+    Raises:
+        TypeError: if something else than globs and compiled regular expressions is given.
+        ValueError: if one matches no name.
+    """
+    single = isinstance(patterns, (str, re.Pattern)) or not isinstance(patterns, Iterable)
+    for pattern in (patterns,) if single else patterns:  # type: ignore[union-attr]
+        if not isinstance(pattern, (str, re.Pattern)):
+            raise TypeError(
+                f"{argument} takes globs and compiled regular expressions, got {pattern!r}"
+            )
+        if any(matches(name, pattern) for name in named):
+            continue
+        others = ((alias, name) for name, found in named.items() for alias in found.aliases)
+        tied = next((pair for pair in others if matches(pair[0], pattern)), None)
+        hint = "" if tied is None else f": {tied[0]} is another name of {tied[1]}"
+        raise ValueError(f"{argument}: {pattern!r} matches no {what}{hint}")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from fastinit._models.names import Named, matches
+from fastinit._models.notes import note
 
 Initialiser = Callable[..., Any]
 # A glob or "default", a compiled regular expression, a module class, a number of dimensions, or
 # several of these, all of which have to match.
 Selector = str | re.Pattern[str] | type[nn.Module] | int | tuple[Any, ...]
-Rules = Mapping[Any, Initialiser | None] | Iterable[tuple[Any, Initialiser | None]]
+Rule = tuple[Any, Initialiser | None]
+Rules = Mapping[Any, Initialiser | None] | Iterable[Rule]
 
 DEFAULT = "default"
 
@@ -36,7 +40,7 @@ def _check_selector(selector: Any) -> None:
         )
 
 
-def check(rules: Rules) -> list[tuple[Any, Initialiser | None]]:
+def check(rules: Rules) -> list[Rule]:
     """Check the types of rules; give them as a list.
 
     Raises:
@@ -68,28 +72,60 @@ def selects(selector: Any, named: Named) -> bool:
     return selector == DEFAULT or matches(named.name, selector)
 
 
-def choose(
-    rules: list[tuple[Any, Initialiser | None]], parameters: Mapping[str, Named]
-) -> dict[str, Initialiser | None]:
-    """Give each parameter the initialiser of the first rule that matches.
+def _first(rules: list[Rule], named: Named) -> Rule | None:
+    return next((rule for rule in rules if selects(rule[0], named)), None)
+
+
+def choose(rules: list[Rule], parameters: Mapping[str, Named]) -> dict[str, Rule]:
+    """Give each parameter the first rule that matches.
 
     Raises:
         ValueError: if no rule matches a parameter; the message lists all of these.
     """
-    chosen: dict[str, Initialiser | None] = {}
+    chosen: dict[str, Rule] = {}
     unmatched = []
     for name, named in parameters.items():
-        for selector, initialiser in rules:
-            if selects(selector, named):
-                chosen[name] = initialiser
-                break
-        else:
+        rule = _first(rules, named)
+        if rule is None:
             unmatched.append(f"{name} {tuple(named.tensor.shape)}")
+        else:
+            chosen[name] = rule
     if unmatched:
         raise ValueError(
             "argument 'rules': no rule matches " + ", ".join(unmatched) + "; add one, or 'default'"
         )
     return chosen
+
+
+def _names_something(selector: Any) -> bool:
+    """Whether a selector has a name in it, which may be misspelt.
+
+    A class or a number of dimensions may well match nothing: rules for any model have such.
+    """
+    if isinstance(selector, tuple):
+        return any(map(_names_something, selector))
+    return isinstance(selector, (str, re.Pattern)) and selector != DEFAULT
+
+
+def warn_of_unused(rules: list[Rule], parameters: Mapping[str, Named], where: str) -> None:
+    """Warn of rules on names that no parameter gets."""
+    used = {id(_first(rules, named)) for named in parameters.values()}
+    found = []
+    for rule in rules:
+        selector = rule[0]
+        if id(rule) in used or not _names_something(selector):
+            continue
+        if any(selects(selector, named) for named in parameters.values()):
+            found.append(f"earlier rules match all that {selector!r} does")
+        else:
+            found.append(f"{selector!r} matches no parameter")
+    if not found:
+        return
+    depth, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("fastinit."):
+        depth, frame = depth + 1, frame.f_back
+    text = f"fastinit.{where}: argument 'rules': {'; '.join(found)}"
+    warnings.warn(text, UserWarning, stacklevel=depth)
 
 
 def takes_name(initialiser: Initialiser) -> bool:
@@ -102,12 +138,23 @@ def takes_name(initialiser: Initialiser) -> bool:
     return parameter is not None and not bound
 
 
-def apply(initialiser: Initialiser, tensor: Tensor, name: str) -> None:
-    """Run an initialiser on a tensor."""
-    if takes_name(initialiser):
-        initialiser(tensor, name=name)
-    else:
-        initialiser(tensor)
+def apply(rule: Rule, tensor: Tensor, name: str) -> None:
+    """Run a rule's initialiser on a tensor; an error says which they were."""
+    selector, initialiser = rule
+    if initialiser is None:
+        return
+    try:
+        if takes_name(initialiser):
+            initialiser(tensor, name=name)
+        else:
+            initialiser(tensor)
+    except Exception as error:
+        note(
+            error,
+            f"in {describe(initialiser)}, which the rule {selector!r} gives to parameter {name}, "
+            f"shape {tuple(tensor.shape)}",
+        )
+        raise
 
 
 def describe(initialiser: Initialiser) -> str:

@@ -179,18 +179,20 @@ def record(
     recorder: Recorder,
     module: nn.Module,
     parameters: dict[str, Named],
-    rules: _rules.Rules | None,
+    rules: list[_rules.Rule] | None,
     own_as_well: bool = False,
 ) -> dict[str, str]:
     """Record the initialisers of the given parameters; say which rule each has."""
-    chosen: dict[str, Any] = dict.fromkeys(parameters)
-    if rules is not None:
-        chosen = _rules.choose(_rules.check(rules), parameters)
+    chosen = {} if rules is None else _rules.choose(rules, parameters)
+    applied = {
+        name: _rules.describe(initialiser)
+        for name, (_, initialiser) in chosen.items()
+        if initialiser is not None
+    }
     with recording(recorder), torch.no_grad():
-        if own_as_well or rules is None or None in chosen.values():
+        if own_as_well or rules is None or len(applied) < len(chosen):
             module_methods.run(module)
-        for name, initialiser in chosen.items():
-            if initialiser is not None:
-                with recorder.labelled(_rules.describe(initialiser)):
-                    _rules.apply(initialiser, parameters[name].tensor, name)
-    return {n: _rules.describe(i) for n, i in chosen.items() if i is not None}
+        for name, label in applied.items():
+            with recorder.labelled(label):
+                _rules.apply(chosen[name], parameters[name].tensor, name)
+    return applied
