@@ -14,8 +14,11 @@ import torch
 from torch import nn
 
 import fastinit
+from fastinit._report import saved
 
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
+# Keys that save_pretrained adds to every configuration.
+_OF_ANY_CONFIG = frozenset({"transformers_version", "auto_map", "torch_dtype", "architectures"})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "weights",
         type=Path,
-        help="a state dict (.pt, .bin, .safetensors), or a folder of save_pretrained",
+        help="a state dict (.pt, .bin, .safetensors), the index of one in pieces, or a folder",
     )
     for command in (init, report):
         command.add_argument("--json", type=Path, metavar="PATH", help="write the report there")
@@ -47,21 +50,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _transformers(why: str) -> Any:
+class _Complaint(Exception):
+    """What is wrong with what was asked for, in words of our own."""
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise _Complaint(f"{path}: no such file")
     try:
-        import transformers
-    except ImportError:
-        raise SystemExit(f"{why} needs transformers: pip install transformers") from None
-    return transformers
+        values = json.loads(path.read_text())
+    except ValueError as error:  # no JSON, or no text
+        raise _Complaint(f"{path} is no configuration: {error}") from None
+    if not isinstance(values, dict) or "model_type" not in values:
+        raise _Complaint(f"{path} has no 'model_type', so it is no configuration")
+    return values
+
+
+def _dtype(value: Any) -> torch.dtype:
+    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    if not isinstance(dtype, torch.dtype):
+        raise _Complaint(f"the configuration's dtype is {value!r}, which torch does not have")
+    return dtype
 
 
 def _built(options: argparse.Namespace) -> nn.Module:
-    transformers = _transformers("init")
-    values = json.loads(options.config.read_text())
-    kind = values.pop("model_type", None)
-    if kind is None:
-        raise SystemExit(f"{options.config} has no 'model_type', so it is no configuration")
-    config = transformers.AutoConfig.for_model(kind, **values)
+    try:
+        import transformers
+    except ImportError:
+        raise _Complaint("init needs transformers: pip install transformers") from None
+    values = _read_config(options.config)
+    config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    kind = type(config)
+    unknown = [n for n in values if not hasattr(kind, n) and n not in kind.attribute_map]
+    unknown = [name for name in unknown if not name.startswith("_") and name not in _OF_ANY_CONFIG]
+    if unknown:
+        listed = ", ".join(unknown)
+        print(f"{options.config}: {kind.__name__} does not know {listed}", file=sys.stderr)
     model_class = None
     for name in config.architectures or ():
         model_class = model_class or getattr(transformers, name, None)
@@ -74,62 +98,56 @@ def _built(options: argparse.Namespace) -> nn.Module:
             made = model_class(config)
         return made
 
-    dtype = config.dtype if options.dtype is None else getattr(torch, options.dtype)
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
-    config.dtype = dtype
+    wanted = options.dtype or config.dtype
+    config.dtype = None if wanted is None else _dtype(wanted)
     model = fastinit.materialize(
-        factory, options.device, dtype, key=options.key, progress=sys.stderr.isatty()
+        factory, options.device, config.dtype, key=options.key, progress=sys.stderr.isatty()
     )
     if options.save is not None:
         model.save_pretrained(options.save)  # type: ignore[operator]
     return model
 
 
-def _of_state_dict(state: dict[str, Any]) -> nn.Module:
-    """Make a module with these parameters, nested by the dots in their names."""
-    root = nn.Module()
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            continue
-        *path, attribute = name.split(".")
-        owner = root
-        for segment in path:
-            if segment not in owner._modules:
-                owner.add_module(segment, nn.Module())
-            owner = owner.get_submodule(segment)
-        owner.register_parameter(attribute, nn.Parameter(value, requires_grad=False))
-    return root
+def _check_file(path: Path) -> None:
+    """Complain of a file that cannot be written; leave no trace."""
+    new = not path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise _Complaint(f"{path} cannot be written: {error.strerror}") from None
+    if new:
+        path.unlink()
 
 
-def _loaded(path: Path) -> nn.Module:
-    if path.is_dir():
-        transformers = _transformers("a folder")
-        module: nn.Module = transformers.AutoModel.from_pretrained(path)
-        return module
-    if path.suffix == ".safetensors":
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Complain of what could not be written in the end, before the work."""
+    for path in (options.json, options.plot):
+        if path is not None:
+            _check_file(path)
+    if options.plot is not None:
         try:
-            from safetensors.torch import load_file
+            from matplotlib.backend_bases import FigureCanvasBase
         except ImportError:
-            raise SystemExit(f"{path} needs safetensors: pip install safetensors") from None
-        return _of_state_dict(load_file(path))
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(state, dict):
-        raise SystemExit(f"{path} holds a {type(state).__name__}, not a state dict")
-    return _of_state_dict(state)
+            raise _Complaint("--plot needs matplotlib: pip install matplotlib") from None
+        known = sorted(FigureCanvasBase.get_supported_filetypes())
+        ending = options.plot.suffix.removeprefix(".").lower()
+        if ending and ending not in known:
+            raise _Complaint(f"{options.plot}: a picture ends with .{', .'.join(known)}")
+    folder = getattr(options, "save", None)
+    if folder is not None:
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise _Complaint(f"{folder} cannot be written: {there} is no folder that can be")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; give the exit code."""
-    options = _parser().parse_args(arguments)
+def _run(options: argparse.Namespace) -> None:
     if options.command == "info":
         print(fastinit.show_config())
-        return 0
+        return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    path = options.config if options.command == "init" else options.weights
-    if not path.exists():
-        raise SystemExit(f"{path}: no such file or folder")
-    module = _built(options) if options.command == "init" else _loaded(path)
+    _check_outputs(options)
+    module = _built(options) if options.command == "init" else saved.load(options.weights)
     found = fastinit.report(module)
     print(found)
     print(f"\n{sum(p.numel() for p in module.parameters()):,} parameters")
@@ -137,6 +155,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
     if options.plot is not None:
         found.plot(options.plot)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; give the exit code.
+
+    Raises:
+        SystemExit: with a line that says what is wrong, whatever it was.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, (_Complaint, OSError, ValueError, ImportError)) or not text:
+            text = f"{type(error).__name__}: {text}"
+        raise SystemExit(f"fastinit {options.command}: {text}") from error
     return 0
 
 

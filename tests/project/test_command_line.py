@@ -90,6 +90,43 @@ def test_report_of_a_state_dict(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert "1.running_var" in printed
 
 
+def test_report_of_a_folder_shows_what_is_saved(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it, and nothing that the model has besides; in pieces, too."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {k: v for k, v in CONFIG.items() if k != "model_type"}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+    names = {name.partition(".")[2] for name, _ in model.named_parameters()}
+    for size in ("10GB", "20KB"):
+        folder = config.parent / size
+        model.save_pretrained(folder, max_shard_size=size)
+        pieces = [*folder.glob("*.safetensors")]
+        assert (len(pieces) > 1) == (size == "20KB")
+        indices = [*folder.glob("*.index.json")]
+        for path in (folder, *indices):
+            assert main(["report", str(path), "--json", f"{folder}/r.json"]) == 0
+            rows = json.loads((folder / "r.json").read_text())["parameters"]
+            assert {row["name"].removeprefix("transformer.") for row in rows} == names
+            assert len(rows) == len(names)
+    pieces[0].unlink()
+    with pytest.raises(SystemExit, match=rf"{pieces[0].name}: no such file"):
+        main(["report", str(folder)])
+
+
+def test_report_needs_no_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    state = {"a": torch.ones(2), "a.b": torch.ones(3), "step": 4}  # a name within another
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    torch.save([1], tmp_path / "training_args.bin")
+    assert main(["report", str(tmp_path), "--json", str(tmp_path / "r.json")]) == 0
+    rows = json.loads((tmp_path / "r.json").read_text())["parameters"]
+    assert [row["name"] for row in rows] == ["a", "a.b"]
+    old = tmp_path / "old.pt"
+    torch.save(state, old, _use_new_zipfile_serialization=False)
+    assert main(["report", str(old)]) == 0
+
+
 def test_complaints(tmp_path: Path, config: Path) -> None:
     with pytest.raises(SystemExit, match="no such file"):
         main(["report", str(tmp_path / "missing.pt")])
@@ -101,3 +138,111 @@ def test_complaints(tmp_path: Path, config: Path) -> None:
         main(["report", str(tmp_path / "list.pt")])
     with pytest.raises(SystemExit):
         main([])
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        (None, [], "no such file"),
+        ("{", [], "no configuration"),
+        ("[1]", [], "model_type"),
+        (json.dumps(CONFIG | {"model_type": "gpt9"}), [], "gpt9"),
+        (json.dumps(CONFIG | {"n_layer": "x"}), [], "n_layer"),
+        (json.dumps(CONFIG | {"n_head": 5}), [], "divisible"),
+        (json.dumps(CONFIG | {"dtype": "float99"}), [], "float99"),
+        (json.dumps(CONFIG), ["--device", "nowhere"], "nowhere"),
+        (json.dumps(CONFIG), ["--key", str(1 << 64)], "key"),
+        (json.dumps(CONFIG), ["--save", "{config}"], "cannot be written"),
+    ],
+)
+def test_init_complains_in_a_line(
+    config: Path, text: str | None, arguments: list[str], message: str
+) -> None:
+    config.unlink() if text is None else config.write_text(text)
+    arguments = [argument.format(config=config) for argument in arguments]
+    with pytest.raises(SystemExit, match=message) as caught:
+        main(["init", "--config", str(config), *arguments])
+    assert str(caught.value).startswith("fastinit init: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_init_names_keys_that_the_configuration_does_not_know(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(json.dumps(CONFIG | {"n_laer": 3, "transformers_version": "9"}))
+    assert main(["init", "--config", str(config)]) == 0
+    assert "GPT2Config does not know n_laer\n" in capsys.readouterr().err
+    config.write_text(json.dumps(CONFIG | {"hidden_size": 32}))  # another name of n_embd
+    assert main(["init", "--config", str(config)]) == 0
+    assert "know" not in capsys.readouterr().err
+
+
+def test_init_without_transformers(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(SystemExit, match="pip install transformers"):
+        main(["init", "--config", str(config)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"nothing of the kind", "cannot be read as weights"),
+        ({"model": {"w": 1}}, "no tensors by name, but 'model'"),
+        (None, "holds no weights"),
+    ],
+)
+def test_report_complains_in_a_line(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "w.pt"
+    if content is None:
+        path = tmp_path
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+        (tmp_path / "w.safetensors").write_bytes(content)
+        (tmp_path / "w.bin.index.json").write_bytes(content)
+        with pytest.raises(SystemExit, match=message):
+            main(["report", str(tmp_path / "w.safetensors")])
+        with pytest.raises(SystemExit, match="no index"):
+            main(["report", str(tmp_path / "w.bin.index.json")])
+    else:
+        torch.save(content, path)
+    with pytest.raises(SystemExit, match=message) as caught:
+        main(["report", str(path)])
+    assert "\n" not in str(caught.value)
+
+
+def test_two_files_of_a_folder_that_hold_the_same_name(tmp_path: Path) -> None:
+    for name in ("a.pt", "b.pt"):
+        torch.save({"w": torch.ones(2)}, tmp_path / name)
+    with pytest.raises(SystemExit, match="'w' twice"):
+        main(["report", str(tmp_path)])
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize("where", ["missing/out.png", ".", "out.docx"])
+def test_bad_paths_are_found_before_the_work(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, option: str, where: str
+) -> None:
+    if option == "--plot":
+        pytest.importorskip("matplotlib")
+    elif where == "out.docx":
+        return  # as good a name as any
+    for name in ("materialize", "report"):
+        monkeypatch.setattr(fastinit, name, lambda *a, **k: pytest.fail("has begun"))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit, match=r"cannot be written|ends with"):
+        main(["init", "--config", str(config), option, str(tmp_path / where)])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_as_a_program_it_ends_with_a_line_and_a_status(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastinit", "report", str(tmp_path / "missing.pt")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"fastinit report: {tmp_path}/missing.pt: no such file or folder"
+    ]

@@ -1,0 +1,95 @@
+"""Weights that are saved, as a module that can be reported on: what the files hold, and no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_INDEX = ".index.json"
+# How folders name their weights, the first that are there count: in pieces or whole.
+_IN_FOLDERS = (f"*.safetensors{_INDEX}", "*.safetensors", f"*.bin{_INDEX}", "*model*.bin", "*.pt")
+
+
+def _of_safetensors(path: Path) -> Mapping[str, Any]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ImportError(f"{path} needs safetensors: pip install safetensors") from None
+    found: Mapping[str, Any] = load_file(path)
+    return found
+
+
+def _of_torch(path: Path) -> Mapping[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # of the old format, which cannot be mapped
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"holds a {type(state).__name__}, not a state dict")
+    return state
+
+
+def _files(path: Path) -> list[Path]:
+    """List the files that hold the weights: of a folder, an index, or the file itself."""
+    if path.is_dir():
+        for pattern in _IN_FOLDERS:
+            there = sorted(path.glob(pattern))
+            if there:
+                return [file for found in there for file in _files(found)]
+        raise ValueError(f"{path} holds no weights: {', '.join(_IN_FOLDERS)}")
+    if path.name.endswith(_INDEX):
+        try:
+            pieces = set(json.loads(path.read_text())["weight_map"].values())
+            return [path.parent / piece for piece in sorted(pieces)]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path} is no index of weights: it has no 'weight_map'") from None
+    return [path]
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such file")
+    try:
+        state = _of_safetensors(file) if file.suffix == ".safetensors" else _of_torch(file)
+    except ImportError:
+        raise
+    except Exception as error:  # of many kinds, and long
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{file} cannot be read as weights: {lines[0]}") from error
+    found = [(str(name), value) for name, value in state.items() if isinstance(value, Tensor)]
+    if not found and state:
+        listed = ", ".join(repr(name) for name in state)
+        raise ValueError(f"{file} holds no tensors by name, but {listed}")
+    yield from found
+
+
+def load(path: Path) -> nn.Module:
+    """Load what is saved as parameters of a module, nested by the dots in their names.
+
+    Args:
+        path: a state dict (safetensors or torch's format), the index of one in pieces, or a folder
+            with either.
+
+    Raises:
+        FileNotFoundError: if it, or a piece, is not there.
+        ValueError: if it holds no weights, or a name twice.
+        ImportError: if it needs safetensors, and that is missing.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    root = nn.Module()
+    for file in _files(path):
+        for name, value in _tensors(file):
+            *segments, attribute = name.split(".")
+            owner = root
+            for segment in segments:
+                owner = owner._modules.setdefault(segment, nn.Module())  # type: ignore[assignment]
+            if attribute in owner._parameters:
+                raise ValueError(f"{path} holds {name!r} twice; name one of the files")
+            owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
+    return root
