@@ -41,6 +41,18 @@ class Named:
     aliases: list[str] = field(default_factory=list)
 
     @property
+    def padding_row(self) -> int | None:
+        """The row that an embedding keeps at zero, if one holds the tensor."""
+        for owner, attribute in self.places:
+            if (
+                isinstance(owner, (nn.Embedding, nn.EmbeddingBag))
+                and attribute == "weight"
+                and tuple(self.tensor.shape) == (owner.num_embeddings, owner.embedding_dim)
+            ):
+                return owner.padding_idx
+        return None
+
+    @property
     def places(self) -> list[tuple[nn.Module, str]]:
         """Every (owner, attribute) that holds the tensor."""
         return [(self.owner, self.attribute), *self.others]

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from fastinit._models.names import Named, matches
 from fastinit._models.notes import note
@@ -138,21 +138,24 @@ def takes_name(initialiser: Initialiser) -> bool:
     return parameter is not None and not bound
 
 
-def apply(rule: Rule, tensor: Tensor, name: str) -> None:
-    """Run a rule's initialiser on a tensor; an error says which they were."""
+def apply(rule: Rule, named: Named) -> None:
+    """Run a rule's initialiser on a parameter; an error says which they were."""
     selector, initialiser = rule
     if initialiser is None:
         return
+    tensor, row = named.tensor, named.padding_row
     try:
         if takes_name(initialiser):
-            initialiser(tensor, name=name)
+            initialiser(tensor, name=named.name)
         else:
             initialiser(tensor)
+        if row is not None:  # no gradient reaches it, so it would stay what was drawn
+            tensor[row].zero_()
     except Exception as error:
         note(
             error,
-            f"in {describe(initialiser)}, which the rule {selector!r} gives to parameter {name}, "
-            f"shape {tuple(tensor.shape)}",
+            f"in {describe(initialiser)}, which the rule {selector!r} gives to parameter "
+            f"{named.name}, shape {tuple(tensor.shape)}",
         )
         raise
 

@@ -194,5 +194,5 @@ def record(
             module_methods.run(module)
         for name, label in applied.items():
             with recorder.labelled(label):
-                _rules.apply(chosen[name], parameters[name].tensor, name)
+                _rules.apply(chosen[name], parameters[name])
     return applied

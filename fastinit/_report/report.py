@@ -121,9 +121,9 @@ def report(
     fastinit); tie broken; constant where random was expected; truncation inactive (both bounds
     beyond 10 standard deviations, as when torch's default bounds of ±2 meet a small std); fan
     computed from a shard; std or mean off by more than chance (six standard errors); changed since
-    it was initialised (torch does not count writes to inference tensors: not seen there); not
-    finite. What was expected is known for modules that `initialize_` or `materialize` has
-    initialised.
+    it was initialised (torch does not count writes to inference tensors: not seen there); padding
+    row not zero (that of an embedding's `padding_idx`); not finite. What was expected is known for
+    modules that `initialize_` or `materialize` has initialised.
 
     Args:
         module: the module.

@@ -88,3 +88,44 @@ def test_bad_rules(rules: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         initialize_(model, rules, key=3)
     assert_same(values(model), before)
+
+
+def _embedding(kind: type[nn.Module]) -> nn.Module:
+    return kind(6, 4, padding_idx=2)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize("road", ["initialize_", "factory", "meta"])
+def test_padding_rows_stay_zero(kind: type[nn.Module], road: str) -> None:
+    """As torch's own initialiser leaves them: no gradient would ever move them."""
+    rules = {"default": NORMAL}
+    if road == "initialize_":
+        module = _embedding(kind)
+        nn.init.ones_(module.weight)  # type: ignore[arg-type]
+        initialize_(module, rules, key=3)
+    elif road == "factory":
+        module = fastinit.materialize(lambda: _embedding(kind), rules=rules, key=3)
+    else:
+        with torch.device("meta"):
+            module = _embedding(kind)
+        fastinit.materialize(module, rules=rules, key=3)
+    expected = fastinit.normal_(torch.empty(6, 4), 0.0, 0.02, key=drawn("weight"))
+    expected[2] = 0
+    assert same_bits(module.get_parameter("weight").data, expected)
+    again = {} if road == "initialize_" else {"weight": ("written twice",)}
+    assert fastinit.report(module).flags == again
+
+
+def test_the_padding_row_of_a_tied_weight_stays_zero() -> None:
+    model = nn.Module()
+    model.head = nn.Linear(4, 6, bias=False)
+    model.embed = _embedding(nn.Embedding)
+    model.embed.weight = model.head.weight
+    initialize_(model, {nn.Linear: NORMAL}, key=3)
+    assert not model.head.weight[2].any()
+    assert model.head.weight[[0, 1, 3, 4, 5]].all()
+
+
+def test_an_embedding_without_a_padding_row_has_none() -> None:
+    module = initialize_(nn.Embedding(6, 4), {2: NORMAL}, key=3)
+    assert module.weight.all()

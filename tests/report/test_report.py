@@ -244,3 +244,14 @@ def test_matplotlib_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match="'module'"):
         report(torch.ones(3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_padding_row_that_is_not_zero(kind: type[nn.Module]) -> None:
+    module = kind(6, 4, padding_idx=-2)
+    assert fastinit.report(module).flags == {}
+    with torch.no_grad():
+        module.weight[4, 1] = 0.5
+    assert fastinit.report(module).flags == {"weight": ("padding row not zero",)}
+    with torch.device("meta"):
+        assert fastinit.report(kind(6, 4, padding_idx=2)).flags == {"weight": ("never written",)}
