@@ -72,10 +72,12 @@ def initialize_(
             the name (`"*.bias"`), a module class, a number of dimensions, `"default"`, or a tuple
             of these, which all have to match. An initialiser is any callable that fills the tensor
             it is given, `functools.partial` included; if it has a parameter `name`, it is given the
-            name, too. None stands for what the module itself defines. The row of an embedding's
-            `padding_idx` is zero afterwards, as torch has it. A UserWarning tells of names that
-            match nothing, or nothing that earlier rules do not; classes and numbers of dimensions,
-            which rules for any model have, may match nothing.
+            name, too. None stands for what the module itself defines. Of packed, grouped and
+            transposed weights Xavier, Kaiming, LeCun and `variance_scaling_` (also torch's, and in
+            `functools.partial`) take the fans that `fastinit.fans` counts. The row of an
+            embedding's `padding_idx` is zero afterwards, as torch has it. A UserWarning tells of
+            names that match nothing, or nothing that earlier rules do not; classes and numbers of
+            dimensions, which rules for any model have, may match nothing.
         key: a `Key` or an int; None draws one from torch's default generator.
         skip: globs or compiled regular expressions; parameters whose names match are left alone.
             Each has to match one.

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from fastinit._models.layouts import with_fans
 from fastinit._models.names import Named, matches
 from fastinit._models.notes import note
 
@@ -148,7 +149,7 @@ def apply(rule: Rule, named: Named) -> None:
         if takes_name(initialiser):
             initialiser(tensor, name=named.name)
         else:
-            initialiser(tensor)
+            with_fans(initialiser, named)(tensor)
         if row is not None:  # no gradient reaches it, so it would stay what was drawn
             tensor[row].zero_()
     except Exception as error:
