@@ -8,8 +8,8 @@
 #include <cmath>
 #include <string>
 
-#include "host/self_overlap.h"
 #include "host/prepare_transform.h"
+#include "host/self_overlap.h"
 #include "torch/backend.h"
 
 namespace fastinit::ops {
