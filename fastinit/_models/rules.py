@@ -17,9 +17,8 @@ from fastinit._models.names import Named, matches
 from fastinit._models.notes import note
 
 Initialiser = Callable[..., Any]
-# A glob or "default", a compiled regular expression, a module class, a number of dimensions, or
-# several of these, all of which have to match.
-Selector = str | re.Pattern[str] | type[nn.Module] | int | tuple[Any, ...]
+# By selector: a glob or "default", a compiled regular expression, a module class, a number of
+# dimensions, or a tuple of these, all of which have to match.
 Rule = tuple[Any, Initialiser | None]
 Rules = Mapping[Any, Initialiser | None] | Iterable[Rule]
 
