@@ -1,0 +1,433 @@
+"""What the programs of `model_programs` must give: eager torch, run under fastinit's keys.
+
+Three doors are judged. `batch()`: the program under `fastinit.patch(key)` with and without it.
+`materialize` of the class, and `initialize_` of a module whose constructor has declared, whose
+parameters are NaN and whose `reset_parameters` is the program: both beside eager runs, in which
+each draw gets the key that its name says. What is compared:
+
+- Structure: every tensor and array that can be reached from the module (through attributes, lists,
+  dicts, objects, closures, optimizers, weak references): class, type, shape, strides, device, hooks,
+  marks, `.grad`; which of them are one object, and which share memory and how; for `initialize_`,
+  which are the objects that they were before.
+- Values, to the byte: of these and of all that the program read. Memory is poisoned with NaN, so
+  what nobody has written is seen: a named tensor (for `initialize_`, a parameter) with NaN in eager
+  torch must be an error, and NaN where eager torch has none is garbage.
+- Keys: the n-th draw that is computed for a name has `key.fold_in(name).fold_in(n)`. A draw belongs
+  to the first name of the memory that it writes or else that its values reach first. It is computed
+  if some of its values are read before all are overwritten; whether an operator counts as a reader
+  whose own result nobody needs is not said, and either is accepted. A draw that reaches no name
+  (a tensor in a list, say) has a key that is not said: what depends on it is not compared, and the
+  program runs a second time with constants for draws, where everything is.
+- Exceptions: an exception of the program is the same one, and leaves a given module as it was.
+- Outside: default dtype, torch's and NumPy's generators are afterwards what they were, or what
+  eager torch leaves; so are skipped parameters.
+
+A program that reads what nobody has written, or has such values elsewhere than under a name, means
+nothing and is not judged. `batch()` may say "fill pending" where a step reaches memory in a way
+that its modes do not see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fastinit
+from support import model_programs
+from support.model_oracle import (
+    KEY,
+    Cells,
+    Functions,
+    Log,
+    Operators,
+    cells,
+    keys_by_name,
+    offsets,
+    tainted,
+)
+from support.model_programs import HIDDEN, Program, model_class
+from support.model_snapshot import Entry, snapshot
+
+
+class Failure(NamedTuple):
+    """How a program went wrong: the class of it, and where."""
+
+    kind: str
+    detail: str
+
+
+@dataclass
+class Outcome:
+    """What a run left."""
+
+    entries: list[Entry]
+    error: BaseException | None
+    outside: dict[str, Any]
+
+
+def _outside() -> dict[str, Any]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "torch's generator": torch.get_rng_state().numpy().tobytes(),
+        "NumPy's generator": np.random.get_state(legacy=True)[1].tobytes(),
+        "gradients": torch.is_grad_enabled(),
+    }
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill fresh memory with NaN, and start from the same state outside."""
+    before = torch.are_deterministic_algorithms_enabled()
+    dtype = torch.get_default_dtype()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.default_generator.manual_seed(11)  # torch.manual_seed keeps a traceback for each device
+    np.random.seed(11)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.set_default_dtype(dtype)
+
+
+def _declared(program: Program, constant: bool) -> nn.Module:
+    """Give the module that `initialize_` is called for."""
+    made = model_class(program, constant)
+    made.build = False
+    model: nn.Module = made()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+    return model
+
+
+def _reset(module: nn.Module) -> None:
+    """Do what `initialize_` says it does: what modules define, children first."""
+    for child in module.children():
+        _reset(child)
+    for name in ("reset_parameters", "_reset_parameters"):
+        if hasattr(module, name):
+            getattr(module, name)()
+            return
+
+
+def _tensors(entries: list[Entry]) -> list[Tensor]:
+    return [entry.tensor for entry in entries if entry.tensor is not None]
+
+
+def _named(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _run(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
+
+
+@dataclass
+class _Expected:
+    """An eager run under keys by name."""
+
+    outcome: Outcome
+    kept: list[str]
+    unwritten: list[str]
+    keys: list[int | None]
+    log: Log
+    sure: bool  # whether running again under these keys gives these keys
+
+
+def _kept(before: list[tuple[str, Tensor]], model: nn.Module) -> list[str]:
+    now = dict(_named(model))
+    return [name for name, tensor in before if now.get(name) is not tensor]
+
+
+def _eager(program: Program, door: str, constant: bool, greedy: bool) -> _Expected:
+    keys: list[int | None] = []
+    for _ in range(5):
+        log = Log(keys)
+        model: Any = None
+        before: list[tuple[str, Tensor]] = []
+        with poisoned():
+            made = model_class(program, constant)
+            if door == "initialize_":
+                model = _declared(program, constant)
+                before = _named(model)
+            with _followed(log):
+                if door == "initialize_":
+                    def work(model: Any = model) -> Any:
+                        with torch.no_grad():
+                            _reset(model)
+                        return model
+                else:
+                    work = made
+                result, error = _run(work)
+            outside = _outside()
+        if error is not None:
+            return _Expected(Outcome([], error, outside), [], [], keys, log, True)
+        entries = snapshot(result)
+        named = [*before, *_named(result)]
+        final: Cells = frozenset().union(*(cells(tensor) for tensor in _tensors(entries)))
+        following = keys_by_name(log, named, final, greedy)
+        sure = following == keys or not log.draws
+        if sure:
+            break
+        keys = following
+    unwritten = [
+        name
+        for name, tensor in (result.named_parameters() if door == "initialize_" else _named(result))
+        if tensor.isnan().any()
+    ]
+    return _Expected(
+        Outcome(entries, None, outside), _kept(before, result), unwritten, keys, log, sure
+    )
+
+
+@contextlib.contextmanager
+def _followed(log: Log) -> Iterator[None]:
+    def enter() -> Any:
+        stack = contextlib.ExitStack()
+        stack.enter_context(fastinit.patch(KEY))
+        stack.enter_context(Operators(log))
+        stack.enter_context(Functions(log))
+        return stack
+
+    model_programs.carried.append(enter)
+    try:
+        with enter():
+            yield
+    finally:
+        model_programs.carried.remove(enter)
+
+
+def _is_pending(error: BaseException | None) -> bool:
+    return "fill pending" in str(error)
+
+
+def _failure_of(error: BaseException) -> Failure:
+    text = f"{type(error).__name__}: {error}"
+    ours = "fastinit" in text or _is_pending(error)
+    return Failure("false error" if ours else "other exception", text)
+
+
+def _differences(
+    expected: list[Entry], found: list[Entry], taint: set[tuple[int, int]], seen: bool
+) -> Iterator[Failure]:
+    """Compare two snapshots; with `seen` false, not what the program read."""
+    there = {entry.path: entry for entry in expected}
+    here = {entry.path: entry for entry in found}
+    for path in [*there, *(p for p in here if p not in there)]:
+        if not seen and path.startswith(".seen"):
+            continue
+        if path not in here or path not in there:
+            yield Failure("structure", f"{path}: {'missing' if path in there else 'more'}")
+            continue
+        one, other = there[path], here[path]
+        if other.what.get("device") == "meta" and one.what.get("device") != "meta":
+            yield Failure("left on meta", path)
+            continue
+        wrong = {
+            k: (v, other.what.get(k)) for k, v in one.what.items() if other.what.get(k) != v
+        }
+        if set(wrong) == {"value"} and path.startswith(".seen"):
+            expected_value, found_value = wrong["value"]
+            kind = "garbage" if "nan" in found_value else "wrong value"
+            yield Failure(kind, f"{path}: {found_value} for {expected_value}")
+        elif wrong:
+            yield Failure("structure", f"{path}: {wrong}")
+        elif one.values is not None and other.values is not None:
+            yield from _values(one, other, taint, seen)
+
+
+def _values(
+    one: Entry, other: Entry, taint: set[tuple[int, int]], seen: bool
+) -> Iterator[Failure]:
+    assert one.values is not None and other.values is not None
+    differ = (one.values != other.values).any(axis=1)
+    if one.tensor is None and not seen:
+        return
+    if one.tensor is not None and taint:
+        differ &= ~np.array(_mask(one.tensor, taint), dtype=bool)
+    if not differ.any():
+        return
+    garbage = other.nan is not None and one.nan is not None and (other.nan & ~one.nan & differ)
+    if garbage is not False and garbage.any():
+        yield Failure("garbage", one.path)
+    else:
+        yield Failure("wrong value", f"{one.path}: {int(differ.sum())} elements")
+
+
+def _mask(tensor: Tensor, taint: set[tuple[int, int]]) -> list[bool]:
+    storage = tensor.untyped_storage()._cdata
+    return [(storage, o) in taint for o in offsets(tensor)]
+
+
+def _batch(program: Program) -> list[Failure]:
+    made = model_class(program)
+    outcomes = []
+    for scope in (contextlib.nullcontext(), fastinit.batch()):
+        with poisoned():
+            with fastinit.patch(KEY), scope:
+                model, error = _run(made)
+            outside = _outside()
+        entries = [] if error is not None else snapshot(model)
+        outcomes.append(Outcome(entries, error, outside))
+    return _compare(program, "batch", *outcomes, set(), True)
+
+
+def _compare(
+    program: Program,
+    door: str,
+    expected: Outcome,
+    found: Outcome,
+    taint: set[tuple[int, int]],
+    seen: bool,
+) -> list[Failure]:
+    hidden = door == "batch" and any(step.name in HIDDEN for step in program.steps)
+    if found.error is not None:
+        if hidden and _is_pending(found.error):
+            return []
+        if expected.error is None:
+            return [_failure_of(found.error)]
+        if type(found.error) is not type(expected.error):
+            return [Failure("other exception", f"{found.error!r} for {expected.error!r}")]
+    elif expected.error is not None:
+        return [Failure("missing exception", repr(expected.error))]
+    failures = [
+        Failure("touched from outside", name)
+        for name, value in expected.outside.items()
+        if found.outside[name] != value
+    ]
+    return failures + list(_differences(expected.entries, found.entries, taint, seen))
+
+
+def _ours(program: Program, door: str, constant: bool) -> tuple[Outcome, list[str], list[Failure]]:
+    """Run the program at a door; also say which objects were replaced, and what an error left."""
+    failures: list[Failure] = []
+    kept: list[str] = []
+    with poisoned():
+        if door == "materialize":
+            made = model_class(program, constant)
+            start = _outside()
+            model, error = _run(lambda: fastinit.materialize(made, key=KEY))
+        else:
+            given = _declared(program, constant)
+            before = _named(given)
+            first = [tensor.detach().clone() for _, tensor in before]
+            start = _outside()
+            model, error = _run(lambda: fastinit.initialize_(given, key=KEY))
+            if error is None:
+                kept = _kept(before, model)
+            else:
+                changed = _kept(before, given) + [
+                    name
+                    for (name, tensor), old in zip(before, first, strict=True)
+                    if not _is_as_before(tensor, old)
+                ]
+                if changed:
+                    failures = [Failure("not as before an error", ", ".join(changed))]
+        end = _outside()
+    entries = [] if error is not None else snapshot(model)
+    failures += [Failure("touched from outside", name) for name in end if end[name] != start[name]]
+    return Outcome(entries, error, {}), kept, failures
+
+
+def _is_as_before(tensor: Tensor, old: Tensor) -> bool:
+    return (
+        tensor.device == old.device
+        and tensor.dtype is old.dtype
+        and torch.equal(tensor.isnan(), old.isnan())
+        and torch.equal(tensor.nan_to_num(), old.nan_to_num())
+    )
+
+
+def _keyed(program: Program, door: str, constant: bool) -> list[Failure]:
+    expected = _eager(program, door, constant, greedy=False)
+    found, kept, failures = _ours(program, door, constant)
+    if expected.unwritten:
+        if found.error is None:
+            return [Failure("garbage accepted", ", ".join(expected.unwritten))]
+        if isinstance(found.error, ValueError):
+            return failures
+        return [_failure_of(found.error), *failures]
+    if _means_nothing(expected.outcome.entries):
+        return []
+    expected.outcome.outside = {}
+    best: list[Failure] = []
+    for greedy in (False, True):
+        if greedy:
+            again = _eager(program, door, constant, greedy=True)
+            if again.keys == expected.keys:
+                break
+            expected = again
+            expected.outcome.outside = {}
+        if not expected.sure:
+            return failures
+        taint = set()
+        if expected.outcome.error is None:
+            taint = tainted(expected.log, None if constant else expected.keys)
+        best = _compare(program, door, expected.outcome, found, taint, not taint)
+        if kept != expected.kept and found.error is None and expected.outcome.error is None:
+            best.append(Failure("structure", f"objects replaced: {kept} for {expected.kept}"))
+        if not best:
+            break
+    return failures + best
+
+
+def _means_nothing(entries: list[Entry]) -> bool:
+    """Whether there is a value that nobody has written."""
+    return any(
+        (entry.nan is not None and entry.nan.any()) or "nan" in str(entry.what.get("value"))
+        for entry in entries
+    )
+
+
+def _skipped(program: Program) -> list[Failure]:
+    """Check that a parameter that is skipped stays what it was."""
+    with poisoned():
+        given = _declared(program, False)
+        before = given._parameters.get("w0")
+        if before is None:
+            return []
+        with torch.no_grad():
+            before.fill_(7.0)
+        _run(lambda: fastinit.initialize_(given, key=KEY, skip="w0"))
+        if not bool((before == 7).all()):
+            return [Failure("touched from outside", "w0, which was skipped")]
+    return []
+
+
+_VALUES = {"wrong value", "garbage"}
+
+
+def judge(program: Program, door: str) -> list[Failure]:
+    """List what is wrong with a program at a door."""
+    if door == "batch":
+        return _batch(program)
+    failures = _keyed(program, door, constant=False)
+    kinds = {failure.kind for failure in failures}
+    # Where values of draws are not said, or to tell a wrong key from a wrong value.
+    if not kinds or kinds <= {"wrong value"}:
+        constants = _keyed(program, door, constant=True)
+        if constants:
+            failures = constants
+        else:
+            failures = [Failure("wrong key", f.detail) for f in failures]
+    if door == "initialize_" and program.skip:
+        failures += _skipped(program)
+    return failures
+
+
+def check(program: Program, door: str) -> None:
+    """Assert that a program is right at a door."""
+    failures = judge(program, door)
+    assert not failures, "\n".join(
+        [f"{door}: {kind}: {detail}" for kind, detail in failures]
+        + [model_programs.source(program)]
+    )

@@ -1,0 +1,266 @@
+"""Eager runs of model programs whose draws have the keys that names say.
+
+A run is written down as its operators: which elements each reads and writes. From that, what is
+computed, what each draw is for, and what depends on it are plain set operations. It knows nothing
+of how fastinit records or waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from fastinit import Key
+from fastinit._fills.operators import DispatchMode
+
+KEY = Key(2024)
+Cells = frozenset[tuple[int, int]]
+
+_aten = torch.ops.aten
+_OVERWRITING = {
+    _aten.fill_.Scalar,
+    _aten.fill_.Tensor,
+    _aten.zero_.default,
+    _aten.copy_.default,
+    _aten.random_.default,
+    _aten.random_.to,
+    getattr(_aten.random_, "from"),
+    _aten.bernoulli_.float,
+    _aten.bernoulli_.Tensor,
+    _aten.exponential_.default,
+    _aten.geometric_.default,
+}
+_EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"} | {
+    "new_empty_strided"
+}
+_READERS = {
+    Tensor.numpy,
+    Tensor.__array__,
+    Tensor.__dlpack__,
+    Tensor.untyped_storage,
+    Tensor.data_ptr,
+    Tensor.tolist,
+    Tensor.__repr__,
+    Tensor.__format__,
+}
+_KEEP = {Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.untyped_storage}
+
+
+def cells(tensor: Tensor) -> Cells:
+    """List the elements of a tensor: their storage, and where they start in it."""
+    if tensor.layout is not torch.strided or tensor.numel() == 0:
+        return frozenset()
+    storage = tensor.untyped_storage()._cdata
+    return frozenset((storage, o) for o in offsets(tensor))
+
+
+def offsets(tensor: Tensor) -> list[int]:
+    """Give the byte in its storage where each element of a tensor starts, in its order."""
+    found = [tensor.storage_offset()]
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        found = [o + k * stride for o in found for k in range(size)]
+    return [o * tensor.itemsize for o in found]
+
+
+@dataclass
+class Event:
+    """One operator: the elements that it reads and writes."""
+
+    reads: Cells
+    writes: Cells
+    overwrites: bool = False
+    draw: int | None = None
+    known: bool = True  # without a draw, or one whose values do not depend on its key
+    root: bool = False
+
+
+@dataclass
+class Log:
+    """A run, as its operators."""
+
+    keys: list[int | None]
+    events: list[Event] = field(default_factory=list)
+    draws: int = 0
+    escaped: set[int] = field(default_factory=set)
+    alive: list[Any] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        event.root |= any(storage in self.escaped for storage, _ in event.writes)
+        self.events.append(event)
+
+    def next_key(self) -> int | None:
+        self.draws += 1
+        return self.keys[self.draws - 1] if self.draws <= len(self.keys) else None
+
+
+class Operators(DispatchMode):
+    """Writes operators down, and gives draws their keys."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self.log = log
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        with torch._C.DisableTorchFunction():
+            return self._call(func, args, kwargs)
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = [v for v in torch.utils._pytree.tree_leaves((args, kwargs)) if _is_tensor(v)]
+        written: list[Tensor] = []
+        names = func._schema.arguments
+        for place, argument in enumerate(names):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[place] if place < len(args) else kwargs.get(argument.name)
+                written += value if isinstance(value, (list, tuple)) else [value]
+        written = [value for value in written if value is not None]
+        ours = func.namespace == "fastinit"
+        draws = ours or torch.Tag.nondeterministic_seeded in func.tags
+        draws = draws and kwargs.get("generator") is None
+        draw, known = None, True
+        before = {value.untyped_storage()._cdata for value in given}
+        pure = ours or func in _OVERWRITING or any(a.is_out for a in names if a.alias_info)
+        reads = frozenset().union(
+            *(cells(v) for v in given if not (pure and any(v is w for w in written)))
+        )
+        if draws:
+            key, draw = self.log.next_key(), self.log.draws - 1
+            known = _is_constant(func, args)
+            result = _keyed(func, args, kwargs, key, ours)
+        else:
+            result = func(*args, **kwargs)
+        made = [v for v in torch.utils._pytree.tree_leaves(result) if _is_tensor(v)]
+        self.log.alive += [v.untyped_storage() for v in (*given, *made)]
+        fresh = [v for v in made if v.untyped_storage()._cdata not in before]
+        if func._schema.name.partition("::")[2] in _EMPTY:
+            fresh, reads = [], frozenset()
+        writes = frozenset().union(*(cells(v) for v in (*written, *fresh)))
+        ends_here = not made and not written
+        if func._schema.name.endswith("_local_scalar_dense"):
+            ends_here = True
+        if writes or ends_here:
+            whole = (pure or not written) and draw is None or (draw is not None and pure)
+            self.log.add(Event(reads, writes, whole or bool(fresh), draw, known, ends_here))
+        return result
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided
+
+
+def _is_constant(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a draw gives the same whatever its key."""
+    name = func._schema.name.partition("::")[2]
+    numbers = [*args[1:]]
+    if name == "uniform_":
+        return len(numbers) == 2 and numbers[0] == numbers[1]
+    if name in ("normal_", "trunc_normal_"):
+        return len(numbers) >= 2 and numbers[1] == 0
+    if name == "random_":
+        return len(numbers) == 2 and numbers[1] == numbers[0] + 1
+    return name == "bernoulli_" and len(numbers) == 1 and bool(torch.as_tensor(numbers[0] == 1).all())
+
+
+def _keyed(func: Any, args: Any, kwargs: dict[str, Any], key: int | None, ours: bool) -> Any:
+    word = int(KEY.fold_in("oracle: no key yet")) if key is None else key
+    if ours:
+        signed = word - 2**64 if word >= 2**63 else word
+        return func(*args, **{**kwargs, "key": signed})
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(word)
+        return func(*args, **kwargs)
+
+
+class Functions(TorchFunctionMode):
+    """Sees what reads memory without an operator."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self.log = log
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _READERS:
+            with torch._C.DisableTorchFunction():
+                found = cells(args[0])
+                self.log.add(Event(found, frozenset(), root=True))
+                self.log.alive.append(Tensor.untyped_storage(args[0]))
+                if func in _KEEP:
+                    self.log.escaped |= {storage for storage, _ in found}
+        return func(*args, **(kwargs or {}))
+
+
+def _computed(log: Log, final: Cells, greedy: bool) -> list[int]:
+    """List the draws of which something is read before it is overwritten."""
+    live = set(final)
+    found = []
+    for event in reversed(log.events):
+        needed = event.root or greedy or bool(event.writes & live)
+        if event.draw is not None:
+            needed = event.root or bool(event.writes & live)
+            if needed:
+                found.append(event.draw)
+        if needed:
+            if event.overwrites:
+                live -= event.writes
+            live |= event.reads
+    return found[::-1]
+
+
+def _name(log: Log, draw: int, names: dict[tuple[int, int], str], first: dict[int, str]) -> Any:
+    """Name a draw by where it is written, or else by what its values reach first."""
+    start = next(k for k, event in enumerate(log.events) if event.draw == draw)
+    reached: set[tuple[int, int]] = set()
+    for event in log.events[start:]:
+        if event.draw == draw or event.reads & reached:
+            reached |= event.writes
+            held = {names[cell] for cell in event.writes if cell in names}
+            if len(held) == 1:
+                return held.pop()
+            storages = [first[s] for s, _ in sorted(event.writes) if s in first]
+            if storages:
+                return storages[0]
+        elif event.overwrites:
+            reached -= event.writes
+    return None
+
+
+def keys_by_name(
+    log: Log, named: list[tuple[str, Tensor]], final: Cells, greedy: bool
+) -> list[int | None]:
+    """Give each draw of a run the key that the names say; None where they say nothing."""
+    names: dict[tuple[int, int], str] = {}
+    first: dict[int, str] = {}
+    for name, tensor in named:
+        for cell in cells(tensor):
+            names.setdefault(cell, name)
+            first.setdefault(cell[0], name)
+    count: dict[str, int] = {}
+    keys: list[int | None] = [None] * log.draws
+    for draw in _computed(log, final, greedy):
+        name = _name(log, draw, names, first)
+        if name is not None:
+            keys[draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
+            count[name] = count.get(name, 0) + 1
+    return keys
+
+
+def tainted(log: Log, keys: list[int | None] | None) -> set[tuple[int, int]]:
+    """List the elements that depend on draws without a key, or, if `keys` is None, on any key."""
+    found: set[tuple[int, int]] = set()
+    for event in log.events:
+        unsaid = event.draw is not None and not event.known
+        if keys is not None and event.draw is not None:
+            unsaid = keys[event.draw] is None
+        if unsaid or event.reads & found:
+            found |= event.writes
+        elif event.overwrites:
+            found -= event.writes
+    return found
