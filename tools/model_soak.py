@@ -2,9 +2,9 @@
 
     make soak ARGS='--programs 100000 --seed 1'
 
-Program n is made from the seed n alone. Each that fails is shrunk, unless it contains all of one that
-failed in the same way, and is then counted there. What was done is kept in build/soak.json, so that a
-second run with a larger --programs goes on; `--show N` judges one program and prints it.
+Program n is made from the seed n alone. Each that fails is shrunk, unless it has all the features
+of one that failed in the same way, and is then counted there. What was done is kept in
+build/soak.json, so that a second run goes on; `--show N` judges one program and prints it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
-from support.model_judge import Failure, judge  # noqa: E402
+from support.model_judge import judge  # noqa: E402
 from support.model_programs import (  # noqa: E402
     DOORS,
     Program,
-    Step,
+    features,
     make_program,
     smaller,
     source,
+    to_program,
 )
+from support.model_snapshot import Failure  # noqa: E402
 
 CHUNK = 100
 STATE = ROOT / "build" / "soak.json"
@@ -42,10 +44,8 @@ STATE = ROOT / "build" / "soak.json"
 
 def parts(program: Program) -> set[str]:
     """Collect what a program is made of, for telling one failure from another."""
-    plain = {"parameter", "float32"}
-    slots = {word for slot in program.slots for word in slot} - plain
-    steps = {step.name for step in program.steps} - {"constant"}
-    return slots | set(program.children) | steps | ({"skip"} if program.skip else set())
+    plain = {"parameters", "float32", "constants"}
+    return (features(program) - plain) | ({"skip"} if program.skip else set())
 
 
 def failures(program: Program, door: str) -> list[Failure]:
@@ -65,13 +65,6 @@ def shrink(program: Program, door: str, kind: str) -> Program:
                 program, again = candidate, True
                 break
     return program
-
-
-def to_program(data: Any) -> Program:
-    slots, children, steps, skip = data
-    return Program(
-        tuple(map(tuple, slots)), tuple(children), tuple(Step(*s) for s in steps), skip
-    )
 
 
 def _start() -> None:
@@ -177,7 +170,9 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=1e9, help="start nothing new after these")
     parser.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS))
-    parser.add_argument("--state", type=Path, default=STATE, help="what was done; delete to restart")
+    parser.add_argument(
+        "--state", type=Path, default=STATE, help="what was done; delete to restart"
+    )
     parser.add_argument("--show", type=int, metavar="SEED", help="judge one program")
     options = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -6,18 +6,19 @@ parameters are NaN and whose `reset_parameters` is the program: both beside eage
 each draw gets the key that its name says. What is compared:
 
 - Structure: every tensor and array that can be reached from the module (through attributes, lists,
-  dicts, objects, closures, optimizers, weak references): class, type, shape, strides, device, hooks,
-  marks, `.grad`; which of them are one object, and which share memory and how; for `initialize_`,
-  which are the objects that they were before.
+  dicts, objects, closures, optimizers, weak references): class, type, shape, strides, device,
+  hooks, marks, `.grad`; which of them are one object, and which share memory and how; for
+  `initialize_`, which are the objects that they were before.
 - Values, to the byte: of these and of all that the program read. Memory is poisoned with NaN, so
   what nobody has written is seen: a named tensor (for `initialize_`, a parameter) with NaN in eager
   torch must be an error, and NaN where eager torch has none is garbage.
 - Keys: the n-th draw that is computed for a name has `key.fold_in(name).fold_in(n)`. A draw belongs
   to the first name of the memory that it writes or else that its values reach first. It is computed
-  if some of its values are read before all are overwritten; whether an operator counts as a reader
-  whose own result nobody needs is not said, and either is accepted. A draw that reaches no name
-  (a tensor in a list, say) has a key that is not said: what depends on it is not compared, and the
-  program runs a second time with constants for draws, where everything is.
+  if some of its values are read before all are overwritten. Two things are not said (`Rule`):
+  whether an operator reads whose own result nobody needs, and whether what is overwritten as a part
+  of its memory is not computed; either is accepted, for all of a program. A draw that reaches no
+  name (a tensor in a list, say) has a key that is not said: what depends on it is not compared, and
+  the program runs a second time with constants for draws, where everything is.
 - Exceptions: an exception of the program is the same one, and leaves a given module as it was.
 - Outside: default dtype, torch's and NumPy's generators are afterwards what they were, or what
   eager torch leaves; so are skipped parameters.
@@ -32,34 +33,29 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import fastinit
-from support import model_programs
+from support import model_programs, model_steps
 from support.model_oracle import (
     KEY,
+    RULES,
     Cells,
     Functions,
     Log,
     Operators,
+    Rule,
     cells,
     keys_by_name,
-    offsets,
     tainted,
 )
-from support.model_programs import HIDDEN, Program, model_class
-from support.model_snapshot import Entry, snapshot
-
-
-class Failure(NamedTuple):
-    """How a program went wrong: the class of it, and where."""
-
-    kind: str
-    detail: str
+from support.model_programs import Program, model_class
+from support.model_snapshot import Entry, Failure, differences, snapshot
+from support.model_steps import HIDDEN
 
 
 @dataclass
@@ -75,7 +71,7 @@ def _outside() -> dict[str, Any]:
     return {
         "default dtype": torch.get_default_dtype(),
         "torch's generator": torch.get_rng_state().numpy().tobytes(),
-        "NumPy's generator": np.random.get_state(legacy=True)[1].tobytes(),
+        "NumPy's generator": np.random.get_state(legacy=True)[1].tobytes(),  # noqa: NPY002
         "gradients": torch.is_grad_enabled(),
     }
 
@@ -87,7 +83,7 @@ def poisoned() -> Iterator[None]:
     dtype = torch.get_default_dtype()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.default_generator.manual_seed(11)  # torch.manual_seed keeps a traceback for each device
-    np.random.seed(11)
+    np.random.seed(11)  # noqa: NPY002
     try:
         yield
     finally:
@@ -148,7 +144,7 @@ def _kept(before: list[tuple[str, Tensor]], model: nn.Module) -> list[str]:
     return [name for name, tensor in before if now.get(name) is not tensor]
 
 
-def _eager(program: Program, door: str, constant: bool, greedy: bool) -> _Expected:
+def _eager(program: Program, door: str, constant: bool, rule: Rule) -> _Expected:
     keys: list[int | None] = []
     for _ in range(5):
         log = Log(keys)
@@ -161,6 +157,7 @@ def _eager(program: Program, door: str, constant: bool, greedy: bool) -> _Expect
                 before = _named(model)
             with _followed(log):
                 if door == "initialize_":
+
                     def work(model: Any = model) -> Any:
                         with torch.no_grad():
                             _reset(model)
@@ -172,9 +169,9 @@ def _eager(program: Program, door: str, constant: bool, greedy: bool) -> _Expect
         if error is not None:
             return _Expected(Outcome([], error, outside), [], [], keys, log, True)
         entries = snapshot(result)
-        named = [*before, *_named(result)]
+        named = [*_named(result), *before]
         final: Cells = frozenset().union(*(cells(tensor) for tensor in _tensors(entries)))
-        following = keys_by_name(log, named, final, greedy)
+        following = keys_by_name(log, named, final, rule)
         sure = following == keys or not log.draws
         if sure:
             break
@@ -198,12 +195,12 @@ def _followed(log: Log) -> Iterator[None]:
         stack.enter_context(Functions(log))
         return stack
 
-    model_programs.carried.append(enter)
+    model_steps.carried.append(enter)
     try:
         with enter():
             yield
     finally:
-        model_programs.carried.remove(enter)
+        model_steps.carried.remove(enter)
 
 
 def _is_pending(error: BaseException | None) -> bool:
@@ -214,58 +211,6 @@ def _failure_of(error: BaseException) -> Failure:
     text = f"{type(error).__name__}: {error}"
     ours = "fastinit" in text or _is_pending(error)
     return Failure("false error" if ours else "other exception", text)
-
-
-def _differences(
-    expected: list[Entry], found: list[Entry], taint: set[tuple[int, int]], seen: bool
-) -> Iterator[Failure]:
-    """Compare two snapshots; with `seen` false, not what the program read."""
-    there = {entry.path: entry for entry in expected}
-    here = {entry.path: entry for entry in found}
-    for path in [*there, *(p for p in here if p not in there)]:
-        if not seen and path.startswith(".seen"):
-            continue
-        if path not in here or path not in there:
-            yield Failure("structure", f"{path}: {'missing' if path in there else 'more'}")
-            continue
-        one, other = there[path], here[path]
-        if other.what.get("device") == "meta" and one.what.get("device") != "meta":
-            yield Failure("left on meta", path)
-            continue
-        wrong = {
-            k: (v, other.what.get(k)) for k, v in one.what.items() if other.what.get(k) != v
-        }
-        if set(wrong) == {"value"} and path.startswith(".seen"):
-            expected_value, found_value = wrong["value"]
-            kind = "garbage" if "nan" in found_value else "wrong value"
-            yield Failure(kind, f"{path}: {found_value} for {expected_value}")
-        elif wrong:
-            yield Failure("structure", f"{path}: {wrong}")
-        elif one.values is not None and other.values is not None:
-            yield from _values(one, other, taint, seen)
-
-
-def _values(
-    one: Entry, other: Entry, taint: set[tuple[int, int]], seen: bool
-) -> Iterator[Failure]:
-    assert one.values is not None and other.values is not None
-    differ = (one.values != other.values).any(axis=1)
-    if one.tensor is None and not seen:
-        return
-    if one.tensor is not None and taint:
-        differ &= ~np.array(_mask(one.tensor, taint), dtype=bool)
-    if not differ.any():
-        return
-    garbage = other.nan is not None and one.nan is not None and (other.nan & ~one.nan & differ)
-    if garbage is not False and garbage.any():
-        yield Failure("garbage", one.path)
-    else:
-        yield Failure("wrong value", f"{one.path}: {int(differ.sum())} elements")
-
-
-def _mask(tensor: Tensor, taint: set[tuple[int, int]]) -> list[bool]:
-    storage = tensor.untyped_storage()._cdata
-    return [(storage, o) in taint for o in offsets(tensor)]
 
 
 def _batch(program: Program) -> list[Failure]:
@@ -304,7 +249,7 @@ def _compare(
         for name, value in expected.outside.items()
         if found.outside[name] != value
     ]
-    return failures + list(_differences(expected.entries, found.entries, taint, seen))
+    return failures + list(differences(expected.entries, found.entries, taint, seen))
 
 
 def _ours(program: Program, door: str, constant: bool) -> tuple[Outcome, list[str], list[Failure]]:
@@ -348,7 +293,7 @@ def _is_as_before(tensor: Tensor, old: Tensor) -> bool:
 
 
 def _keyed(program: Program, door: str, constant: bool) -> list[Failure]:
-    expected = _eager(program, door, constant, greedy=False)
+    expected = _eager(program, door, constant, RULES[0])
     found, kept, failures = _ours(program, door, constant)
     if expected.unwritten:
         if found.error is None:
@@ -360,13 +305,14 @@ def _keyed(program: Program, door: str, constant: bool) -> list[Failure]:
         return []
     expected.outcome.outside = {}
     best: list[Failure] = []
-    for greedy in (False, True):
-        if greedy:
-            again = _eager(program, door, constant, greedy=True)
-            if again.keys == expected.keys:
-                break
-            expected = again
+    tried: list[list[int | None]] = []
+    for rule in RULES:
+        if tried:
+            expected = _eager(program, door, constant, rule)
             expected.outcome.outside = {}
+            if expected.keys in tried:
+                continue
+        tried.append(expected.keys)
         if not expected.sure:
             return failures
         taint = set()
@@ -403,22 +349,18 @@ def _skipped(program: Program) -> list[Failure]:
     return []
 
 
-_VALUES = {"wrong value", "garbage"}
-
-
 def judge(program: Program, door: str) -> list[Failure]:
     """List what is wrong with a program at a door."""
     if door == "batch":
         return _batch(program)
     failures = _keyed(program, door, constant=False)
-    kinds = {failure.kind for failure in failures}
+    values = [failure for failure in failures if failure.kind == "wrong value"]
     # Where values of draws are not said, or to tell a wrong key from a wrong value.
-    if not kinds or kinds <= {"wrong value"}:
+    if values or not failures:
         constants = _keyed(program, door, constant=True)
-        if constants:
-            failures = constants
-        else:
-            failures = [Failure("wrong key", f.detail) for f in failures]
+        if not constants:
+            constants = [Failure("wrong key", failure.detail) for failure in values]
+        failures = [f for f in failures if f.kind != "wrong value"] + constants
     if door == "initialize_" and program.skip:
         failures += _skipped(program)
     return failures

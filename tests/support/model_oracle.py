@@ -8,7 +8,7 @@ of how fastinit records or waits.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,21 @@ from fastinit._fills.operators import DispatchMode
 
 KEY = Key(2024)
 Cells = frozenset[tuple[int, int]]
+
+
+class Rule(NamedTuple):
+    """What counts as computed, where that is not said.
+
+    Attributes:
+        readers: whether an operator reads that gives something nobody needs.
+        wholes: whether only what is overwritten to the end of its memory is not computed.
+    """
+
+    readers: bool
+    wholes: bool
+
+
+RULES = [Rule(readers, wholes) for readers in (False, True) for wholes in (False, True)]
 
 _aten = torch.ops.aten
 _OVERWRITING = {
@@ -68,10 +83,11 @@ def offsets(tensor: Tensor) -> list[int]:
 
 @dataclass
 class Event:
-    """One operator: the elements that it reads and writes."""
+    """One operator: the elements that it reads and writes, and the storages that it fills."""
 
     reads: Cells
     writes: Cells
+    whole: frozenset[int] = frozenset()
     overwrites: bool = False
     draw: int | None = None
     known: bool = True  # without a draw, or one whose values do not depend on its key
@@ -145,8 +161,13 @@ class Operators(DispatchMode):
         if func._schema.name.endswith("_local_scalar_dense"):
             ends_here = True
         if writes or ends_here:
-            whole = (pure or not written) and draw is None or (draw is not None and pure)
-            self.log.add(Event(reads, writes, whole or bool(fresh), draw, known, ends_here))
+            whole = pure or (not written and draw is None)
+            filled = frozenset(
+                v.untyped_storage()._cdata
+                for v in written
+                if v.numel() * v.itemsize == v.untyped_storage().nbytes()
+            )
+            self.log.add(Event(reads, writes, filled, whole or bool(fresh), draw, known, ends_here))
         return result
 
 
@@ -164,7 +185,9 @@ def _is_constant(func: Any, args: tuple[Any, ...]) -> bool:
         return len(numbers) >= 2 and numbers[1] == 0
     if name == "random_":
         return len(numbers) == 2 and numbers[1] == numbers[0] + 1
-    return name == "bernoulli_" and len(numbers) == 1 and bool(torch.as_tensor(numbers[0] == 1).all())
+    return (
+        name == "bernoulli_" and len(numbers) == 1 and bool(torch.as_tensor(numbers[0] == 1).all())
+    )
 
 
 def _keyed(func: Any, args: Any, kwargs: dict[str, Any], key: int | None, ours: bool) -> Any:
@@ -197,29 +220,31 @@ class Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _computed(log: Log, final: Cells, greedy: bool) -> list[int]:
-    """List the draws of which something is read before it is overwritten."""
+def _computed(log: Log, final: Cells, rule: Rule) -> list[Event]:
+    """List the operators whose results are read before they are overwritten."""
     live = set(final)
+    storages = {storage for storage, _ in final}
     found = []
     for event in reversed(log.events):
-        needed = event.root or greedy or bool(event.writes & live)
-        if event.draw is not None:
-            needed = event.root or bool(event.writes & live)
-            if needed:
-                found.append(event.draw)
-        if needed:
+        if rule.wholes:
+            needed = any(storage in storages for storage, _ in event.writes)
+        else:
+            needed = bool(event.writes & live)
+        if needed or event.root or (rule.readers and event.draw is None):
+            found.append(event)
             if event.overwrites:
                 live -= event.writes
+                storages -= event.whole
             live |= event.reads
+            storages.update(storage for storage, _ in event.reads)
     return found[::-1]
 
 
-def _name(log: Log, draw: int, names: dict[tuple[int, int], str], first: dict[int, str]) -> Any:
-    """Name a draw by where it is written, or else by what its values reach first."""
-    start = next(k for k, event in enumerate(log.events) if event.draw == draw)
+def _name(events: list[Event], names: dict[tuple[int, int], str], first: dict[int, str]) -> Any:
+    """Name the draw that is first of these by where it is written or else what it reaches first."""
     reached: set[tuple[int, int]] = set()
-    for event in log.events[start:]:
-        if event.draw == draw or event.reads & reached:
+    for event in events:
+        if event is events[0] or event.reads & reached:
             reached |= event.writes
             held = {names[cell] for cell in event.writes if cell in names}
             if len(held) == 1:
@@ -233,7 +258,7 @@ def _name(log: Log, draw: int, names: dict[tuple[int, int], str], first: dict[in
 
 
 def keys_by_name(
-    log: Log, named: list[tuple[str, Tensor]], final: Cells, greedy: bool
+    log: Log, named: list[tuple[str, Tensor]], final: Cells, rule: Rule
 ) -> list[int | None]:
     """Give each draw of a run the key that the names say; None where they say nothing."""
     names: dict[tuple[int, int], str] = {}
@@ -244,10 +269,11 @@ def keys_by_name(
             first.setdefault(cell[0], name)
     count: dict[str, int] = {}
     keys: list[int | None] = [None] * log.draws
-    for draw in _computed(log, final, greedy):
-        name = _name(log, draw, names, first)
-        if name is not None:
-            keys[draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
+    events = _computed(log, final, rule)
+    for k, event in enumerate(events):
+        name = None if event.draw is None else _name(events[k:], names, first)
+        if event.draw is not None and name is not None:
+            keys[event.draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
             count[name] = count.get(name, 0) + 1
     return keys
 

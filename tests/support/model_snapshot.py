@@ -1,4 +1,4 @@
-"""Everything that can be reached from a module: what it is, what is one object, what shares memory."""
+"""What can be reached from a module: what it is, what is one object, what shares memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import types
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from support.model_oracle import offsets
+
+
+class Failure(NamedTuple):
+    """How a program went wrong: the class of it, and where."""
+
+    kind: str
+    detail: str
 
 
 @dataclass
@@ -131,9 +140,8 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _attributes(value: Any, without: set[str]) -> Iterator[tuple[str, Any]]:
     for name, item in list(vars(value).items()):
-        if name not in without and name not in _SKIPPED and not callable(item):
-            yield f".{name}", item
-        elif isinstance(item, types.FunctionType) and not name.startswith("_"):
+        held = not callable(item) or isinstance(item, (types.FunctionType, weakref.ref, nn.Module))
+        if held and name not in without and name not in _SKIPPED:
             yield f".{name}", item
 
 
@@ -143,3 +151,51 @@ def snapshot(module: Any) -> list[Entry]:
     with torch._C.DisableTorchFunction(), torch.no_grad():
         walk.visit("", module)
     return walk.entries
+
+
+def differences(
+    expected: list[Entry], found: list[Entry], taint: set[tuple[int, int]], seen: bool
+) -> Iterator[Failure]:
+    """Compare two snapshots; with `seen` false, not what the program read."""
+    there = {entry.path: entry for entry in expected}
+    here = {entry.path: entry for entry in found}
+    for path in [*there, *(p for p in here if p not in there)]:
+        if not seen and path.startswith(".seen"):
+            continue
+        if path not in here or path not in there:
+            yield Failure("structure", f"{path}: {'missing' if path in there else 'more'}")
+            continue
+        one, other = there[path], here[path]
+        if other.what.get("device") == "meta" and one.what.get("device") != "meta":
+            yield Failure("left on meta", path)
+            continue
+        wrong = {k: (v, other.what.get(k)) for k, v in one.what.items() if other.what.get(k) != v}
+        if set(wrong) == {"value"} and path.startswith(".seen"):
+            expected_value, found_value = wrong["value"]
+            kind = "garbage" if "nan" in found_value else "wrong value"
+            yield Failure(kind, f"{path}: {found_value} for {expected_value}")
+        elif wrong:
+            yield Failure("structure", f"{path}: {wrong}")
+        elif one.values is not None and other.values is not None:
+            yield from _values(one, other, taint, seen)
+
+
+def _values(one: Entry, other: Entry, taint: set[tuple[int, int]], seen: bool) -> Iterator[Failure]:
+    assert one.values is not None and other.values is not None
+    differ = (one.values != other.values).any(axis=1)
+    if one.tensor is None and not seen:
+        return
+    if one.tensor is not None and taint:
+        differ &= ~np.array(_mask(one.tensor, taint), dtype=bool)
+    if not differ.any():
+        return
+    garbage = other.nan is not None and one.nan is not None and (other.nan & ~one.nan & differ)
+    if garbage is not False and garbage.any():
+        yield Failure("garbage", one.path)
+    else:
+        yield Failure("wrong value", f"{one.path}: {int(differ.sum())} elements")
+
+
+def _mask(tensor: Tensor, taint: set[tuple[int, int]]) -> list[bool]:
+    storage = tensor.untyped_storage()._cdata
+    return [(storage, o) in taint for o in offsets(tensor)]
