@@ -24,7 +24,7 @@ CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.i
 	-o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-range bench summary gpu-check example compare lint format exhaustive mutants soak clean distclean python compiler
+.PHONY: help build test test-range bench summary gpu-check example compare lint format exhaustive mutants soak zoo clean distclean python compiler
 .NOTPARALLEL:
 
 help: ## this list
@@ -77,6 +77,9 @@ mutants: python compiler ## check that the tests fail for planted defects
 
 soak: python compiler ## random constructors through batch, materialize, initialize_ (ARGS='--programs 100000 --seed 1')
 	@$(DEV) test python tools/model_soak.py $(ARGS)
+
+zoo: python compiler ## compare model families with torch's own (ARGS='--sources transformers timm torchvision')
+	@$(DEV) test python tools/zoo.py $(ARGS)
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info fastinit/_C.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
