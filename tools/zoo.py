@@ -3,8 +3,8 @@
     make zoo ARGS='--sources transformers torchvision timm --out build/zoo'
 
 For each: `patch()`, `materialize` of the factory, `materialize` of the model on the meta device,
-and `initialize_`. Compared are names, types, ties, what is constant (bytes; what two seeds of
-torch's agree on, buffers included), what is drawn (Kolmogorov–Smirnov against torch's own), and
+and `initialize_`. Compared are names, types, ties, what is constant (bytes; what three seeds
+of torch's agree on, buffers included), what is drawn (Kolmogorov–Smirnov against torch's own), and
 whether a forward pass is finite where torch's is. OUT.json has every difference and OUT.md the
 table; a second run goes on with what is missing.
 """
@@ -176,9 +176,9 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def differences(
-    ours: nn.Module, one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
+    ours: nn.Module, one: dict[str, torch.Tensor], others: list[dict[str, torch.Tensor]]
 ) -> Iterator[str]:
-    """Compare a model with two that torch has drawn from different seeds."""
+    """Compare a model with some that torch has drawn from different seeds."""
     mine = tensors(ours)
     if [*mine] != [*one]:
         yield f"names: {sorted(set(mine) ^ set(one)) or 'order'}"
@@ -194,7 +194,8 @@ def differences(
         if kinds[0] != kinds[1]:
             yield f"{name}: {kinds[0]} for {kinds[1]}"
             continue
-        constant = (bits(native) == bits(other[name])).all(dim=1)
+        # Two draws of the same number are not that rare, three are.
+        constant = torch.stack([(bits(native) == bits(o[name])).all(dim=1) for o in others]).all(0)
         same = (bits(tensor) == bits(native)).all(dim=1)
         if not bool(same[constant].all()):
             yield f"{name}: {int((~same & constant).sum())} of {int(constant.sum())} constants"
@@ -260,20 +261,20 @@ def _late(*_: Any) -> None:
 
 def _examine(source: str, family: str) -> dict[str, Any]:
     factory = factory_of(source, family)
-    torch.manual_seed(1)
-    first = factory()
-    check_size(first)
-    torch.manual_seed(2)
-    second = factory()
-    one, other = tensors(first), tensors(second)
+    models = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        models.append(factory())
+        check_size(models[0])
+    first = models[0]
+    one, *others = map(tensors, models)
     finite = forward(source, first)
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in first.parameters())}
     row["forward"] = finite
     for road, build in ROADS.items():
         try:
             model = build(factory)
-            model.train(second.training)
-            row[road] = list(differences(model, one, other))[:50]
+            row[road] = list(differences(model, one, others))[:50]
             if finite and forward(source, model) is False:
                 row[road].append("forward: not finite")
         except TimeoutError:

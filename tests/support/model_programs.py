@@ -71,12 +71,25 @@ class Program(NamedTuple):
     skip: bool = False
 
 
+def _copies_itself(program: Program) -> bool:
+    """Whether something is written from itself, or from a sum with itself before it has values."""
+    slots = len(program.slots)
+    filled: set[int] = set()
+    for step in program.steps:
+        to, other = step.to % slots, step.other % slots
+        if step.name == "copy_" and to == other:
+            return True
+        if step.name == "functional" and {to, other} - filled:
+            return True
+        if STEPS[step.name] in ("fills", "constants") and step.view == "all":
+            filled.add(to)
+    return False
+
+
 def features(program: Program) -> set[str]:
     """Collect the features of a program."""
-    slots = len(program.slots)
-    itself = any(s.name == "copy_" and s.to % slots == s.other % slots for s in program.steps)
     return {
-        *(["copies of itself"] if itself else []),
+        *(["copies of itself"] if _copies_itself(program) else []),
         *(HOLDERS[holder][2] for holder, _ in program.slots),
         *(dtype for _, dtype in program.slots),
         *(f"child: {child}" for child in program.children),
