@@ -322,6 +322,7 @@ def main() -> int:
         for family in options.only or families(source)
         if f"{source}/{family}" not in rows
     ]
+    total = len(rows) + len(left)
     with ProcessPoolExecutor(
         options.processes, mp_context=get_context("spawn"), initializer=_start
     ) as pool:
@@ -329,7 +330,7 @@ def main() -> int:
         for future in as_completed(running):
             rows[running[future]] = future.result()
             store.write_text(json.dumps(rows, indent=1, sort_keys=True))
-            print(f"{len(rows)} of {len(rows) + len(left)}", end="\r", file=sys.stderr, flush=True)
+            print(f"{len(rows)} of {total}", end="\r", file=sys.stderr, flush=True)
     options.out.with_suffix(".md").write_text("\n".join(markdown(rows)) + "\n")
     print("\n".join(markdown(rows)))
     return 0
