@@ -1,26 +1,30 @@
 """Plant defects and see the tests fail: `make mutants`, or `make mutants ARGS='samples -k normal'`.
 
 Two kinds. *Samples*: spoilt values go through the functions that the statistical tests use
-(sample_defects.py). *Sources*: a copy of the project in build/mutants gets one textual change,
-is compiled, and the tests named beside the change run there (source_mutants.py). A defect that
-nothing notices is printed as a survivor, and the exit status is 1: it needs a test.
+(sample_defects.py). *Sources*: a copy of the project in build/mutants gets one change, is
+compiled, and the tests named beside the change run there (defects.py). A defect that nothing
+notices is printed as a survivor, and the exit status is 1: it needs a test. `--table PATH` writes
+what was found as Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import datetime
 import fcntl
 import os
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "mutants"
@@ -35,18 +39,18 @@ NOT_COPIED = shutil.ignore_patterns(
     ".hypothesis",
     "*.egg-info",
 )
-TIMEOUT = 900.0  # seconds; a defect may also make the tests hang
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
 
-from cuda_mutants import CUDA_MUTANTS  # noqa: E402
-from model_mutants import MODEL_MUTANTS  # noqa: E402
-from source_mutants import MUTANTS as CORE_MUTANTS  # noqa: E402
-from source_mutants import Mutant  # noqa: E402
+from defects import DEFECTS, Defect  # noqa: E402
+from planting import planted  # noqa: E402
 
-MUTANTS = [*CORE_MUTANTS, *CUDA_MUTANTS, *MODEL_MUTANTS]
 
-Row = tuple[str, str | None, float]  # defect, what caught it, seconds
+class Row(NamedTuple):
+    name: str
+    guards: str
+    caught: str | None  # what noticed the defect
+    seconds: float
 
 
 def fail(message: str) -> NoReturn:
@@ -56,11 +60,8 @@ def fail(message: str) -> NoReturn:
 
 
 def say(row: Row) -> Row:
-    name, caught, seconds = row
-    print(
-        f"{'caught  ' if caught else 'SURVIVED'} {name:62} {seconds:5.0f} s  {caught or ''}",
-        flush=True,
-    )
+    verdict = "caught  " if row.caught else "SURVIVED"
+    print(f"{verdict} {row.name:62} {row.seconds:5.0f} s  {row.caught or ''}", flush=True)
     return row
 
 
@@ -79,7 +80,8 @@ def run_samples(pattern: str) -> list[Row]:
             start = time.monotonic()
             found = sample_defects.first_rejection(defect())
             caught = None if found is None else f"{found[0]}: {found[1]}, p = {found[2]:.1g}"
-            rows.append(say((name, caught, time.monotonic() - start)))
+            guards = "P4: types" if name.startswith(("small type", "float64")) else "P7: quality"
+            rows.append(say(Row(name, guards, caught, time.monotonic() - start)))
     return rows
 
 
@@ -87,13 +89,9 @@ def run_samples(pattern: str) -> list[Row]:
 
 
 class Copy:
-    """A copy of the project: as it is, compiled once and kept, and with one change at a time.
+    """A copy of the project: as it is, compiled once and kept, and with one defect at a time."""
 
-    `native`: for tests that compile what they need, without the extension and without torch.
-    """
-
-    def __init__(self, number: int, native: bool) -> None:
-        self.native = native
+    def __init__(self, number: int) -> None:
         self.work, self.kept = FOLDER / f"work-{number}", FOLDER / f"kept-{number}"
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.rmtree(self.kept, ignore_errors=True)
@@ -106,10 +104,7 @@ class Copy:
             # Code that is hardly optimised has the same bits and compiles in half the time.
             "CXXFLAGS": f"{os.environ.get('CXXFLAGS', '')} -O1".strip(),
         }
-        if native:  # a defect may also leave something unused
-            self.environment["CXX"] = f"{os.environ.get('CXX', 'g++')} -w"
-        else:
-            self.compile()
+        self.compile()
         shutil.copytree(self.work, self.kept)
 
     def compile(self) -> None:
@@ -123,77 +118,118 @@ class Copy:
         if done.returncode:
             fail(f"does not compile\n{done.stdout[-5000:]}{done.stderr[-3000:]}")
 
-    def failure(self, tests: Sequence[str]) -> str | None:
-        """What fails when these tests run here, or None."""
+    def failure(self, tests: Sequence[str], limit: float | None = None) -> str | None:
+        """What fails when these tests run here, or None; those that run longer fail, too."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        if self.native:
-            command.append("--noconftest")  # which is torch's
+        # The drivers that tests compile have warnings for errors; a defect may leave things unused.
+        environment = {**self.environment, "CXX": f"{os.environ.get('CXX', 'g++')} -w"}
+        running = subprocess.Popen(
+            command,
+            cwd=self.work,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # so that what the tests have started ends with them
+        )
         try:
-            done = subprocess.run(
-                command,
-                cwd=self.work,
-                env=self.environment,
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT,
-            )
+            output, _ = running.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            return f"{' '.join(tests)} does not end"
-        if done.returncode == 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            running.communicate()
+            return f"{' '.join(tests)} does not end ({limit:.0f} s)"
+        if running.returncode == 0:
             return None
-        if done.returncode in (3, 4, 5):
-            fail(f"pytest {' '.join(tests)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-        if done.returncode < 0:
-            return f"{' '.join(tests)} dies of signal {-done.returncode}"
-        if self.native and re.search(r"^E +.*\berror: ", done.stdout, re.MULTILINE):
-            fail(f"does not compile\n{done.stdout[-5000:]}")
-        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+        if running.returncode in (3, 4, 5):
+            fail(f"pytest {' '.join(tests)}\n{output[-6000:]}")
+        if running.returncode < 0:
+            return f"{' '.join(tests)} dies of signal {-running.returncode}"
+        if re.search(r"^E +.*\berror: ", output, re.MULTILINE):
+            fail(f"does not compile\n{output[-5000:]}")
+        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
         return found.group(1) if found else f"{' '.join(tests)} fails"
 
-    def plant(self, mutant: Mutant) -> None:
+    def plant(self, defect: Defect) -> None:
         # Times of files are kept: only what the change reaches is compiled again.
         shutil.rmtree(self.work)
         shutil.copytree(self.kept, self.work)
-        path = self.work / mutant.path
-        text = path.read_text(encoding="utf-8")
-        if text.count(mutant.old) != 1:
-            fail(f"'{mutant.name}' has no place in {mutant.path}: adapt tools/*_mutants.py")
-        path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        if not self.native and (path.suffix != ".py" or path.name == "setup.py"):
+        path = self.work / defect.path
+        path.write_text(planted(path, defect.symbol, defect.old, defect.new), encoding="utf-8")
+        if defect.compiled:
             self.compile()
 
 
-def run_sources(pattern: str) -> list[Row]:
-    rows: list[Row] = []
-    for native in (False, True):
-        chosen = [m for m in MUTANTS if m.native == native and re.search(pattern, m.name)]
-        if chosen:
-            rows += run_planted(chosen, native)
-    return rows
-
-
-def run_planted(chosen: Sequence[Mutant], native: bool) -> list[Row]:
-    number = max(1, min(os.cpu_count() or 1, 8, len(chosen)))
+def run_sources(pattern: str, workers: int) -> list[Row]:
+    chosen = [defect for defect in DEFECTS if re.search(pattern, defect.name)]
+    if not chosen:
+        return []
+    for defect in chosen:  # before anything is compiled
+        planted(ROOT / defect.path, defect.symbol, defect.old, defect.new)
     copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+    sound: dict[tuple[str, ...], float] = {}  # seconds that tests take without a defect
 
-    def sound(tests: tuple[str, ...]) -> None:
-        copy = copies.get()
+    def run_sound(tests: tuple[str, ...]) -> None:
+        copy, start = copies.get(), time.monotonic()
         if found := copy.failure(tests):
             fail(f"without a defect, too, {found} fails")
+        sound[tests] = time.monotonic() - start
         copies.put(copy)
 
-    def planted(mutant: Mutant) -> Row:
+    def limit(tests: tuple[str, ...]) -> float:
+        # By file: the first tests of one may have compiled the driver for the others.
+        return 60 + 10 * max(sound[other] for other in sound if other[0] == tests[0])
+
+    def run_planted(defect: Defect) -> Row:
         copy, start = copies.get(), time.monotonic()
-        copy.plant(mutant)
-        row = mutant.name, copy.failure(mutant.tests), time.monotonic() - start
+        copy.plant(defect)
+        caught = copy.failure(defect.tests, limit(defect.tests))
         copies.put(copy)
-        return say(row)
+        return say(Row(defect.name, defect.guards, caught, time.monotonic() - start))
 
-    with ThreadPoolExecutor(number) as pool:
-        for copy in pool.map(lambda k: Copy(k, native), range(number)):
+    with ThreadPoolExecutor(workers) as pool:
+        for copy in pool.map(Copy, range(workers)):
             copies.put(copy)
-        list(pool.map(sound, dict.fromkeys(mutant.tests for mutant in chosen)))
-        return list(pool.map(planted, chosen))
+        list(pool.map(run_sound, dict.fromkeys(defect.tests for defect in chosen)))
+        return list(pool.map(run_planted, chosen))
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def table(rows: Sequence[Row]) -> str:
+    import torch
+
+    from fastinit import _C
+
+    def cell(text: str) -> str:
+        return text.replace("|", "\\|")
+
+    lines = [
+        "# Planted defects",
+        "",
+        "Written by `make mutants ARGS='--table docs/mutants.md'`: what was broken on purpose, the",
+        "promise that it breaks, and the first test or check that noticed. Seconds are those of",
+        "compiling and testing, two defects at a time.",
+        "",
+        f"{sum(row.caught is not None for row in rows)} of {len(rows)} caught. Commit {commit()},"
+        f" torch {torch.__version__}, {_C.capability()},"
+        f" {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}.",
+        "",
+        "| defect | guards | caught by | s |",
+        "|---|---|---|---:|",
+    ]
+    for row in rows:
+        caught = f"`{row.caught}`" if row.caught else "**nothing**"
+        lines.append(f"| {cell(row.name)} | {row.guards} | {cell(caught)} | {row.seconds:.0f} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -204,16 +240,20 @@ def main() -> None:
     parser.add_argument(
         "-k", default="", metavar="TEXT", help="only defects with TEXT in their name"
     )
+    parser.add_argument("--table", type=Path, metavar="PATH", help="write the rows as Markdown")
+    parser.add_argument("--workers", type=int, default=2, help="copies of the project at work")
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         rows: list[Row] = []
+        if options.kind != "samples":
+            rows += run_sources(options.k, options.workers)
         if options.kind != "sources":
             rows += run_samples(options.k)
-        if options.kind != "samples":
-            rows += run_sources(options.k)
-    survivors = [name for name, caught, _ in rows if not caught]
+    if options.table:
+        options.table.write_text(table(rows), encoding="utf-8")
+    survivors = [row.name for row in rows if not row.caught]
     print(f"{len(rows) - len(survivors)} of {len(rows)} defects caught")
     sys.exit("survivors: " + "; ".join(survivors) if survivors else 0)
 
