@@ -7,6 +7,7 @@
 #   TORCH_INDEX=...  package index to take it from, for instance torch's index of CPU builds
 #   CXX=...          C++ compiler (g++)
 #   ARGS=...         handed to pytest, the benchmark or the tool, for instance ARGS='-k uniform -x'
+#   MODULE=...      of mutation, and its TESTS=..., a folder or files
 #   RELEASES=...     of torch for test-range ('2.10.0 2.15.0')
 #   FASTINIT_CUDA=auto|0|1
 #   STAGES=...       of gpu-check (build,bits,headline,sanitizer,tests,bench-gpu,...: its --help)
@@ -24,7 +25,7 @@ CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.i
 	-o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-range bench summary gpu-check example compare lint format exhaustive mutants soak zoo clean distclean python compiler
+.PHONY: help build test test-range bench summary gpu-check example compare lint format exhaustive mutants mutation soak zoo clean distclean python compiler
 .NOTPARALLEL:
 
 help: ## this list
@@ -74,6 +75,9 @@ exhaustive: python compiler ## check the transforms over all 2^32 words
 
 mutants: python compiler ## check that the tests fail for planted defects
 	@$(DEV) test python tools/mutants.py $(ARGS)
+
+mutation: python compiler ## change a Python MODULE here and there and see which changes its TESTS do not notice
+	@$(DEV) test,mutation python tools/mutation.py $(MODULE) $(TESTS)
 
 soak: python compiler ## random constructors through batch, materialize, initialize_ (ARGS='--programs 100000 --seed 1')
 	@$(DEV) test python tools/model_soak.py $(ARGS)

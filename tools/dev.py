@@ -3,8 +3,8 @@
     python tools/dev.py GROUP[,GROUP ...] [COMMAND ARG ...]
 
 The Makefile calls this; only the standard library is needed. A GROUP is what is going to be done:
-build, test, bench, examples or lint. In COMMAND the word ``python`` stands for the interpreter
-found.
+build, test, bench, examples, lint or mutation. In COMMAND the word ``python`` stands for the
+interpreter found.
 
 Which interpreter: the one that runs this file, if it has torch. It is used as it is. Packages that
 it lacks go into an overlay, a virtual environment in this folder that sees everything that the
@@ -40,6 +40,7 @@ REQUIREMENTS = {  # group: files in requirements/
     "bench": ["build", "bench", "integrations"],
     "examples": ["build", "examples"],
     "lint": ["lint"],
+    "mutation": ["mutation"],
 }
 BUILD_VARIABLES = ["CXX", "CXXFLAGS", "CFLAGS", "CPPFLAGS", "LDFLAGS"]
 BUILD_VARIABLES += ["FASTINIT_CUDA", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST"]

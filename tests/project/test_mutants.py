@@ -76,7 +76,9 @@ def test_symbols_of_python() -> None:
 
 def test_white_space_and_comments_do_not_count(tmp_path: Path) -> None:
     path = tmp_path / "some.h"
-    path.write_text("int f() {\n  return g(1,  // why\n           2);\n}\nint h() { return g(1, 2); }")
+    path.write_text(
+        "int f() {\n  return g(1,  // why\n           2);\n}\nint h() { return g(1, 2); }"
+    )
     text = planted(path, "f", "g(1, 2)", "g(1)")
     assert text == "int f() {\n  return g(1);\n}\nint h() { return g(1, 2); }"
 
