@@ -1,9 +1,9 @@
 """Defects for `make mutants`: each breaks one promise, or is a fault that was found in use.
 
 A defect names a file, a symbol in it, tokens inside that symbol (planting.py) and what to put
-there. `guards` is the promise of README.md's and docs/stream.md's that it breaks, in words. `tests`
-is handed to pytest: what should catch the defect, not everything that would. Ordinary slips in
-Python are the mutation tool's business (`make mutation`); spoilt samples are sample_defects.py's.
+there. `guards` is the promise that it breaks, P1 to P7 as in the tests, or the fault. `tests` is
+handed to pytest: what should catch the defect, not everything that would. Ordinary slips in Python
+are the mutation tool's business (`make mutation`); spoilt samples are sample_defects.py's.
 """
 
 from __future__ import annotations
