@@ -237,7 +237,10 @@ def test_without_the_guard_it_runs_eagerly(monkeypatch: pytest.MonkeyPatch, laun
         ((0, (4, 6), (1, 4)), (0, (24,), (1,)), True, True),
         ((0, (12,), (2,)), (0, (12,), (2,)), False, True),  # with gaps: not worth a closer look
         ((0, (2, 3), (5, 0)), (0, (1,), (1,)), False, True),
+        ((2, (4,), (1,)), (3, (2,), (1,)), True, True),
         ((0, (3,), (1,)), (3, (3,), (1,)), False, False),
+        ((3, (3,), (1,)), (0, (3,), (1,)), False, False),
+        ((6, (3,), (1,)), (0, (3,), (1,)), False, False),
     ],
 )
 def test_regions(outer, inner, covers: bool, meets: bool) -> None:
@@ -256,5 +259,12 @@ def test_regions_that_overlap_themselves() -> None:
         (torch.empty(9).as_strided((3, 3), (2, 1)), True),
         (torch.empty(9).as_strided((2, 3), (1, 2)), False),
         (torch.empty(1, 1, 5).transpose(0, 2), False),
+        (torch.empty(1, 3).expand(2, 3), True),
+        (torch.empty(7).as_strided((2, 2), (3, 3)), True),
+        (torch.empty(5), False),
+        (torch.empty(5)[::2], False),
+        (torch.empty(1).expand(2), True),
+        (torch.empty(1).expand(1), False),
+        (torch.empty(1).as_strided((1,), (0,)), False),
     ]:
         assert Region.of(tensor).overlaps_itself is expected
