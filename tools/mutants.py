@@ -217,7 +217,7 @@ def table(rows: Sequence[Row]) -> str:
         "",
         "Written by `make mutants ARGS='--table docs/mutants.md'`: what was broken on purpose, the",
         "promise that it breaks, and the first test or check that noticed. Seconds are those of",
-        "compiling and testing, two defects at a time.",
+        "compiling and testing, two defects at a time, beside what else the machine had to do.",
         "",
         f"{sum(row.caught is not None for row in rows)} of {len(rows)} caught. Commit {commit()},"
         f" torch {torch.__version__}, {_C.capability()},"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tools"))
 
+import mutants  # noqa: E402
 from defects import DEFECTS, Defect  # noqa: E402
 from planting import NoPlaceError, place, planted, symbols  # noqa: E402
 
@@ -102,3 +104,19 @@ def test_errors_name_symbol_and_pattern(
     )
     with pytest.raises(NoPlaceError, match=message):
         place(path, symbol, pattern)
+
+
+def test_tests_that_do_not_end_are_reported_as_such(tmp_path: Path) -> None:
+    (tmp_path / "test_sleep.py").write_text("import time\ndef test_sleep(): time.sleep(100)\n")
+    copy = object.__new__(mutants.Copy)
+    copy.work, copy.environment = tmp_path, dict(os.environ)
+    assert copy.failure(["test_sleep.py"], 2.0) == "test_sleep.py does not end (2 s)"
+
+
+def test_the_table_says_what_caught_a_defect_and_what_nothing_caught() -> None:
+    rows = [mutants.Row("one", "P1: a", "test_x[a|b]", 2.4), mutants.Row("two", "P2: b", None, 3.0)]
+    text = mutants.table(rows)
+    assert "1 of 2 caught" in text and "torch " in text
+    assert text.endswith(
+        "| one | P1: a | `test_x[a\\|b]` | 2 |\n| two | P2: b | **nothing** | 3 |\n"
+    )
