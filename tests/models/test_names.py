@@ -18,9 +18,13 @@ class Around(nn.Module):
             self.add_module(name, child)
 
 
+class DataParallel(Around):
+    """A wrapper, by its name."""
+
+
 @pytest.mark.parametrize("segment", ["inner", "net"])
-def test_an_only_child_of_another_name_keeps_it(segment: str) -> None:
-    names = [name for name, _ in named_modules(Around(**{segment: nn.Linear(2, 2)}))]
+def test_a_wrappers_child_of_another_name_keeps_it(segment: str) -> None:
+    names = [name for name, _ in named_modules(DataParallel(**{segment: nn.Linear(2, 2)}))]
     assert names == ["", segment]
 
 
