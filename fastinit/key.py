@@ -64,15 +64,19 @@ class _Derivation(_Opaque):  # type: ignore[misc]
 def _tell_compiler() -> bool:
     """Declare `_Derivation` to torch.compile; say whether this torch has a way to."""
     try:
-        from torch._library.opaque_object import MemberType, register_opaque_type
+        from torch._library import opaque_object
 
-        real = MemberType.USE_REAL
+        real = opaque_object.MemberType.USE_REAL
+        register: Any = getattr(opaque_object, "register_custom_class", None)
+        kind = "constant"
+        if register is None:  # as it was called up to 2.13; later releases warn of these names
+            register, kind = opaque_object.register_opaque_type, "value"
     except (ImportError, AttributeError):
         return False  # older; the graph breaks where a key is derived
     try:
         # RuntimeError: it knows the name from before this module was loaded again.
         with suppress(RuntimeError):
-            register_opaque_type(_Derivation, typ="value", members={"fold": real, "digest": real})
+            register(_Derivation, typ=kind, members={"fold": real, "digest": real})
     except (TypeError, ValueError):  # it is not public, and another torch may ask for more
         return False
     return True
