@@ -7,7 +7,8 @@
 #   TORCH_INDEX=...  package index to take it from, for instance torch's index of CPU builds
 #   CXX=...          C++ compiler (g++)
 #   ARGS=...         handed to pytest, the benchmark or the tool, for instance ARGS='-k uniform -x'
-#   MODULE=...      of mutation, and its TESTS=..., a folder or files
+#   MODULE=...       a Python file, for mutation
+#   TESTS=...        a folder or files of tests that shall notice, for mutation
 #   RELEASES=...     of torch for test-range ('2.10.0 2.15.0')
 #   FASTINIT_CUDA=auto|0|1
 #   STAGES=...       of gpu-check (build,bits,headline,sanitizer,tests,bench-gpu,...: its --help)
