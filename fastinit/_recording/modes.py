@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fills.operators import ESCAPES, DispatchMode, made_of_others
 from fastinit._fills.region import Region
-from fastinit._recording.recorder import Recorder, meta_storage
+from fastinit._recording.memory import meta_storage
+from fastinit._recording.recorder import Recorder
 
 _ANY: Any = torch.Tensor
 _set_data = _ANY.data.__set__

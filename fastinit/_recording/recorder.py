@@ -31,14 +31,13 @@ from fastinit._fills.operators import (
     written_arguments,
 )
 from fastinit._fills.region import Region
-from fastinit._recording.coverage import Coverage
-from fastinit._recording.graph import Captured, Op, Ref, Storage, dependencies, eliminate_dead
-from fastinit._recording.replay import Keys, Names, Runner
+from fastinit._recording.graph import Captured, Op, Ref, Storage
+from fastinit._recording.memory import META, Memory
+from fastinit._recording.replay import Runner
 from fastinit._tensors import is_closed, is_plain
 from fastinit.initializers.draw import INITIALIZERS
 from fastinit.key import NOTHING, Key, reserve_word, source
 
-_META = torch.device("meta")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -46,119 +45,14 @@ def _is_meta(device: Any) -> bool:
     return device is not None and torch.device(device).type == "meta"
 
 
-def meta_storage(nbytes: int) -> torch.UntypedStorage:
-    """Make a storage without memory."""
-    return torch.UntypedStorage(nbytes, device="meta")  # type: ignore[no-untyped-call]
-
-
-class Recorder:
-    """One recording.
-
-    Args:
-        key: the key that draws derive theirs from.
-        device: where everything goes in the end, or None for where it was asked for.
-    """
+class Recorder(Memory):
+    """One recording: what it does with each operator. Arguments as those of `Memory`."""
 
     def __init__(self, key: Key, device: torch.device | None = None, *, undo: bool = False) -> None:
-        self.ops: list[Op] = []
-        self.keys = Keys(key)
-        self.device = device
-        self.names = Names()
-        self.coverage = Coverage()
-        self.ran: Callable[[Op, str], object] | None = None
-        self._storages: dict[int, Storage] = {}  # by address of the storage
+        super().__init__(key, device, undo=undo)
         self._captured: dict[int, list[Captured]] = {}
-        self._undo = undo  # whether `restore` may be asked for
-        self._before: dict[Storage, Tensor] = {}
         self._label = ""
         self._accepted: set[Any] = set()
-
-    # ---- memory ----------------------------------------------------------------------------------
-
-    def storage_of(self, tensor: Any) -> Storage | None:
-        """Find the storage of a tensor; None if it is not tracked."""
-        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
-            return None
-        try:
-            return self._storages.get(tensor.untyped_storage()._cdata)
-        except (NotImplementedError, RuntimeError):  # a wrapper without memory of its own
-            return None
-
-    def ref(self, tensor: Tensor) -> Ref:
-        """Describe a tracked tensor."""
-        storage = self.storage_of(tensor)
-        assert storage is not None
-        return Ref(storage, Region.of(tensor))
-
-    def register(self, untyped: torch.UntypedStorage, storage: Storage) -> Storage:
-        """Make a storage of torch's one of this memory's."""
-        self._storages[untyped._cdata] = storage
-        storage.keep = (storage.keep, untyped)
-        return storage
-
-    def track(self, tensor: Tensor) -> Storage:
-        """Record what happens to this tensor's memory from now on. A meta tensor has no values."""
-        storage = self.storage_of(tensor)
-        if storage is None:
-            untyped = tensor.untyped_storage()
-            device = None if tensor.device.type == "meta" else tensor.device
-            storage = self.register(untyped, Storage(untyped.nbytes(), device))
-            if device is not None:
-                storage.real, storage.known = untyped, True
-        return storage
-
-    def _meta_copy(self, tensor: Tensor) -> Tensor:
-        """Give a meta tensor laid out like this one."""
-        if tensor.device.type == "meta":
-            return tensor
-        with torch._C.DisableTorchFunction():
-            copy = torch.empty(0, dtype=tensor.dtype, device=_META)
-            extent = Region.of(tensor).span[1]
-            untyped = meta_storage(extent)
-            return copy.set_(untyped, tensor.storage_offset(), tensor.size(), tensor.stride())
-
-    def real(self, tensor: Tensor) -> Tensor:
-        """Give a tracked tensor's values, now: run the operators they depend on."""
-        ref = self.ref(tensor)
-        run = dependencies(self.ops, {ref.storage})
-        runner = self.runner()
-        if run:
-            chosen = set(run)
-            self.ops = [op for op in self.ops if op not in chosen]
-            for op in run:
-                self.coverage.add(op)
-                for written in op.writes:
-                    self.remember(written.storage)
-            touched = {storage for op in run for storage in op.storages}
-            with _disable_current_modes():
-                runner.run(eliminate_dead(run, touched), keep=True)
-        with _disable_current_modes():
-            real = runner.tensor(ref)
-        self.register(real.untyped_storage(), ref.storage)
-        return real
-
-    def remember(self, storage: Storage) -> None:
-        """Keep what memory of before the recording holds, which is about to be written early."""
-        if (
-            self._undo
-            and storage.known
-            and storage.real is not None
-            and storage not in self._before
-        ):
-            every = Region((storage.nbytes,), (1,), 0, torch.uint8)
-            with _disable_current_modes():
-                self._before[storage] = every.on(storage.real).clone()
-
-    def restore(self) -> None:
-        """Undo what was written early."""
-        for storage, captured in self._before.items():
-            assert storage.real is not None
-            every = Region((storage.nbytes,), (1,), 0, torch.uint8)
-            every.on(storage.real).copy_(captured)
-
-    def runner(self) -> Runner:
-        """Make what runs operators before the recording has ended."""
-        return Runner(self.keys, self.device, self.names, ran=self.ran)
 
     # ---- operators -------------------------------------------------------------------------------
 
@@ -224,12 +118,12 @@ class Recorder:
         asked = kwargs.get("device")
         if asked is None and args and isinstance(args[0], Tensor):
             storage = self.storage_of(args[0])
-            asked = args[0].device if storage is None else storage.device or _META
+            asked = args[0].device if storage is None else storage.device or META
         asked = asked or torch.device("cpu")
         plain = {name: v for name, v in kwargs.items() if name not in ("device", "pin_memory")}
         if kwargs.get("layout") not in (None, torch.strided):
             return func(*args, **kwargs)
-        result = func(*args, **plain, device=_META)
+        result = func(*args, **plain, device=META)
         if result.numel() == 0:  # nothing to fill; lazy parameters look at its device
             return func(*args, **kwargs)
         untyped = result.untyped_storage()
@@ -246,7 +140,7 @@ class Recorder:
             call = (func, fill.args, tensor.dtype)
             if call not in self._accepted or fill.generator is not None:
                 with _disable_current_modes():
-                    example = torch.empty(0, dtype=tensor.dtype, device=_META)
+                    example = torch.empty(0, dtype=tensor.dtype, device=META)
                     func(example, *fill.args, key=fill.key, generator=fill.generator)
                 self._accepted.add(call)
         if func.namespace != "aten":
@@ -277,7 +171,7 @@ class Recorder:
             flat, spec = pytree.tree_flatten((args, kwargs))
             self._directly(func, flat, spec)
             return
-        func(torch.empty(tensor.shape, dtype=tensor.dtype, device=_META), *args[1:], **kwargs)
+        func(torch.empty(tensor.shape, dtype=tensor.dtype, device=META), *args[1:], **kwargs)
         torch.autograd.graph.increment_version(tensor)
         if generator is not None:
             key = reserve_word(generator.device, generator)
@@ -300,10 +194,10 @@ class Recorder:
         generator = kwargs.get("generator") if draws else None
         if generator is not None:
             return self._directly(func, flat, spec)
-        copies = [self._meta_copy(v) if isinstance(v, Tensor) else v for v in flat]
+        copies = [self.meta_copy(v) if isinstance(v, Tensor) else v for v in flat]
         meta_args, meta_kwargs = pytree.tree_unflatten(copies, spec)
         if "device" in meta_kwargs or (draws and not any(isinstance(v, Tensor) for v in flat)):
-            meta_kwargs["device"] = _META
+            meta_kwargs["device"] = META
         meta_kwargs.pop("pin_memory", None)
         try:
             result = func(*meta_args, **meta_kwargs)
@@ -344,9 +238,9 @@ class Recorder:
             reads -= own - {c for c in map(self.storage_of, others) if c is not None}
         if func in METADATA_ONLY:  # the meta copy will do, and the result must say where it belongs
             reads = set()
-            kwargs["device"] = made[0][1].storage.device or _META
+            kwargs["device"] = made[0][1].storage.device or META
             flat, spec = pytree.tree_flatten((args, kwargs))
-            kept = [self._meta_copy(v) if isinstance(v, Tensor) else v for v in flat]
+            kept = [self.meta_copy(v) if isinstance(v, Tensor) else v for v in flat]
         else:
             kept = [self._kept(value) for value in flat]
         op_args, op_kwargs = pytree.tree_unflatten(kept, spec)
