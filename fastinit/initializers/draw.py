@@ -106,15 +106,18 @@ def draw(
     given = NOTHING
     if key is not None or generator is not None:
         given = source(key, generator, function.__name__)
-    how = INITIALIZERS[function]
-    if not handled(tensor, how.dtypes):
-        by_name = dict(zip(how.names, arguments, strict=True))
-        return fallback(function, tensor, by_name, given, how.dtypes, beyond)
+    op, names, dtypes, numbers = how = INITIALIZERS[function]
+    if not handled(tensor, dtypes):
+        by_name = dict(zip(names, arguments, strict=True))
+        return fallback(function, tensor, by_name, given, dtypes, beyond)
     values: Sequence[Any] | None = arguments
-    for value in arguments:
-        if type(value) is not float or how.numbers is not None:
-            values = how.values(tensor, arguments, beyond)
-            break
+    if numbers is not None:  # as `how.values`, without its call
+        values = numbers(tensor, *arguments, **beyond)
+    else:
+        for value in arguments:
+            if type(value) is not float:
+                values = how.values(tensor, arguments, beyond)
+                break
     if values is not None:
-        how.op(tensor, *values, **given)
+        op(tensor, *values, **given)
     return tensor

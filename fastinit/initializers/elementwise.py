@@ -105,7 +105,7 @@ def _truncation(
         warnings.warn(
             "mean is more than 2 std from [a, b] in fastinit.trunc_normal_. The values will follow "
             "the truncated distribution all the same; a and b are values, not multiples of std.",
-            stacklevel=5,
+            stacklevel=4,
         )
     return mean, std, a, b
 

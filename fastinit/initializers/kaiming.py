@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
 
 from torch import Generator, Tensor
 
@@ -12,7 +11,6 @@ from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.initializers.elementwise import normal_op, uniform_op
 from fastinit.initializers.fans import FanMode, _calculate_correct_fan
 from fastinit.initializers.variance_scaling import (
-    Distribution,
     Nonlinearity,
     calculate_gain,
     centred,
@@ -20,9 +18,13 @@ from fastinit.initializers.variance_scaling import (
 from fastinit.key import NOTHING, Key
 
 
-def _kaiming_std(
-    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int = 0
-) -> float:
+def _std(
+    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int
+) -> float | None:
+    """Give the standard deviation; None, with torch's warning, where there is nothing to fill."""
+    if 0 in tensor.shape:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=5)
+        return None
     fan = _calculate_correct_fan(tensor, mode, batch_dims)
     # Tensors and NumPy scalars may stand for a number; a bool may not, of whatever library.
     dtype = getattr(a, "dtype", None)
@@ -31,24 +33,21 @@ def _kaiming_std(
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
 
 
-def _kaiming_numbers(
-    distribution: Distribution, tensor: Tensor, *arguments: Any, **beyond: Any
+def _uniform(
+    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int = 0
 ) -> tuple[float, ...] | None:
-    if 0 in tensor.shape:
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=6)
-        return None
-    return centred(distribution, _kaiming_std(tensor, *arguments, **beyond))
+    std = _std(tensor, a, mode, nonlinearity, batch_dims)
+    return None if std is None else centred("uniform", std)
 
 
-def _kaiming_uniform(tensor: Tensor, *arguments: Any, **beyond: Any) -> tuple[float, ...] | None:
-    return _kaiming_numbers("uniform", tensor, *arguments, **beyond)
+def _normal(
+    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int = 0
+) -> tuple[float, ...] | None:
+    std = _std(tensor, a, mode, nonlinearity, batch_dims)
+    return None if std is None else centred("normal", std)
 
 
-def _kaiming_normal(tensor: Tensor, *arguments: Any, **beyond: Any) -> tuple[float, ...] | None:
-    return _kaiming_numbers("normal", tensor, *arguments, **beyond)
-
-
-@initializer(uniform_op, ("a", "mode", "nonlinearity"), numbers=_kaiming_uniform)
+@initializer(uniform_op, ("a", "mode", "nonlinearity"), numbers=_uniform)
 def kaiming_uniform_(
     tensor: Tensor,
     a: float = 0,
@@ -102,7 +101,7 @@ def kaiming_uniform_(
     return draw(kaiming_uniform_, tensor, (a, mode, nonlinearity), generator, key, beyond)
 
 
-@initializer(normal_op, ("a", "mode", "nonlinearity"), numbers=_kaiming_normal)
+@initializer(normal_op, ("a", "mode", "nonlinearity"), numbers=_normal)
 def kaiming_normal_(
     tensor: Tensor,
     a: float = 0,
