@@ -38,8 +38,5 @@ def overlaps_itself(size: Sequence[int], stride: Sequence[int]) -> bool: ...
 def advise_huge_pages(begin: int, bytes: int) -> None:
     """Ask for huge pages behind memory at this address that nothing has touched yet."""
 
-def can_guard_storage() -> bool:
-    """Whether `guard_storage` works with this torch."""
-
 def guard_storage(storage: int, closed: bool) -> None:
     """Make access to the memory of a storage (its `_cdata`) an error, or allow it again."""

@@ -113,6 +113,5 @@ PYBIND11_MODULE(_C, m) {
         return overlaps_itself(size.data(), stride.data(), static_cast<int64_t>(size.size()));
       },
       py::arg("size"), py::arg("stride"));
-  m.def("can_guard_storage", ops::can_guard_storage);
   m.def("guard_storage", ops::guard_storage, py::arg("storage"), py::arg("closed"));
 }

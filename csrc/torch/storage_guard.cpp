@@ -1,44 +1,41 @@
 #include "torch/storage_guard.h"
 
 #include <c10/core/StorageImpl.h>
-#include <c10/util/Exception.h>
+#include <torch/headeronly/version.h>
 
-#include <type_traits>
-#include <utility>
+#include <optional>
 
 namespace fastinit::ops {
-namespace {
 
-constexpr const char* kMessage =
-    "fill pending: this memory was allocated inside fastinit.batch() and is filled when the batch "
-    "ends. Read it after the batch, or by a torch function on the thread that runs the batch.";
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 12
+// Here torch can close a storage but has no function that opens it again, and the members to do it
+// with are private. An explicit instantiation may name them, and defines the friend, which can.
+void open_storage(c10::StorageImpl& storage);
 
-// torch 2.11 can set the message but not clear it.
-template <class T, class = void>
-struct Clears : std::false_type {};
-template <class T>
-struct Clears<T, std::void_t<decltype(std::declval<T&>().clear_data_ptr_access_error_msg_())>>
-    : std::true_type {};
-
-// A template, so that the call is not looked at where it does not exist.
-template <class T>
-void guard(T& storage, bool closed) {
-  if constexpr (Clears<T>::value) {
-    if (closed)
-      storage.release_data_and_set_meta_custom_data_ptr_error_msg_(kMessage);
-    else
-      storage.clear_data_ptr_access_error_msg_();
-  } else {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, "this torch cannot take the guard off a storage");
+template <bool c10::StorageImpl::* closed, void (c10::StorageImpl::*refresh)()>
+struct StorageMembers {
+  friend void open_storage(c10::StorageImpl& storage) {
+    storage.*closed = false;
+    storage.get_extra_meta().custom_data_ptr_error_msg_ = std::nullopt;
+    (storage.*refresh)();
   }
-}
+};
 
-}  // namespace
+template struct StorageMembers<&c10::StorageImpl::throw_on_immutable_data_ptr_,
+                               &c10::StorageImpl::refresh_has_data_ptr_check>;
+#else
+static void open_storage(c10::StorageImpl& storage) { storage.clear_data_ptr_access_error_msg_(); }
+#endif
 
-bool can_guard_storage() { return Clears<c10::StorageImpl>::value; }
-
-void guard_storage(uintptr_t storage, bool closed) {
-  guard(*reinterpret_cast<c10::StorageImpl*>(storage), closed);
+void guard_storage(uintptr_t address, bool closed) {
+  auto& storage = *reinterpret_cast<c10::StorageImpl*>(address);
+  if (closed)
+    storage.release_data_and_set_meta_custom_data_ptr_error_msg_(
+        "fill pending: this memory is filled when the fastinit.batch(), initialize_ or materialize "
+        "that allocated it ends. Read it afterwards, or by a torch function on the thread that "
+        "runs it.");
+  else
+    open_storage(storage);
 }
 
 }  // namespace fastinit::ops

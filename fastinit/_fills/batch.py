@@ -202,8 +202,7 @@ class batch:
     Memory that waits is guarded: reaching it in a way that no mode of this thread sees (another
     thread, a C extension) raises a RuntimeError that says "fill pending", and never reads garbage.
 
-    Batches nest, each for the memory allocated inside it. Where torch has no way to take the guard
-    off again (2.11 and earlier), fills run at once: same bits.
+    Batches nest, each for the memory allocated inside it.
 
     Raises:
         RuntimeError: if it is entered twice at a time, or left without being entered.
@@ -220,11 +219,10 @@ class batch:
         if self._entered is not None:
             raise RuntimeError("this batch() has been entered already")
         stack = ExitStack()
-        if extension.can_guard_storage():
-            queue = _Queue()
-            stack.callback(queue.open_all)
-            stack.enter_context(_DispatchMode(queue))
-            stack.enter_context(_FunctionMode(queue))
+        queue = _Queue()
+        stack.callback(queue.open_all)
+        stack.enter_context(_DispatchMode(queue))
+        stack.enter_context(_FunctionMode(queue))
         self._entered = stack
         return self
 

@@ -15,15 +15,11 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import fastinit
-from fastinit import _C, Key, _compiled
+from fastinit import _compiled
 from fastinit._fills import fill
 from fastinit._fills.region import Region
 
 OPS = torch.ops.fastinit_testing
-
-needs_guard = pytest.mark.skipif(
-    not _C.can_guard_storage(), reason="batch() runs eagerly with this torch"
-)
 
 
 @pytest.fixture
@@ -70,7 +66,6 @@ def test_models_are_those_of_patch_alone(key: int | None) -> None:
             assert same_bits(p, q), (type(a), name)
 
 
-@needs_guard
 def test_one_launch_and_overwritten_draws_are_not_computed(launches) -> None:
     with fastinit.patch(), fastinit.batch():
         layers = [nn.Linear(30, 20) for _ in range(5)]
@@ -82,7 +77,6 @@ def test_one_launch_and_overwritten_draws_are_not_computed(launches) -> None:
     assert sum(t.numel() for t in launches[0]) == 5 * (30 * 20 + 20)
 
 
-@needs_guard
 def test_a_part_overwritten_takes_another_launch_and_nothing_else_does(launches) -> None:
     with fastinit.batch():
         many = [fastinit.uniform_(torch.empty(50), key=k) for k in range(20)]
@@ -99,7 +93,6 @@ def test_a_part_overwritten_takes_another_launch_and_nothing_else_does(launches)
     assert all(same_bits(t, fastinit.uniform_(torch.empty(50), key=k)) for k, t in enumerate(many))
 
 
-@needs_guard
 def test_memory_from_outside_is_filled_at_once(launches) -> None:
     outside = torch.empty(40)
     with fastinit.batch():
@@ -108,7 +101,6 @@ def test_memory_from_outside_is_filled_at_once(launches) -> None:
     assert len(launches) <= 1
 
 
-@needs_guard
 def test_storages_are_held_weakly(launches) -> None:
     with fastinit.batch():
         tensor = fastinit.normal_(torch.empty(40), key=1)
@@ -121,7 +113,6 @@ def test_storages_are_held_weakly(launches) -> None:
     assert launches == []
 
 
-@needs_guard
 def test_the_unseen_ways_raise_until_the_batch_ends() -> None:
     with fastinit.batch():
         tensor = fastinit.normal_(torch.empty(40), key=1)
@@ -217,16 +208,6 @@ def test_constants_torch_refuses_or_rounds() -> None:
     assert count[0].item() == (1 << 62) + 1
     assert yes.all()
     assert (infinite == -float("inf")).all()
-
-
-def test_without_the_guard_it_runs_eagerly(monkeypatch: pytest.MonkeyPatch, launches) -> None:
-    monkeypatch.setattr(_C, "can_guard_storage", lambda: False)
-    with fastinit.patch(Key(3), batch=True):
-        layer = nn.Linear(4, 3)
-    with fastinit.patch(Key(3)):
-        expected = nn.Linear(4, 3)
-    assert same_bits(layer.weight, expected.weight)
-    assert launches == []
 
 
 @pytest.mark.parametrize(

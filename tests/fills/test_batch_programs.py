@@ -96,7 +96,6 @@ DEFECTS = [
 ]
 
 
-@pytest.mark.skipif(not _C.can_guard_storage(), reason="batch() runs eagerly with this torch")
 @pytest.mark.parametrize("plant", DEFECTS, ids=lambda plant: plant.__name__.strip("_"))
 def test_the_programs_find_planted_defects(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     @settings(

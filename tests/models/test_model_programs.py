@@ -140,8 +140,6 @@ DEFECTS: list[tuple[str, Callable[[pytest.MonkeyPatch], None]]] = [
 def test_the_programs_find_planted_defects(
     door: str, plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if door == "batch" and not _C.can_guard_storage():
-        pytest.skip("batch() runs eagerly with this torch")
     with monkeypatch.context() as patched:
         plant(patched)
         with pytest.raises(AssertionError, match=door):

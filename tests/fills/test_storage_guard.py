@@ -1,0 +1,131 @@
+"""The guard on memory whose fills wait: put on and taken off, it leaves a storage as it was."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastinit import _C
+
+
+def _lazy_clone() -> Tensor:
+    kept = torch.arange(6.0)
+    clone = torch._lazy_clone(kept)
+    clone.kept = kept  # the memory stays shared as long as both live
+    return clone
+
+
+MAKERS: dict[str, Callable[[], Tensor]] = {
+    "torch": lambda: torch.arange(6.0),
+    "numpy": lambda: torch.from_numpy(np.arange(6, dtype=np.float32)),
+    "buffer": lambda: torch.frombuffer(bytearray(np.arange(6, dtype="f4")), dtype=torch.float32),
+    "shared": lambda: torch.arange(6.0).share_memory_(),
+    "copied on write": _lazy_clone,
+    "parameter": lambda: torch.nn.Parameter(torch.arange(6.0), requires_grad=False),
+}
+
+
+def _saved(tensor: Tensor) -> Any:
+    file = io.BytesIO()
+    torch.save(tensor, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def _resized_storage(tensor: Tensor) -> list[float] | None:
+    if tensor.is_shared():  # torch 2.10 dies of it, guarded or not
+        return None
+    tensor.untyped_storage().resize_(48)
+    return torch.empty(0).set_(tensor.untyped_storage())[:6].tolist()
+
+
+# What is done to a tensor, and of the result what can be compared.
+USES: dict[str, Callable[[Tensor], Any]] = {
+    "address is that of numpy()": lambda t: t.data_ptr() == t.numpy().ctypes.data,
+    "address of storage": lambda t: t.untyped_storage().data_ptr() == t.data_ptr(),
+    "data_ptr twice": lambda t: t.data_ptr() - t.data_ptr(),
+    "add_": lambda t: t.add_(1).tolist(),
+    "resize_": lambda t: t.resize_(4 if t.is_shared() else 12)[:4].tolist(),
+    "resize of the storage": _resized_storage,
+    "set_ to it": lambda t: torch.empty(0).set_(t.untyped_storage(), 1, (5,)).tolist(),
+    "set_ of it": lambda t: t.set_(torch.ones(2).untyped_storage()).tolist(),
+    "share_memory_": lambda t: (t.share_memory_().is_shared(), t.tolist()),
+    "is_shared": lambda t: t.is_shared(),
+    "is_pinned": lambda t: t.is_pinned(),
+    "pin_memory": lambda t: t.pin_memory().tolist(),
+    "resizable": lambda t: t.untyped_storage().resizable(),
+    "deepcopy": lambda t: copy.deepcopy(t.detach()).tolist(),
+    "pickle": lambda t: pickle.loads(pickle.dumps(t)).tolist(),
+    "save": lambda t: _saved(t).tolist(),
+    "storage clone": lambda t: t.untyped_storage().clone().tolist(),
+    "lazy clone": lambda t: torch._lazy_clone(t).add_(1).tolist() + t.tolist(),
+}
+
+
+@contextmanager
+def _guarded(tensor: Tensor) -> Iterator[None]:
+    address = tensor.untyped_storage()._cdata
+    _C.guard_storage(address, True)
+    try:
+        yield
+    finally:
+        _C.guard_storage(address, False)
+
+
+def _outcome(use: Callable[[Tensor], Any], tensor: Tensor) -> Any:
+    try:
+        return use(tensor)
+    except Exception as error:  # some are refused, and have to be after the guard too
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_storage_that_was_guarded_is_as_it_was(maker: str, use: str) -> None:
+    expected = _outcome(USES[use], MAKERS[maker]())
+    tensor = MAKERS[maker]()
+    for _ in range(2):
+        with _guarded(tensor):
+            pass
+    assert _outcome(USES[use], tensor) == expected
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_its_memory_is_where_it_was(maker: str) -> None:
+    tensor = MAKERS[maker]()
+    address = tensor.untyped_storage().data_ptr() if maker != "copied on write" else None
+    values = list(range(6))
+    with _guarded(tensor):
+        pass
+    assert address in (None, tensor.untyped_storage().data_ptr())
+    assert tensor.tolist() == values
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_what_the_guard_says(maker: str) -> None:
+    tensor = MAKERS[maker]()
+    uses: list[Callable[[], Any]] = [tensor.sum, tensor.zero_, tensor.data_ptr]
+    if maker != "parameter":
+        uses.append(tensor.untyped_storage().data_ptr)
+    with _guarded(tensor):
+        for use in uses:
+            with pytest.raises(RuntimeError, match=r"fill pending: this memory is filled when"):
+                use()
+        assert tensor.shape == (6,)
+        assert tensor[2:].storage_offset() == 2
+    assert tensor.tolist() == list(range(6))
+
+
+def test_taking_it_off_where_none_is_changes_nothing() -> None:
+    tensor = torch.arange(6.0)
+    _C.guard_storage(tensor.untyped_storage()._cdata, False)
+    assert tensor.add_(1).tolist() == list(range(1, 7))
