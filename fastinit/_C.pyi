@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
+import torch
+
 STREAM_VERSION: int
 
 def philox4x32(
@@ -37,6 +39,9 @@ def build_info() -> dict[str, str]:
 def overlaps_itself(size: Sequence[int], stride: Sequence[int]) -> bool: ...
 def advise_huge_pages(begin: int, bytes: int) -> None:
     """Ask for huge pages behind memory at this address that nothing has touched yet."""
+
+def handled_dtype(tensor: object) -> torch.dtype | None:
+    """Give the dtype of a strided tensor on a device that has a backend, or meta; else None."""
 
 def guard_storage(storage: int, closed: bool) -> None:
     """Make access to the memory of a storage (its `_cdata`) an error, or allow it again."""

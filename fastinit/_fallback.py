@@ -12,6 +12,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import handle_torch_function
 
 from fastinit import _vmap
+from fastinit._compiled import extension
 from fastinit._tensors import (
     PLAIN_TYPES,
     check_open,
@@ -37,21 +38,17 @@ def _transformed(tensor: Tensor) -> bool:
 
 def handled(tensor: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
     """Whether the ops take this tensor, their dtypes being `dtypes`. Every call asks this."""
-    return (
-        (type(tensor) in PLAIN_TYPES or is_plain(type(tensor)))
-        and tensor.dtype in dtypes
-        and on_handled_device(tensor)
-        and tensor.layout is torch.strided
-        # As `_transformed`, without its call. What torch.compile traces is none of that, and it
-        # cannot trace the question.
-        and (
-            is_dynamo_compiling()
-            or (
-                functorch_stack_top() is None
-                and forward_ad._current_level < 0
-                and not tensor.is_nested
-            )
+    kind = type(tensor)
+    if not (kind in PLAIN_TYPES or is_plain(kind)):
+        return False
+    if is_dynamo_compiling():  # what it traces is not `_transformed`; the extension it cannot trace
+        return (
+            tensor.dtype in dtypes and on_handled_device(tensor) and tensor.layout is torch.strided
         )
+    return (
+        extension.handled_dtype(tensor) in dtypes
+        and functorch_stack_top() is None
+        and forward_ad._current_level < 0
     )
 
 

@@ -16,6 +16,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/huge_pages.h"
 #include "host/self_overlap.h"
+#include "torch/handled.h"
 #include "torch/storage_guard.h"
 
 namespace py = pybind11;
@@ -84,6 +85,8 @@ py::dict build_info() {
   return info;
 }
 
+PyMethodDef methods[] = {{"handled_dtype", ops::handled_dtype, METH_O, nullptr}, {}};
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -113,5 +116,6 @@ PYBIND11_MODULE(_C, m) {
         return overlaps_itself(size.data(), stride.data(), static_cast<int64_t>(size.size()));
       },
       py::arg("size"), py::arg("stride"));
+  if (PyModule_AddFunctions(m.ptr(), methods) != 0) throw py::error_already_set();
   m.def("guard_storage", ops::guard_storage, py::arg("storage"), py::arg("closed"));
 }

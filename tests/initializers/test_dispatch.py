@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from support.common import OTHER_DTYPES, RANDOM, fill, no_randomness, same_bits, untouched
+from support.common import (
+    OTHER_DTYPES,
+    RANDOM,
+    elsewhere,
+    fill,
+    no_randomness,
+    same_bits,
+    untouched,
+)
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -15,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 import fastinit
-from fastinit import Key, _fallback
+from fastinit import _C, Key, _fallback, _tensors
 
 OVERRIDABLE = ["uniform_", "normal_", "kaiming_uniform_"]
 NOT_OVERRIDABLE = [name for name in RANDOM if name not in OVERRIDABLE]
@@ -211,10 +219,32 @@ def test_function_modes_see_the_op_and_change_nothing(name):
 # ---- what fastinit does not handle ---------------------------------------------------------------
 
 
-def elsewhere(monkeypatch: pytest.MonkeyPatch, tensor: torch.Tensor) -> None:
-    """Pretend that this tensor lies on a device that fastinit has no code for."""
-    handled = _fallback.on_handled_device
-    monkeypatch.setattr(_fallback, "on_handled_device", lambda t: t is not tensor and handled(t))
+def test_one_call_asks_what_the_attributes_say():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are experimental
+        dtypes = [*_tensors.DTYPES, torch.complex32, torch.bool, torch.int64]
+        tensors = [torch.zeros(2, 3, dtype=dtype) for dtype in dtypes]
+        tensors += [torch.zeros(2, 3, dtype=dtype, device="meta") for dtype in dtypes]
+        nested = [torch.zeros(2), torch.zeros(3)]
+        tensors += [
+            nn.Parameter(torch.zeros(3)),
+            torch.zeros(2, 3).t(),
+            torch.eye(3).to_sparse(),
+            torch.eye(3).to_sparse_csr(),
+            torch.zeros(2, 3).to_mkldnn(),
+            torch.nested.nested_tensor(nested),
+            torch.nested.nested_tensor(nested, layout=torch.jagged),
+        ]
+    with FakeTensorMode():
+        tensors += [torch.zeros(3, device=device) for device in ("cpu", "cuda", "meta", "xpu")]
+    for tensor in tensors:
+        handled = (
+            tensor.layout is torch.strided
+            and not tensor.is_nested
+            and _tensors.on_handled_device(tensor)
+        )
+        assert _C.handled_dtype(tensor) is (tensor.dtype if handled else None), tensor
+    assert _C.handled_dtype(3) is _C.handled_dtype(None) is None
 
 
 @pytest.mark.parametrize("name", RANDOM)

@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from support.common import COMPLEX_DTYPES, REAL_DTYPES, no_randomness, same_bits, untouched
+from support.common import (
+    COMPLEX_DTYPES,
+    REAL_DTYPES,
+    elsewhere,
+    no_randomness,
+    same_bits,
+    untouched,
+)
 from torch import nn
 
 import fastinit
-from fastinit import Fans, _fallback
+from fastinit import Fans
 
 INF, NAN = math.inf, math.nan
 N = 200 * 50 * 10  # elements of the tensor below
@@ -168,8 +175,7 @@ def test_batch_dims_elsewhere(name, monkeypatch):
     """On a device without code of ours: with a key as everywhere, without one refused."""
     tensor, function = torch.zeros(3, 6, 5), getattr(fastinit, name)
     expected = function(torch.zeros(3, 6, 5), key=1, batch_dims=1)
-    handled = _fallback.on_handled_device
-    monkeypatch.setattr(_fallback, "on_handled_device", lambda t: t is not tensor and handled(t))
+    elsewhere(monkeypatch, tensor)
     with untouched(tensor), pytest.raises(NotImplementedError, match="no argument 'batch_dims'"):
         function(tensor, batch_dims=1)
     assert same_bits(function(tensor, key=1, batch_dims=1), expected)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fastinit
+from fastinit import _C, _fallback
 from support.exact_arithmetic import Array
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
@@ -90,3 +91,10 @@ def untouched(tensor: torch.Tensor, generator: torch.Generator | None = None) ->
         yield
     assert np.array_equal(bits(tensor), before), "the tensor was written"
     assert tensor._version == version, "the tensor's version moved"
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tensor: torch.Tensor) -> None:
+    """Pretend that this tensor lies on a device that fastinit has no code for."""
+    ours, dtype = _fallback.on_handled_device, _C.handled_dtype
+    monkeypatch.setattr(_fallback, "on_handled_device", lambda t: t is not tensor and ours(t))
+    monkeypatch.setattr(_C, "handled_dtype", lambda t: None if t is tensor else dtype(t))

@@ -1,0 +1,27 @@
+#include "torch/handled.h"
+
+#include <torch/csrc/DynamicTypes.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "torch/backend.h"
+
+namespace fastinit::ops {
+namespace {
+
+bool handled(const at::Tensor& tensor) {
+  return tensor.layout() == at::kStrided && !tensor.is_nested() &&
+         (tensor.is_meta() || backend_of(tensor.device()) != nullptr);
+}
+
+}  // namespace
+
+PyObject* handled_dtype(PyObject*, PyObject* tensor) {
+  HANDLE_TH_ERRORS
+  if (!THPVariable_Check(tensor) || !handled(THPVariable_Unpack(tensor))) Py_RETURN_NONE;
+  auto* dtype = torch::getTHPDtype(THPVariable_Unpack(tensor).scalar_type());
+  return Py_NewRef(reinterpret_cast<PyObject*>(dtype));
+  END_HANDLE_TH_ERRORS
+}
+
+}  // namespace fastinit::ops
