@@ -214,6 +214,8 @@ def source(
     """Check `key` and `generator`; give the one that was passed as the op's keyword argument."""
     if key is None and type(generator) is Generator:
         return {"generator": generator}
+    if type(key) is Key and generator is None:
+        return {"key": key._signed}
     word = key_argument(key, generator, where)
     if word is not None:
         return {"key": word}

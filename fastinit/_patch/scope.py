@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from fastinit._tensors import is_captured, is_fake, is_plain, on_handled_device
+from fastinit._tensors import PLAIN_TYPES, is_captured, is_fake, is_plain, on_handled_device
 from fastinit.key import Key
 
 _get_ident = threading.get_ident
@@ -136,7 +136,11 @@ def draw(
             if scope.take is not None:
                 return scope.take(fill, tensor, arguments, generator)
             # A device that may not be there: torch makes as if, and the draw counts.
-            imaginary = not on_handled_device(tensor) and is_fake(tensor)
+            imaginary = (
+                type(tensor) not in PLAIN_TYPES
+                and is_fake(tensor)
+                and not on_handled_device(tensor)
+            )
             if key is not None:
                 target = torch.empty_like(tensor, device="meta") if imaginary else tensor
                 try:

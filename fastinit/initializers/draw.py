@@ -21,8 +21,11 @@ def as_double(value: Any, name: str) -> float:
     Raises:
         TypeError: if `value` is none of these.
     """
-    if type(value) is float:
-        return value
+    kind = type(value)
+    if kind is float:
+        return value  # type: ignore[no-any-return]
+    if kind is int:
+        return float(value)
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex():
             raise TypeError(
@@ -62,7 +65,7 @@ class Initializer(NamedTuple):
         """Turn the function's arguments into the operator's; None: there is nothing to fill."""
         if self.numbers is not None:
             return self.numbers(tensor, *arguments, **beyond)
-        return [as_double(v, name) for v, name in zip(arguments, self.names, strict=True)]
+        return tuple(map(as_double, arguments, self.names))
 
 
 INITIALIZERS: dict[Callable[..., Any], Initializer] = {}
@@ -106,18 +109,21 @@ def draw(
     given = NOTHING
     if key is not None or generator is not None:
         given = source(key, generator, function.__name__)
-    op, names, dtypes, numbers = how = INITIALIZERS[function]
+    op, names, dtypes, numbers = INITIALIZERS[function]
     if not handled(tensor, dtypes):
         by_name = dict(zip(names, arguments, strict=True))
         return fallback(function, tensor, by_name, given, dtypes, beyond)
     values: Sequence[Any] | None = arguments
-    if numbers is not None:  # as `how.values`, without its call
+    if numbers is not None:  # as `Initializer.values`, without its call
         values = numbers(tensor, *arguments, **beyond)
     else:
         for value in arguments:
             if type(value) is not float:
-                values = how.values(tensor, arguments, beyond)
+                values = tuple(map(as_double, arguments, names))
                 break
     if values is not None:
-        op(tensor, *values, **given)
+        if given:
+            op(tensor, *values, **given)
+        else:
+            op(tensor, *values)
     return tensor

@@ -99,8 +99,9 @@ def _truncation(
     tensor: Tensor, mean: float, std: float, a: float, b: float
 ) -> tuple[float, float, float, float]:
     """Convert the arguments of a truncated normal; warn if they look like relative bounds."""
-    mean, std = as_double(mean, "mean"), as_double(std, "std")
-    a, b = as_double(a, "a"), as_double(b, "b")
+    if not type(mean) is type(std) is type(a) is type(b) is float:  # faster than to convert them
+        mean, std = as_double(mean, "mean"), as_double(std, "std")
+        a, b = as_double(a, "a"), as_double(b, "b")
     if (mean < a - 2 * std or mean > b + 2 * std) and not tensor.is_meta:
         warnings.warn(
             "mean is more than 2 std from [a, b] in fastinit.trunc_normal_. The values will follow "

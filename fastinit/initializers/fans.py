@@ -64,11 +64,11 @@ def fans_of_shape(
         IndexError: if a dimension is named that there is not.
     """
     if in_dims is None and out_dims is None and type(batch_dims) is int and batch_dims >= 0:
-        one = (
-            shape[batch_dims:] if batch_dims else shape
-        )  # what nearly all calls ask for, without the general case's lists
-        if len(one) >= 2:
-            field = math.prod(one[2:])
+        # What nearly all calls ask for, without the general case's lists.
+        one = shape[batch_dims:] if batch_dims else shape
+        ndim = len(one)
+        if ndim >= 2:
+            field = math.prod(one[2:]) if ndim > 2 else 1
             return one[1] * field, one[0] * field
     ndim = len(shape)
     if isinstance(batch_dims, Sequence):
@@ -112,13 +112,18 @@ def _calculate_fan_in_and_fan_out(tensor: Tensor, batch_dims: int = 0) -> tuple[
     return fans_of_shape(tensor.shape, batch_dims)
 
 
-def _calculate_correct_fan(tensor: Tensor, mode: FanMode, batch_dims: int = 0) -> int:
+def correct_fan(shape: Sequence[int], mode: FanMode, batch_dims: int = 0) -> int:
     """Give fan_in or fan_out, as `mode` (in either case) says."""
     wanted = mode.lower()
     if wanted not in ("fan_in", "fan_out"):
         raise ValueError(f"argument 'mode' must be 'fan_in' or 'fan_out', got {mode!r}")
-    fan_in, fan_out = fans_of_shape(tensor.shape, batch_dims)
+    fan_in, fan_out = fans_of_shape(shape, batch_dims)
     return fan_in if wanted == "fan_in" else fan_out
+
+
+def _calculate_correct_fan(tensor: Tensor, mode: FanMode, batch_dims: int = 0) -> int:
+    """Give fan_in or fan_out, as `mode` (in either case) says."""
+    return correct_fan(tensor.shape, mode, batch_dims)
 
 
 # ---- by module -----------------------------------------------------------------------------------

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 from torch import Generator, Tensor
 
 from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.initializers.elementwise import normal_op, uniform_op
-from fastinit.initializers.fans import FanMode, _calculate_correct_fan
+from fastinit.initializers.fans import FanMode, correct_fan
 from fastinit.initializers.variance_scaling import (
+    Distribution,
     Nonlinearity,
     calculate_gain,
     centred,
@@ -18,36 +20,27 @@ from fastinit.initializers.variance_scaling import (
 from fastinit.key import NOTHING, Key
 
 
-def _std(
-    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int
-) -> float | None:
-    """Give the standard deviation; None, with torch's warning, where there is nothing to fill."""
-    if 0 in tensor.shape:
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=5)
-        return None
-    fan = _calculate_correct_fan(tensor, mode, batch_dims)
-    # Tensors and NumPy scalars may stand for a number; a bool may not, of whatever library.
-    dtype = getattr(a, "dtype", None)
-    if dtype is not None and not str(dtype).endswith("bool"):
-        a = as_double(a, "a")
-    return calculate_gain(nonlinearity, a) / math.sqrt(fan)
+def _numbers(distribution: Distribution) -> Callable[..., tuple[float, ...] | None]:
+    """Give the function that turns arguments into those of a distribution; see `Initializer`."""
+
+    def numbers(
+        tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int = 0
+    ) -> tuple[float, ...] | None:
+        shape = tensor.shape
+        if 0 in shape:
+            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=4)
+            return None
+        fan = correct_fan(shape, mode, batch_dims)
+        # Tensors and NumPy scalars may stand for a number; a bool may not, of whatever library.
+        dtype = getattr(a, "dtype", None)
+        if dtype is not None and not str(dtype).endswith("bool"):
+            a = as_double(a, "a")
+        return centred(distribution, calculate_gain(nonlinearity, a) / math.sqrt(fan))
+
+    return numbers
 
 
-def _uniform(
-    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int = 0
-) -> tuple[float, ...] | None:
-    std = _std(tensor, a, mode, nonlinearity, batch_dims)
-    return None if std is None else centred("uniform", std)
-
-
-def _normal(
-    tensor: Tensor, a: float, mode: FanMode, nonlinearity: Nonlinearity, batch_dims: int = 0
-) -> tuple[float, ...] | None:
-    std = _std(tensor, a, mode, nonlinearity, batch_dims)
-    return None if std is None else centred("normal", std)
-
-
-@initializer(uniform_op, ("a", "mode", "nonlinearity"), numbers=_uniform)
+@initializer(uniform_op, ("a", "mode", "nonlinearity"), numbers=_numbers("uniform"))
 def kaiming_uniform_(
     tensor: Tensor,
     a: float = 0,
@@ -101,7 +94,7 @@ def kaiming_uniform_(
     return draw(kaiming_uniform_, tensor, (a, mode, nonlinearity), generator, key, beyond)
 
 
-@initializer(normal_op, ("a", "mode", "nonlinearity"), numbers=_normal)
+@initializer(normal_op, ("a", "mode", "nonlinearity"), numbers=_numbers("normal"))
 def kaiming_normal_(
     tensor: Tensor,
     a: float = 0,

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import Generator, Tensor
 
 from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.initializers.elementwise import normal_op, uniform_op
 from fastinit.initializers.fans import fans_of_shape
-from fastinit.initializers.variance_scaling import (
-    centred,
-)
+from fastinit.initializers.variance_scaling import Distribution, centred
 from fastinit.key import NOTHING, Key
 
 
-def _xavier_std(tensor: Tensor, gain: float, batch_dims: int) -> float:
-    fan_in, fan_out = fans_of_shape(tensor.shape, batch_dims)
-    if fan_in + fan_out == 0:  # then there is no element to fill
-        return 0.0
-    return as_double(gain, "gain") * math.sqrt(2.0 / (fan_in + fan_out))
+def _numbers(distribution: Distribution) -> Callable[..., tuple[float, ...]]:
+    """Give the function that turns arguments into those of a distribution; see `Initializer`."""
+
+    def numbers(tensor: Tensor, gain: float, batch_dims: int = 0) -> tuple[float, ...]:
+        fan_in, fan_out = fans_of_shape(tensor.shape, batch_dims)
+        total = fan_in + fan_out
+        if total == 0:  # then there is no element to fill
+            return centred(distribution, 0.0)
+        return centred(distribution, as_double(gain, "gain") * math.sqrt(2.0 / total))
+
+    return numbers
 
 
-def _xavier_uniform(tensor: Tensor, gain: float, batch_dims: int = 0) -> tuple[float, ...]:
-    return centred("uniform", _xavier_std(tensor, gain, batch_dims))
-
-
-def _xavier_normal(tensor: Tensor, gain: float, batch_dims: int = 0) -> tuple[float, ...]:
-    return centred("normal", _xavier_std(tensor, gain, batch_dims))
-
-
-@initializer(uniform_op, ("gain",), numbers=_xavier_uniform)
+@initializer(uniform_op, ("gain",), numbers=_numbers("uniform"))
 def xavier_uniform_(
     tensor: Tensor,
     gain: float = 1.0,
@@ -74,7 +71,7 @@ def xavier_uniform_(
     return draw(xavier_uniform_, tensor, (gain,), generator, key, beyond)
 
 
-@initializer(normal_op, ("gain",), numbers=_xavier_normal)
+@initializer(normal_op, ("gain",), numbers=_numbers("normal"))
 def xavier_normal_(
     tensor: Tensor,
     gain: float = 1.0,
