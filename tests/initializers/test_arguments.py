@@ -215,6 +215,12 @@ def test_integers_are_scalars():
     assert same_bits(tensor, fastinit.uniform_(torch.empty(9), 1.0, 3.0, key=2))
 
 
+@pytest.mark.parametrize("name", ["uniform_", "normal_", "trunc_normal_"])
+def test_integers_beyond_doubles(name):
+    with untouched(tensor := torch.empty(3)), pytest.raises(OverflowError):
+        getattr(fastinit, name)(tensor, 10**400)
+
+
 @pytest.mark.parametrize("name", [*RANDOM, "constant_"])
 def test_default_dtype_and_device_do_not_matter(name):
     plain = fill(name, torch.empty(6, 5), **({"key": 1} if name in RANDOM else {}))
