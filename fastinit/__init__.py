@@ -9,10 +9,10 @@ from fastinit import _compiled as _compiled  # first: it says what is missing
 from fastinit import init
 from fastinit._compiled import STREAM_VERSION
 from fastinit._config import Config, show_config
-from fastinit._fills.batch import batch
 from fastinit._models.initialize import initialize_
 from fastinit._models.materialize import materialize
 from fastinit._patch.patch import patch
+from fastinit._recording.batch import batch
 from fastinit._report.moments import Moments
 from fastinit._report.report import Report, report
 from fastinit._report.rows import LayerRow, ParameterRow

@@ -16,7 +16,7 @@ ACCURACY = ("tests/core/test_accuracy.py", "-k", "test_normal_at_seams")
 RADIUS = ("tests/core/test_distributions.py", "-k", "test_normal and radius")
 # Forces each capability: the processor's own choice may not be the one with the defect.
 CAPABILITIES = ("tests/core/test_promises_capability.py", "-k", "every_capability")
-PROGRAMS = ("tests/fills/test_batch_programs.py", "-k", "eager_result")
+PROGRAMS = ("tests/recording/test_batch_programs.py", "-k", "eager_result")
 INITIALIZE = "tests/models/test_initialize.py"
 CUDA_HOST = "tests/cuda/test_cuda_host.py"
 NATIVE = "tests/core/test_native.py"
@@ -219,7 +219,7 @@ DEFECTS = [
     ),
     Defect(
         "all draws into a parameter under one key", KEYS,
-        "fastinit/_recording/replay.py", "Keys.next",
+        "fastinit/_recording/naming.py", "Keys.next",
         "count + 1", "count", (INITIALIZE, "-k", "nth_draw"),
     ),
     Defect(
@@ -229,19 +229,19 @@ DEFECTS = [
     ),
     Defect(
         "garbage counts as written", "fault: parameters that nothing wrote",
-        "fastinit/_recording/coverage.py", "Coverage.add",
-        "any(not self._whole(storage) for storage in op.reads)", "False",
+        "fastinit/_recording/graph.py", "Storage.has_values",
+        "self.written.covers_region(region)", "True",
         ("tests/models/test_materialize.py", "-k", "nobody_wrote"),
     ),
     Defect(
         "a batch that never flushes before an operator", "pending fills are not seen as memory",
-        "fastinit/_fills/batch.py", "_DispatchMode.__torch_dispatch__",
+        "fastinit/_recording/batch.py", "_DispatchMode.__torch_dispatch__",
         "self._queue.open(touched)", "pass", PROGRAMS,
     ),
     Defect(
         "memory that waits is not guarded", "fault: ways around the dispatcher to pending memory",
-        "fastinit/_fills/batch.py", "_Queue.close",
-        "extension.guard_storage(storage._cdata, True)", "pass",
-        ("tests/fills/test_batch.py", "-k", "unseen_ways"),
+        "fastinit/_recording/memory.py", "Memory.close",
+        "self.guard(storage)", "pass",
+        ("tests/recording/test_batch.py", "-k", "unseen_ways"),
     ),
 ]  # fmt: skip

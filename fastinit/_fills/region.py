@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+_MOST_RUNS = 1 << 14
+
 
 @dataclass(frozen=True)
 class Region:
@@ -69,17 +71,53 @@ class Region:
         begin, end = self.span
         return end - begin == self.numel * self.dtype.itemsize and not self.overlaps_itself
 
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...] | None:
+        """The bytes of its elements, as sorted, disjoint intervals; None if there are too many."""
+        if self.numel == 0:
+            return ()
+        item = self.dtype.itemsize
+        block, count = item, 1
+        outer: list[tuple[int, int]] = []
+        for stride, size in sorted(zip(self.stride, self.size, strict=True)):
+            step = stride * item
+            if size == 1:
+                continue
+            if step <= block and not outer:
+                block += (size - 1) * step
+            else:
+                outer.append((step, size))
+                count *= size
+        if count > _MOST_RUNS:
+            return None
+        starts = [self.offset * item]
+        for step, size in outer:
+            starts = [start + k * step for start in starts for k in range(size)]
+        merged: list[tuple[int, int]] = []
+        for start in sorted(starts):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], start + block))
+            else:
+                merged.append((start, start + block))
+        return tuple(merged)
+
+    def with_dtype(self, dtype: torch.dtype) -> Region:
+        """Give the same elements as another type."""
+        return Region(self.size, self.stride, self.offset, dtype)
+
     def covers(self, other: Region) -> bool:
         """Whether writing this region leaves nothing of the other."""
-        begin, end = self.span
-        low, high = other.span
-        return begin <= low and high <= end and self.dense
-
-    def meets(self, other: Region) -> bool:
-        """Whether the two spans have a byte in common."""
-        begin, end = self.span
-        low, high = other.span
-        return begin < high and low < end
+        if self == other:
+            return True
+        if self.runs is None or other.runs is None:
+            return False
+        place = 0
+        for low, high in other.runs:
+            while place < len(self.runs) and self.runs[place][1] < high:
+                place += 1
+            if place == len(self.runs) or self.runs[place][0] > low:
+                return False
+        return True
 
     def on(self, storage: torch.UntypedStorage) -> Tensor:
         """Make the tensor of this region on a storage."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from fastinit._fills.region import Region
 from fastinit._models.names import Named
-from fastinit._recording.graph import Op, Ref
-from fastinit._recording.replay import Names
+from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._tensors import version_of
 
 
@@ -68,52 +68,47 @@ def history_of(owner: nn.Module, attribute: str) -> ParameterHistory | None:
     return _histories.get(owner, {}).get(attribute)
 
 
-def _label(op: Op) -> str:
-    if op.label:
-        return op.label
-    if op.fill is not None:
-        return op.fill.distribution
-    return str(getattr(op.function, "__name__", op.function)).partition(".")[0]
-
-
 class History:
-    """Collects the records of one `initialize_` or `materialize`."""
+    """Collects what one `initialize_` or `materialize` did to parameters.
+
+    Args:
+        parameters: by name.
+        applied: the rule of each that has one.
+        done: what wrote to memory with a name and mattered, in order.
+        log: all that was done, what was never computed included.
+    """
 
     def __init__(
         self,
         parameters: Mapping[str, Named],
         applied: Mapping[str, str],
-        refs: Mapping[str, Ref],
-        names: Names,
-        ops: Sequence[Op],
+        done: Iterable[tuple[Op, Ref, str]],
+        log: Sequence[Op],
     ) -> None:
         self._parameters = parameters
-        self._refs = refs
-        self.unwritten: list[str] = []
+        self.unwritten: set[str] = set()
         self._histories = {name: ParameterHistory(applied.get(name, "")) for name in parameters}
-        for op in ops:
-            for ref in op.writes:
-                history = self._histories.get(names.of(ref) or "")
-                if history is not None and op.overwrites and ref.whole:
-                    history.times += 1
-
-    def ran(self, op: Op, name: str) -> None:
-        """Note an operator that is about to run."""
-        history = self._histories.get(name)
-        if history is None:
-            return
-        whole = self._refs.get(name)
-        for ref in op.writes:
-            if whole is None or ref.storage is not whole.storage:
+        whole: dict[str, Region] = {}
+        places: dict[Storage, str] = {}
+        for op, ref, name in done:
+            history = self._histories.get(name)
+            if history is None:
                 continue
+            region = whole.get(name)
+            if region is None:
+                region = whole[name] = Region.of(parameters[name].tensor)
+            places[ref.storage] = name
+            numbers = tuple(float(x) for x in op.numbers if isinstance(x, (int, float)))
             fill = None if op.fill is None else op.fill.distribution
-            given = op.args[1:] if op.fill is None else op.fill.args
-            numbers = tuple(float(x) for x in given if isinstance(x, (int, float)))
-            covers = op.overwrites and ref.region.covers(whole.region)
-            label = _label(op)
             pairs = ref.region.dtype.is_complex
             numel = ref.region.numel * (2 if pairs else 1)
-            history.writes.append(Write(label, numbers, fill, numel, covers, pairs))
+            covers = op.overwrites and ref.region.covers(region)
+            history.writes.append(Write(op.label, numbers, fill, numel, covers, pairs))
+        for op in log:
+            for ref in op.writes:
+                found = places.get(ref.storage)
+                if found is not None and op.overwrites and ref.region.covers(whole[found]):
+                    self._histories[found].times += 1
 
     def close(self) -> None:
         """Keep what was noted."""

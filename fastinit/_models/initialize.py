@@ -10,24 +10,20 @@ from torch import nn
 
 from fastinit._models import lazy
 from fastinit._models import rules as _rules
-from fastinit._models.names import (
-    Named,
-    Pattern,
-    check_patterns,
-    matches,
-    named_buffers,
-    named_parameters,
-)
+from fastinit._models.names import Named, Pattern, check_patterns, matches, named_parameters
 from fastinit._models.recording import without_collections
 from fastinit._models.session import (
-    Session,
+    Request,
+    Result,
     check_module,
     check_plain,
     check_untransformed,
     finish,
     key_or_drawn,
-    record,
+    run_initialisers,
+    settle,
 )
+from fastinit._models.snapshot import Snapshot
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import is_closed
 from fastinit.key import Key
@@ -149,33 +145,26 @@ def initialize_(
     if checked is not None:
         _rules.warn_of_unused(checked, parameters, "initialize_")
     base = key_or_drawn(key, "initialize_")
-    recorder = Recorder(base, undo=True)
+    request = Request("initialize_", base, checked, skip, progress=progress, prefix=prefix)
     with without_collections():
-        try:
-            _initialize(module, parameters, recorder, checked, skip, progress, prefix)
-        except BaseException:
-            recorder.restore()  # what initialisers have read was written for them to read
-            raise
+        _initialize(module, request, parameters)
     return module
 
 
-def _initialize(
-    module: nn.Module,
-    parameters: dict[str, Named],
-    recorder: Recorder,
-    rules: list[_rules.Rule] | None,
-    skip: Pattern | Sequence[Pattern],
-    progress: bool,
-    prefix: str,
-) -> None:
-    for name, named in (*parameters.items(), *named_buffers(module, prefix).items()):
-        recorder.track(named.tensor)
-        recorder.names.add(recorder.ref(named.tensor), name)
-    wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
-    applied = record(recorder, module, wanted, rules)
-    session = Session(module, wanted, {}, applied, must_write=True, where="initialize_")
-    session.untouched = {
-        recorder.track(named.tensor) for name, named in parameters.items() if name not in wanted
-    }
-    _, history = finish(recorder, session, progress=progress)
-    history.close()
+def _initialize(module: nn.Module, request: Request, parameters: dict[str, Named]) -> None:
+    untouched = {n: named for n, named in parameters.items() if matches(n, request.skip)}
+    state = Snapshot(module)
+
+    def run(recorder: Recorder) -> Result:
+        result = run_initialisers(recorder, request, module, untouched, anew=True)
+        for named in untouched.values():
+            state.restore_tensor(named.tensor)
+        return result
+
+    found = settle(request, run, state.restore)
+    try:
+        finish(found, request)
+    except BaseException:
+        found.recorder.restore()
+        state.restore()
+        raise

@@ -2,165 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastinit._models import rules as _rules
+from fastinit._models.default_dtype import default_dtype
 from fastinit._models.names import (
     Named,
     Pattern,
     check_patterns,
     named_buffers,
-    named_modules,
     named_parameters,
 )
+from fastinit._models.placing import give_memory, move, take_memory_back
 from fastinit._models.recording import recording, without_collections
 from fastinit._models.session import (
-    Session,
+    Request,
+    Result,
     check_plain,
     check_untransformed,
     finish,
     key_or_drawn,
-    record,
+    run_initialisers,
+    settle,
 )
-from fastinit._recording.graph import Op, Storage
+from fastinit._models.snapshot import Snapshot, held_tensors
 from fastinit._recording.recorder import Recorder
-from fastinit._recording.replay import Runner
 from fastinit.key import Key
 
 _M = TypeVar("_M", bound=nn.Module)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    if dtype is not None:
-        torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _loose_tensors(module: nn.Module, recorder: Recorder, prefix: str) -> dict[str, Named]:
-    """Find recorded tensors that modules hold as plain attributes, alone or in a list or dict."""
-    found: dict[str, Named] = {}
-    seen: set[int] = set()
-    for path, owner in named_modules(module, prefix):
-        for attribute, value in vars(owner).items():
-            if attribute in ("_parameters", "_buffers", "_modules"):
-                continue
-            items: Any = [value]
-            if isinstance(value, (list, tuple)):
-                items = value
-            elif isinstance(value, dict):
-                items = value.values()
-            for k, item in enumerate(items):
-                if (
-                    isinstance(item, Tensor)
-                    and item.is_meta
-                    and id(item) not in seen
-                    and recorder.storage_of(item) is not None
-                ):
-                    seen.add(id(item))
-                    name = f"{path}.{attribute}" + (f".{k}" if item is not value else "")
-                    found[name.removeprefix(".")] = Named(name, item, owner, attribute)
-    return found
-
-
-def _replace(named: Named, tensor: Tensor) -> None:
-    """Give a parameter or buffer its memory: the same object, wherever it is held."""
-    old = named.tensor
-    new = tensor
-    if isinstance(old, nn.Parameter):
-        new = torch.Tensor._make_subclass(type(old), tensor, old.requires_grad)
-    elif old.requires_grad:
-        new = tensor.requires_grad_()
-    vars(new).update(vars(old))
-    try:
-        torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
-        return
-    except RuntimeError:  # somebody holds it weakly, as LSTM does, or in a way torch does not like
-        pass
-    for owner, attribute in named.places:
-        tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers, vars(owner))
-        for table in tables:
-            if table.get(attribute) is old:
-                table[attribute] = new
-        refresh = getattr(owner, "_init_flat_weights", None)
-        if refresh is not None:
-            refresh()
-
-
-def _wants_dtype(named: Named, dtype: torch.dtype | None) -> bool:
-    """Whether `dtype` is meant for this: parameters, and buffers beside parameters."""
-    if dtype is None or not named.tensor.is_floating_point() or named.tensor.dtype is dtype:
-        return False
-    beside = (p for p in named.owner._parameters.values() if p is not None)
-    return isinstance(named.tensor, nn.Parameter) or any(p.is_floating_point() for p in beside)
-
-
-def _install(
-    recorder: Recorder,
-    runner: Runner,
-    tensors: dict[str, Named],
-    dtype: torch.dtype | None,
-) -> None:
-    """Put real memory in the place of everything that was recorded, or lies on another device."""
-    inside = torch.is_inference_mode_enabled()
-    for named in tensors.values():
-        # What a factory made in inference mode is what it would have been without us.
-        with torch.inference_mode(inside or named.tensor.is_inference()):
-            _install_one(recorder, runner, named, dtype)
-
-
-def _install_one(
-    recorder: Recorder, runner: Runner, named: Named, dtype: torch.dtype | None
-) -> None:
-    tensor = named.tensor
-    if tensor.is_meta:
-        # Without elements it was never tracked.
-        storage = recorder.storage_of(tensor)
-        real = runner.tensor(recorder.ref(tensor)) if storage is not None else None
-        if real is None:
-            real = torch.empty(tensor.shape, dtype=tensor.dtype, device=runner.place(_NOWHERE))
-        if _wants_dtype(named, dtype) and real.dtype is not dtype:
-            real = real.to(dtype)
-        _replace(named, real)
-    else:
-        place = tensor.device if recorder.device is None else recorder.device
-        wanted = dtype if _wants_dtype(named, dtype) else tensor.dtype
-        if place != tensor.device or wanted is not tensor.dtype:
-            _replace(named, tensor.detach().to(place, wanted))
-
-
-_NOWHERE = Storage(0, None)
-
-
-def _cast_early(session: Session, dtype: torch.dtype | None) -> Callable[[list[Op]], None]:
-    """Make memory that is only filled of the final type at once, which halves the space."""
-
-    def mark(ops: list[Op]) -> None:
-        named = {**session.parameters, **session.buffers}
-        wanted = {
-            ref.storage
-            for name, ref in session.refs.items()
-            if _wants_dtype(named[name], dtype) and ref.storage.real is None
-        }
-        for name, ref in session.refs.items():
-            if not _wants_dtype(named[name], dtype):
-                wanted.discard(ref.storage)
-        for op in ops:
-            if op.fill is None:
-                wanted -= op.storages
-        for storage in wanted:
-            storage.dtype = dtype
-
-    return mark
 
 
 def _check_dtype(dtype: torch.dtype | None) -> None:
@@ -269,57 +142,117 @@ def materialize(
     checked = None if rules is None else _rules.check(rules)
     place = None if device is None else torch.device(device)
     check_untransformed("materialize")
-    recorder = Recorder(key_or_drawn(key, "materialize"), place)
+    request = Request(
+        "materialize",
+        key_or_drawn(key, "materialize"),
+        checked,
+        allow=allow_uninitialized,
+        progress=progress,
+        prefix=prefix,
+    )
     with without_collections():
-        return _materialize(
-            module_or_factory, recorder, dtype, checked, progress, prefix, allow_uninitialized
-        )
+        if isinstance(module_or_factory, nn.Module):
+            _fill_in(module_or_factory, request, place, dtype)
+            return module_or_factory
+        return _build(module_or_factory, request, place, dtype)
 
 
-def _materialize(
-    module_or_factory: Any,
-    recorder: Recorder,
+def _check_allowed(request: Request, result: Result) -> None:
+    holders = {**result.parameters, **result.buffers}
+    argument = request.argument("allow_uninitialized")
+    check_patterns(request.allow, holders, argument, "parameter or buffer")
+
+
+def _build(
+    factory: Callable[[], Any],
+    request: Request,
+    device: torch.device | None,
     dtype: torch.dtype | None,
-    rules: list[_rules.Rule] | None,
-    progress: bool,
-    prefix: str,
-    allow_uninitialized: Pattern | Sequence[Pattern],
-) -> Any:
-    bare = isinstance(module_or_factory, nn.Module)
-    if bare:
-        module = module_or_factory
-    else:
-        with recording(recorder), _default_dtype(dtype):
-            module = module_or_factory()
+) -> nn.Module:
+    def run(recorder: Recorder) -> Result:
+        recorder.redirect = True
+        with recording(recorder), default_dtype(dtype):
+            module = factory()
+        recorder.redirect = False
         if not isinstance(module, nn.Module):
             raise TypeError(
                 "fastinit.materialize: argument 'module_or_factory' must return a torch.nn.Module, "
                 f"got {type(module).__name__}"
             )
-    parameters, buffers = named_parameters(module, prefix), named_buffers(module, prefix)
-    if rules is not None:
-        _rules.warn_of_unused(rules, parameters, "materialize")
-    session = Session(module, parameters, {}, {}, False, "materialize", allow_uninitialized)
-    if bare:
-        check_plain(parameters, "materialize")
-        for name, named in (*parameters.items(), *buffers.items()):
-            storage = recorder.track(named.tensor)
-            recorder.names.add(recorder.ref(named.tensor), name)
-            if not named.tensor.is_meta:
-                session.untouched.add(storage)
-        session.parameters = {n: named for n, named in parameters.items() if named.tensor.is_meta}
-    if bare or rules is not None:
-        session.applied = record(recorder, module, session.parameters, rules, own_as_well=bare)
-    session.buffers = {**buffers, **_loose_tensors(module, recorder, prefix)}
-    holders = {**parameters, **session.buffers}
-    argument = "fastinit.materialize: argument 'allow_uninitialized'"
-    check_patterns(allow_uninitialized, holders, argument, "parameter or buffer")
-    cast = dtype if bare else None
-    runner, history = finish(recorder, session, progress, _cast_early(session, cast))
-    everything = (
-        {**session.parameters, **session.buffers} if bare else {**parameters, **session.buffers}
-    )
-    with torch.no_grad():
-        _install(recorder, runner, everything, cast)
-    history.close()
-    return module
+        parameters = named_parameters(module, request.prefix)
+        buffers = named_buffers(module, request.prefix)
+        result = Result(module, parameters, buffers)
+        on_meta = [n for n, named in {**parameters, **buffers}.items() if named.tensor.is_meta]
+        if request.rules is not None:
+            _rules.warn_of_unused(request.rules, parameters, "materialize")
+        if on_meta:
+            result = _give_and_run(recorder, request, module)
+        elif request.rules is not None:
+            result = run_initialisers(recorder, request, module, {})
+        _check_allowed(request, result)
+        return result
+
+    found = settle(request, run, lambda: None)
+    try:
+        finish(found, request, lambda: move(found.recorder, found.result, device, None))
+    except BaseException:
+        found.recorder.restore()
+        raise
+    return found.result.module
+
+
+def _give_and_run(
+    recorder: Recorder,
+    request: Request,
+    module: nn.Module,
+) -> Result:
+    """Give what is on the meta device memory, and run what the module defines."""
+    both = {
+        **named_parameters(module, request.prefix),
+        **named_buffers(module, request.prefix),
+    }
+    untouched = {name: named for name, named in both.items() if not named.tensor.is_meta}
+    given = give_memory(recorder, both.values())
+    try:
+        return run_initialisers(recorder, request, module, untouched, own_as_well=True)
+    except BaseException:
+        take_memory_back(given)
+        raise
+
+
+def _fill_in(
+    module: nn.Module,
+    request: Request,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> None:
+    parameters = named_parameters(module, request.prefix)
+    if request.rules is not None:
+        _rules.warn_of_unused(request.rules, parameters, "materialize")
+    check_plain(parameters, "materialize")
+    state = Snapshot(module)
+    given: list[Any] = []
+
+    def undo() -> None:
+        state.restore()
+        take_memory_back(given)
+        given.clear()
+
+    def run(recorder: Recorder) -> Result:
+        both = {**parameters, **named_buffers(module, request.prefix)}
+        untouched = {name: named for name, named in both.items() if not named.tensor.is_meta}
+        given.extend(give_memory(recorder, both.values()))
+        result = run_initialisers(recorder, request, module, untouched, own_as_well=True)
+        for name, owner, tensor in held_tensors(module, request.prefix):
+            if tensor.is_meta:
+                result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
+        _check_allowed(request, result)
+        return result
+
+    found = settle(request, run, undo)
+    try:
+        finish(found, request, lambda: move(found.recorder, found.result, device, dtype))
+    except BaseException:
+        found.recorder.restore()
+        undo()
+        raise

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from fastinit._patch.entered import EnteredScope
 from fastinit._patch.methods import PatchMode
 from fastinit._patch.scope import Scope
-from fastinit._recording.modes import FunctionWatch, OperatorWatch
+from fastinit._recording.modes import FunctionWatch, OperatorWatch, carried
 from fastinit._recording.recorder import Recorder
 
 
@@ -46,7 +46,18 @@ def without_collections() -> Iterator[None]:
 
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
-    """Record what runs inside, on this thread, torch's own initialisers included."""
+    """Record what runs inside, here and on threads that start inside, torch itself included."""
+
+    def wrap(run: Callable[[], Any]) -> Callable[[], Any]:
+        number = recorder.new_thread()
+
+        def belonging() -> Any:
+            recorder.thread.number = number
+            with recording(recorder):
+                return run()
+
+        return belonging
+
     with OperatorWatch(recorder):
         scope = EnteredScope(
             recorder,
@@ -55,6 +66,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             mode=lambda scope: _RecordingMode(scope, recorder),
         )
         try:
-            yield
+            with carried(wrap):
+                yield
         finally:
             scope.end()

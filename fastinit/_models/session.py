@@ -1,88 +1,256 @@
-"""From a recording to values: what has to be written, is it, and then do it."""
+"""What `initialize_` and `materialize` share: running initialisers until their draws have names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastinit._fills.region import Region
 from fastinit._models import module_methods
 from fastinit._models import rules as _rules
 from fastinit._models.history import History
-from fastinit._models.names import Named, Pattern, matches
+from fastinit._models.names import Named, Pattern, matches, named_buffers, named_parameters
 from fastinit._models.recording import recording
-from fastinit._recording.graph import Op, Ref, Storage, eliminate_dead
+from fastinit._models.snapshot import held_tensors
+from fastinit._patch.fork import Fork
+from fastinit._recording.graph import Ref, Storage
+from fastinit._recording.naming import Names
 from fastinit._recording.recorder import Recorder
-from fastinit._recording.replay import Runner
+from fastinit._recording.settle import Settled, nbytes_of, unwritten
 from fastinit._tensors import in_transform, is_plain
 from fastinit.key import Key, key_argument, reserve_key
 
+# An initialiser may choose what it does by what it reads, so a run more may find other names.
+_MOST_RUNS = 5
+
 
 @dataclass
-class Session:
-    """What a recording was made for.
+class Request:
+    """What `initialize_` or `materialize` was asked for.
 
     Attributes:
-        module: the module.
-        parameters: those that are to be initialised, by name.
-        buffers: those whose values are not there yet, by name.
-        applied: the rule of each parameter that has one.
-        must_write: whether values that a parameter had before do not count.
-        allow: names that may stay without values.
         where: the function, for messages.
-        refs: where the parameters and buffers lie, by name.
-        untouched: memory that is to stay as it is.
+        key: what keys derive from.
+        rules: those that were given.
+        skip: names of what is to be left alone.
+        allow: names of what may stay without values.
+        progress: whether to show a bar.
+        prefix: the name of the module.
+    """
+
+    where: str
+    key: Key
+    rules: list[_rules.Rule] | None = None
+    skip: Sequence[Pattern] | Pattern = ()
+    allow: Sequence[Pattern] | Pattern = ()
+    progress: bool = False
+    prefix: str = ""
+
+    def argument(self, name: str) -> str:
+        """Word an argument for a message."""
+        return f"fastinit.{self.where}: argument {name!r}"
+
+
+@dataclass
+class Result:
+    """One run of the initialisers.
+
+    Attributes:
+        module: what they have initialised.
+        parameters: its parameters now, by name.
+        buffers: its buffers now, and tensors that it holds otherwise.
+        applied: the rule of each parameter that has one.
+        untouched: the parameters and buffers that are to stay as they were.
+        anew: whether parameters are to get new values, so that those they had do not count.
     """
 
     module: nn.Module
     parameters: dict[str, Named]
     buffers: dict[str, Named]
-    applied: dict[str, str]
-    must_write: bool
-    where: str
-    allow: Sequence[Pattern] | Pattern = ()
-    refs: dict[str, Ref] = field(default_factory=dict)
-    untouched: set[Storage] = field(default_factory=set)
+    applied: dict[str, str] = field(default_factory=dict)
+    untouched: list[Named] = field(default_factory=list)
+    anew: bool = False
 
 
-def live_storages(recorder: Recorder, session: Session) -> set[Storage]:
-    """Find the memory whose values matter in the end: all that is named or was there before."""
-    live = {ref.storage for ref in session.refs.values()}
-    for op in recorder.ops:
-        live.update(ref.storage for ref in op.writes if ref.storage.known)
-    return live
+class Run(NamedTuple):
+    """A run of the initialisers: what recorded it, what has come out, what it amounts to."""
+
+    recorder: Recorder
+    result: Result
+    settled: Settled
 
 
-def _check_written(recorder: Recorder, session: Session, ops: list[Op]) -> list[str]:
-    """Raise for what nobody writes; give the names of what is allowed to be so."""
-    for op in ops:
-        recorder.coverage.add(op)
-    unwritten = [
-        name
-        for name, ref in session.refs.items()
-        if not recorder.coverage.has(ref, before=not session.must_write)
+def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[], object]) -> Run:
+    """Run initialisers until the draws whose values they read have the keys of their names.
+
+    Args:
+        request: what was asked for.
+        run: records what they do, and says what has come out.
+        undo: puts back what `run` changes, but for values in memory.
+    """
+    table: Mapping[Any, int] = {}
+    found: Run | None = None
+    for _ in range(_MOST_RUNS):
+        if found is not None:
+            table = found.settled.keys
+            found.recorder.restore()
+            found = None  # its memory goes before there is more
+            undo()
+        found = _run_once(request, run, undo, table)
+        if found.settled.right:
+            break
+    assert found is not None
+    if not found.settled.right:
+        warnings.warn(
+            f"fastinit.{request.where}: what initialisers of {type(found.result.module).__name__} "
+            "draw depends on what they have drawn before, in a way that names do not settle; their "
+            "values depend on the order of modules",
+            UserWarning,
+            stacklevel=4,
+        )
+    try:
+        _check_written(found.recorder, request, found.result)
+    except BaseException:
+        found.recorder.restore()
+        undo()
+        raise
+    return found
+
+
+def _run_once(
+    request: Request,
+    run: Callable[[Recorder], Result],
+    undo: Callable[[], object],
+    table: Mapping[Any, int],
+) -> Run:
+    recorder = Recorder(request.key, table)
+    try:
+        with Fork.of_python(int(request.key.fold_in(_PYTHON))):
+            result = run(recorder)
+        recorder.see_written()
+        return Run(recorder, result, Settled(recorder, _names(recorder, request, result)))
+    except BaseException:
+        recorder.restore()
+        undo()
+        raise
+
+
+_PYTHON = "fastinit: Python's and NumPy's own generators"
+
+
+def finish(
+    run: Run,
+    request: Request,
+    moves: Callable[[], object] = lambda: None,
+) -> None:
+    """Compute what waits, and keep what is known of it for reports.
+
+    Args:
+        run: the run that counts.
+        request: what was asked for.
+        moves: does what is left to do with the tensors before they get values.
+    """
+    recorder, result, settled = run
+    spared = _regions(recorder, result.untouched)
+    ops = settled.waiting(
+        lambda ref: any(region.covers(ref.region) for region in spared.get(ref.storage, ()))
+    )
+    history = History(result.parameters, result.applied, settled.named_ops(), recorder.log)
+    history.unwritten = set(_unwritten(recorder, result))
+    moves()
+    with _bar(nbytes_of(ops), request.progress) as written:
+        settled.finish(ops, written)
+    _put_back(recorder, spared)
+    history.close()
+
+
+def _regions(recorder: Recorder, named: Iterable[Named]) -> dict[Storage, list[Region]]:
+    found: dict[Storage, list[Region]] = {}
+    for one in named:
+        storage = recorder.storage_of(one.tensor)
+        if storage is not None:
+            found.setdefault(storage, []).append(Region.of(one.tensor))
+    return found
+
+
+def _put_back(recorder: Recorder, spared: dict[Storage, list[Region]]) -> None:
+    """Give what is to stay untouched the values it had, where they were written over."""
+    with torch.no_grad():
+        for storage, regions in spared.items():
+            before, untyped = recorder.before(storage), storage.alive()
+            if before is None or untyped is None:
+                continue
+            for region in regions:
+                region.on(untyped).copy_(region.on(before.untyped_storage()))
+
+
+def _names(recorder: Recorder, request: Request, result: Result) -> Names:
+    """Name memory by the parameters and buffers that are on it in the end."""
+    names = Names()
+    for name, named in (*result.parameters.items(), *result.buffers.items()):
+        _name(recorder, names, name, named.tensor)
+    for tensor, name in recorder.followed:
+        storage = recorder.storage_of(tensor)
+        if storage is not None:
+            names.add_before(Ref(storage, Region.of(tensor)), name)
+    loose = [
+        storage
+        for storage in recorder.storages()
+        if storage not in names
+        and storage.is_alive
+        and (storage.drawn or storage.outside or not storage.is_full)
     ]
-    wrong = [name for name in unwritten if not matches(name, session.allow)]
-    if wrong:
-        listed = ", ".join(
-            f"{name} ({'buffer' if name in session.buffers else 'parameter'})" for name in wrong
-        )
-        advice = (
-            'give it a rule (rules={"...": ..., "default": None} leaves the others to the module), '
-            "or skip it"
-            if session.must_write
-            else "give it a rule, or list it in allow_uninitialized if it is to be loaded"
-        )
-        raise ValueError(
-            f"fastinit.{session.where}: nothing that {type(session.module).__name__} defines "
-            f"writes {listed}; {advice}"
-        )
-    return unwritten
+    if loose:
+        for name, owner, tensor in held_tensors(result.module, request.prefix):
+            storage = recorder.storage_of(tensor)
+            if storage is not None and storage not in names and name not in result.buffers:
+                result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
+                names.add_other(Ref(storage, Region.of(tensor)), name)
+    return names
+
+
+def _name(recorder: Recorder, names: Names, name: str, tensor: Tensor) -> None:
+    storage = recorder.storage_of(tensor)
+    if storage is not None and tensor.numel() > 0:
+        names.add(Ref(storage, Region.of(tensor)), name)
+
+
+def _unwritten(recorder: Recorder, result: Result) -> list[str]:
+    def where(named: Iterable[tuple[str, Named]]) -> Iterator[tuple[str, Storage | None, Region]]:
+        for name, one in named:
+            if one.tensor.layout is torch.strided and not one.tensor.is_meta:
+                yield name, recorder.storage_of(one.tensor), Region.of(one.tensor)
+
+    spared = {named.name for named in result.untouched}
+    everything = {**result.parameters, **result.buffers}
+    return unwritten(where((n, one) for n, one in everything.items() if n not in spared))
+
+
+def _check_written(recorder: Recorder, request: Request, result: Result) -> None:
+    """Raise for what nobody writes and is not allowed to be so."""
+    missing = _unwritten(recorder, result)
+    wrong = [name for name in missing if not matches(name, request.allow)]
+    if not wrong:
+        return
+    listed = ", ".join(
+        f"{name} ({'parameter' if name in result.parameters else 'buffer'})" for name in wrong
+    )
+    advice = (
+        'give it a rule (rules={"...": ..., "default": None} leaves the others to the module), '
+        "or skip it"
+        if result.anew
+        else "give it a rule, or list it in allow_uninitialized if it is to be loaded"
+    )
+    raise ValueError(
+        f"fastinit.{request.where}: nothing that {type(result.module).__name__} defines "
+        f"writes {listed}; {advice}"
+    )
 
 
 @contextmanager
@@ -96,43 +264,6 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[int], object] | None]
         raise ImportError("argument 'progress': the progress bar needs tqdm; install it") from None
     with tqdm(total=total, unit="B", unit_scale=True, desc="fastinit") as bar:
         yield bar.update
-
-
-def finish(
-    recorder: Recorder,
-    session: Session,
-    progress: bool = False,
-    before_running: Callable[[list[Op]], Any] | None = None,
-) -> tuple[Runner, History]:
-    """Compute what was recorded: what matters of it, in one go.
-
-    Returns:
-        What ran it, and what it noted, to be closed when everything has its place.
-
-    Raises:
-        ValueError: if a parameter or buffer of the session gets no values.
-    """
-    for name, named in (*session.parameters.items(), *session.buffers.items()):
-        storage = recorder.storage_of(named.tensor)
-        if storage is not None and named.tensor.numel() > 0:
-            session.refs[name] = Ref(storage, Region.of(named.tensor))
-            recorder.names.add(session.refs[name], name)
-    ops = [e for e in recorder.ops if not e.changes_only(session.untouched)]
-    ops = eliminate_dead(ops, live_storages(recorder, session) - session.untouched)
-    unwritten = _check_written(recorder, session, ops)
-    if before_running is not None:
-        before_running(ops)
-    history = History(
-        session.parameters, session.applied, session.refs, recorder.names, recorder.ops
-    )
-    history.unwritten = unwritten
-    total = sum(
-        ref.region.numel * ref.region.dtype.itemsize for e in ops if e.fill for ref in e.writes
-    )
-    with _bar(total, progress) as written:
-        runner = Runner(recorder.keys, recorder.device, recorder.names, written, history.ran)
-        runner.run(ops)
-    return runner, history
 
 
 def key_or_drawn(key: Key | SupportsIndex | None, where: str) -> Key:
@@ -175,24 +306,55 @@ def check_plain(parameters: dict[str, Named], where: str) -> None:
         )
 
 
-def record(
+def run_initialisers(
     recorder: Recorder,
+    request: Request,
     module: nn.Module,
-    parameters: dict[str, Named],
-    rules: list[_rules.Rule] | None,
+    untouched: Mapping[str, Named],
+    *,
+    anew: bool = False,
     own_as_well: bool = False,
-) -> dict[str, str]:
-    """Record the initialisers of the given parameters; say which rule each has."""
-    chosen = {} if rules is None else _rules.choose(rules, parameters)
+) -> Result:
+    """Run the initialisers of a module that is there: what its parameters are, they may change.
+
+    Args:
+        recorder: what they are recorded by.
+        request: what was asked for.
+        module: the module.
+        untouched: those of its parameters and buffers that are to stay as they are.
+        anew: whether those values that parameters have do not count.
+        own_as_well: whether to run what the module itself defines even if rules decide on all.
+    """
+    before = named_parameters(module, request.prefix)
+    with recorder.lock:
+        for name, named in before.items():
+            recorder.follow(named.tensor, name, anew=anew and name not in untouched)
+        for name, named in named_buffers(module, request.prefix).items():
+            recorder.follow(named.tensor, name, anew=False)
+    wanted = {name: named for name, named in before.items() if name not in untouched}
+    chosen = {} if request.rules is None else _rules.choose(request.rules, wanted)
     applied = {
         name: _rules.describe(initialiser)
         for name, (_, initialiser) in chosen.items()
         if initialiser is not None
     }
     with recording(recorder), torch.no_grad():
-        if own_as_well or rules is None or len(applied) < len(chosen):
+        if own_as_well or request.rules is None or len(applied) < len(chosen):
             module_methods.run(module)
         for name, label in applied.items():
             with recorder.labelled(label):
-                _rules.apply(chosen[name], parameters[name])
-    return applied
+                _rules.apply(chosen[name], wanted[name])
+    for named in untouched.values():
+        for owner, attribute in named.places:
+            tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
+            for table in tables:
+                if attribute in table:
+                    table[attribute] = named.tensor
+    return Result(
+        module,
+        named_parameters(module, request.prefix),
+        named_buffers(module, request.prefix),
+        applied,
+        list(untouched.values()),
+        anew,
+    )

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from fastinit._fills.batch import batch as batch_of_fills
 from fastinit._patch import functions
+from fastinit._patch.fork import Fork
 from fastinit._patch.methods import PatchMode
 from fastinit._patch.scope import Scope, enter, leave
+from fastinit._recording.batch import batch as batch_of_fills
 from fastinit.key import Key
 
 # Folded into the key for the seed of torch's generators: a name, which no draw's number can meet.
 _OTHER_DRAWS = "fastinit.patch: draws left to torch"
-
-
-class _Fork:
-    """torch's default generators seeded for a while, and put back.
-
-    The generators are global, so forks of several threads may overlap. One that ends before a later
-    one hands it the states it saved: the last to end puts back those from before the first.
-    """
-
-    _lock = threading.Lock()
-    _active: ClassVar[list[_Fork]] = []
-
-    def __init__(self, seed: int) -> None:
-        generators = [torch.default_generator]
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            generators.extend(torch.cuda.default_generators)
-        with self._lock:
-            self._saved = {generator: generator.get_state() for generator in generators}
-            self._active.append(self)
-            for generator in generators:
-                generator.manual_seed(seed)
-
-    def end(self) -> None:
-        with self._lock:
-            place = self._active.index(self)
-            del self._active[place]
-            if place < len(self._active):
-                self._active[place]._saved.update(self._saved)
-                return
-            for generator, saved in self._saved.items():
-                generator.set_state(saved)
 
 
 class EnteredScope(Scope):
@@ -68,7 +37,7 @@ class EnteredScope(Scope):
         self._batch = batch_of_fills() if batch else None
         functions.install()
         try:
-            self._fork = None if key is None else _Fork(int(key.fold_in(_OTHER_DRAWS)))
+            self._fork = None if key is None else Fork(int(key.fold_in(_OTHER_DRAWS)))
         except BaseException:
             functions.uninstall()
             raise

@@ -1,144 +1,197 @@
-"""What was recorded: operators on memory without values yet, which of them matter, running them.
-
-A recording lists, in order, what happens to storages. Nothing in it has been computed, so what a
-later operator overwrites never is.
-"""
+"""What has been done to memory: storages, the operators on them, and which of these matter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastinit._fills.fill import Fill
 from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
 
 
 class Storage:
-    """The memory behind tensors that share it; torch may have two storages for it, one on meta.
+    """Memory that tensors share.
 
     Attributes:
-        nbytes: its size.
-        device: where it belongs; None if only the caller of `materialize` knows.
-        real: the memory itself, once there is some.
-        known: whether `real` held values before the first operator.
-        escaped: whether somebody may hold the memory, so that nothing about it can wait any longer.
-        dtype: what to make it of instead of the type it was recorded with.
+        pending: what waits to be done to it, in order.
+        guarded: whether whoever reaches the memory past torch's dispatcher gets an error.
+        escaped: whether somebody may hold its address, so that nothing about it can wait.
+        known: whether it held values before it was first met, which count.
+        outside: whether there was such memory before.
+        followed: whether it was that of a parameter or buffer.
+        written: the bytes that have values, or will have them when nothing is pending.
+        drawn: whether values in it depend on a draw.
+        poison: what its memory held when somebody got hold of it who may have written there.
     """
 
-    __slots__ = ("device", "dtype", "escaped", "keep", "known", "nbytes", "real")
+    __slots__ = (
+        "_weak",
+        "address",
+        "drawn",
+        "escaped",
+        "followed",
+        "guarded",
+        "known",
+        "outside",
+        "pending",
+        "poison",
+        "written",
+    )
 
-    def __init__(self, nbytes: int, device: torch.device | None) -> None:
-        self.nbytes = nbytes
-        self.device = device
-        self.real: torch.UntypedStorage | None = None
-        self.known = False
+    def __init__(self, untyped: torch.UntypedStorage, *, known: bool) -> None:
+        # Weakly: the memory goes when its last tensor does. Its address is not used again as long
+        # as this is held, so it can be told from other storages by it.
+        self._weak: Any = untyped._weak_ref()
+        self.address: int = untyped._cdata
+        self.pending: list[Op] = []
+        self.guarded = False
         self.escaped = False
-        self.dtype: torch.dtype | None = None
-        self.keep: Any = None  # what must live for the storage's address to stay its own
+        self.known = known
+        self.outside = False
+        self.followed = False
+        self.written = Spans()
+        self.drawn = False
+        self.poison: torch.Tensor | None = None
+
+    def __del__(self) -> None:
+        torch.UntypedStorage._free_weak_ref(self._weak)  # type: ignore[no-untyped-call]
+
+    def alive(self) -> torch.UntypedStorage | None:
+        """Give the storage if a tensor still has it."""
+        storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(self._weak)
+        return storage
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a tensor still has it."""
+        return not torch.UntypedStorage._expired(self._weak)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every byte has a value, or will have one."""
+        untyped = self.alive()
+        return untyped is None or self.known or self.written.covers(0, untyped.nbytes())
+
+    def has_values(self, region: Region) -> bool:
+        """Whether every element of a region has a value, or will have one."""
+        return self.known or region.numel == 0 or self.written.covers_region(region)
 
 
-@dataclass(frozen=True)
 class Ref:
     """A tensor of a recording: a region of a storage."""
 
-    storage: Storage
-    region: Region
+    __slots__ = ("region", "storage")
 
-    @property
-    def whole(self) -> bool:
-        """Whether writing it leaves nothing of what the storage held."""
-        return self.region.span == (0, self.storage.nbytes) and self.region.dense
+    def __init__(self, storage: Storage, region: Region) -> None:
+        self.storage = storage
+        self.region = region
 
 
-class Captured:
-    """A tensor with values that an operator needs, copied if it is written to before that runs."""
-
-    __slots__ = ("tensor",)
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-@dataclass(eq=False)
 class Op:
-    """One operator call.
+    """Something that was done to memory, or is to be done.
 
     Attributes:
-        function: the operator, or one of fastinit's functions.
-        args: its arguments, tensors replaced by `Ref` and `Captured`.
-        kwargs: likewise.
-        reads: the storages whose values it needs.
-        writes: what it writes in place.
-        made: the new tensors among its results, by their place in the flattened result.
-        overwrites: whether what it writes does not depend on what was there.
-        fill: what to fill with, if it is no more than a fill.
-        draws: how it gets a key: not at all, as `key=`, or by seeding torch.
-        label: how to call it in a report.
+        label: what to call it in a report.
+        numbers: what it was given, for a report.
+        reads: what it needs the values of.
+        writes: what it gives values to.
+        position: where it stands among all that was done.
+        overwrites: whether these do not depend on what was there.
+        fill: what to fill with, if it is a fill.
+        run: for what else can wait: `run(tensor, key)` does it to what it writes.
+        draw: which draw of the recording it is, if its key is still to be chosen or was chosen
+            here.
+        original: what it is a copy of, for other memory.
+        key: the key it has run with, or is to run with.
+        ran: whether it has been done.
+        read: whether somebody wanted to know a value, so that it matters whatever comes later.
     """
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    reads: tuple[Storage, ...] = ()
-    writes: tuple[Ref, ...] = ()
-    made: tuple[tuple[int, Ref], ...] = ()
-    overwrites: bool = False
-    fill: Fill | None = None
-    draws: str = ""
-    label: str = ""
+    __slots__ = (
+        "draw",
+        "fill",
+        "key",
+        "label",
+        "numbers",
+        "original",
+        "overwrites",
+        "position",
+        "ran",
+        "read",
+        "reads",
+        "run",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        label: str,
+        reads: Sequence[Ref] = (),
+        writes: Sequence[Ref] = (),
+        *,
+        numbers: Sequence[Any] = (),
+        overwrites: bool = False,
+        fill: Fill | None = None,
+        run: Callable[[torch.Tensor, int | None], Any] | None = None,
+        draw: Any = None,
+        key: int | None = None,
+        ran: bool = True,
+        read: bool = False,
+    ) -> None:
+        self.label = label
+        self.reads = reads
+        self.writes = writes
+        self.numbers = numbers
+        self.overwrites = overwrites
+        self.fill = fill
+        self.run = run
+        self.draw = draw
+        self.original: Op | None = None
+        self.position = 0
+        self.key = key
+        self.ran = ran
+        self.read = read
 
     @property
-    def outputs(self) -> Iterator[Ref]:
-        """Everything it gives values to."""
-        yield from self.writes
-        for _, ref in self.made:
-            yield ref
-
-    @property
-    def storages(self) -> set[Storage]:
-        """All that it touches."""
-        return {ref.storage for ref in self.outputs} | set(self.reads)
-
-    def changes_only(self, storages: set[Storage]) -> bool:
-        """Whether all it gives values to lies in these storages."""
-        return all(ref.storage in storages for ref in self.outputs)
-
-    @property
-    def unkeyed(self) -> bool:
-        """Whether it draws and has to be given a key."""
-        return bool(self.draws) and (self.fill is None or self.fill.key is None)
+    def ancestors(self) -> Iterator[Op]:
+        """What it is a copy of, and what that is one of, to the first."""
+        op = self.original
+        while op is not None:
+            yield op
+            op = op.original
 
 
-def eliminate_dead(ops: Sequence[Op], live: Iterable[Storage]) -> list[Op]:
-    """Keep the operators that the values of `live` after the last one depend on, in order."""
-    wanted = set(live)
+def without_dead(ops: Sequence[Op], live: Callable[[Storage], bool]) -> list[Op]:
+    """Keep what the values after the last operator depend on, or somebody has read, in order.
+
+    Args:
+        ops: in the order in which they were called.
+        live: whether somebody may want the values of a storage after the last one.
+    """
+    wanted: dict[Storage, Spans] = {}
     kept = []
     for op in reversed(ops):
-        outputs = list(op.outputs)
-        if not any(ref.storage in wanted for ref in outputs):
+        needed = op.read
+        for ref in op.writes:
+            spans = wanted.get(ref.storage)
+            if spans is None:
+                spans = wanted[ref.storage] = Spans(0, _ALL if live(ref.storage) else 0)
+            needed = needed or spans.meets_region(ref.region)
+        if not needed:
             continue
         kept.append(op)
-        wanted.difference_update(ref.storage for _, ref in op.made)
         if op.overwrites:
-            wanted.difference_update(ref.storage for ref in op.writes if ref.whole)
-        wanted.update(op.reads)
+            for ref in op.writes:
+                wanted[ref.storage].remove_region(ref.region)
+        for ref in op.reads:
+            spans = wanted.get(ref.storage)
+            if spans is None:
+                spans = wanted[ref.storage] = Spans(0, _ALL if live(ref.storage) else 0)
+            spans.add_around(ref.region)
     return kept[::-1]
 
 
-def dependencies(ops: Sequence[Op], storages: Iterable[Storage]) -> list[Op]:
-    """Keep all that must run, in order, before the values of `storages` can be read.
-
-    These are the operators that share a storage with one that is kept and comes later.
-    """
-    touched = set(storages)
-    kept = []
-    for op in reversed(ops):
-        own = op.storages
-        if own & touched:
-            touched |= own
-            kept.append(op)
-    return kept[::-1]
+_ALL = 1 << 62

@@ -1,129 +1,174 @@
-"""The memory that a recording knows: storages by their tensors, and values where asked for."""
+"""Memory on which things wait to be done: real, guarded, and computed for whoever asks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
-from fastinit._fills.region import Region
-from fastinit._recording.coverage import Coverage
-from fastinit._recording.graph import Op, Ref, Storage, dependencies, eliminate_dead
-from fastinit._recording.replay import Keys, Names, Runner
-from fastinit.key import Key
+from fastinit._compiled import extension
+from fastinit._fills.fill import Fill, run_fills
+from fastinit._recording.graph import Op, Storage
+from fastinit._tensors import is_plain, on_handled_device
 
-META = torch.device("meta")
+_HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
 
 
-def meta_storage(nbytes: int) -> torch.UntypedStorage:
-    """Make a storage without memory."""
-    return torch.UntypedStorage(nbytes, device="meta")  # type: ignore[no-untyped-call]
+def advise_huge_pages(untyped: torch.UntypedStorage) -> None:
+    """Ask for huge pages behind a large storage on the CPU that nothing has touched yet."""
+    wanted = os.environ.get("FASTINIT_HUGE_PAGES", "1") != "0"
+    if wanted and untyped.nbytes() >= _HUGE and untyped.device.type == "cpu":
+        extension.advise_huge_pages(untyped.data_ptr(), untyped.nbytes())
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """List the tensors among arguments or results, inside lists, tuples and dicts, too."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+        elif isinstance(value, dict):
+            yield from tensors_in(value.values())
+
+
+def is_real(tensor: Any) -> bool:
+    """Whether this is an ordinary tensor with memory of its own, on a device that is handled."""
+    return (
+        is_plain(type(tensor))
+        and tensor.layout is torch.strided
+        and on_handled_device(tensor)
+        and not tensor.is_meta
+    )
 
 
 class Memory:
-    """What has been recorded so far, and the storages that it is about.
+    """The storages that something may wait for.
 
-    Args:
-        key: the key that draws derive theirs from.
-        device: where everything goes in the end, or None for where it was asked for.
-        undo: whether `restore` may be asked for.
+    What waits is guarded: whoever reaches the memory past torch's dispatcher gets an error instead
+    of what is not there yet.
+
+    Attributes:
+        lock: held while something is done to it; threads may share it.
+        ended: whether nothing waits any more.
     """
 
-    def __init__(self, key: Key, device: torch.device | None = None, *, undo: bool = False) -> None:
-        self.ops: list[Op] = []
-        self.keys = Keys(key)
-        self.device = device
-        self.names = Names()
-        self.coverage = Coverage()
-        self.ran: Callable[[Op, str], object] | None = None
-        self._storages: dict[int, Storage] = {}  # by address of the storage
-        self._undo = undo
-        self._before: dict[Storage, Tensor] = {}
+    def __init__(self) -> None:
+        self._storages: dict[int, Storage] = {}  # by address
+        self.ended = False
+        self.lock = threading.RLock()
 
-    def storage_of(self, tensor: Any) -> Storage | None:
-        """Find the storage of a tensor; None if it is not tracked."""
-        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
-            return None
+    def storage_of(self, tensor: Tensor) -> Storage | None:
+        """Find the storage of a tensor; None if it is not among them."""
         try:
             return self._storages.get(tensor.untyped_storage()._cdata)
-        except (NotImplementedError, RuntimeError):  # a wrapper without memory of its own
+        except (NotImplementedError, RuntimeError):  # a kind of tensor that has none
             return None
 
-    def ref(self, tensor: Tensor) -> Ref:
-        """Describe a tracked tensor."""
-        storage = self.storage_of(tensor)
-        assert storage is not None
-        return Ref(storage, Region.of(tensor))
+    def register(self, tensor: Tensor, *, known: bool) -> Storage:
+        """Make a tensor's storage one of them.
 
-    def register(self, untyped: torch.UntypedStorage, storage: Storage) -> Storage:
-        """Make a storage of torch's one of this memory's."""
-        self._storages[untyped._cdata] = storage
-        storage.keep = (storage.keep, untyped)
+        Args:
+            tensor: the tensor.
+            known: whether it has values.
+        """
+        untyped = tensor.untyped_storage()
+        storage = Storage(untyped, known=known)
+        # It is NumPy's, too, or somebody else's, whom nothing tells to wait.
+        storage.escaped = not untyped.resizable()
+        self._storages[storage.address] = storage
         return storage
 
-    def track(self, tensor: Tensor) -> Storage:
-        """Record what happens to this tensor's memory from now on. A meta tensor has no values."""
-        storage = self.storage_of(tensor)
-        if storage is None:
-            untyped = tensor.untyped_storage()
-            device = None if tensor.device.type == "meta" else tensor.device
-            storage = self.register(untyped, Storage(untyped.nbytes(), device))
-            if device is not None:
-                storage.real, storage.known = untyped, True
+    def storages(self) -> list[Storage]:
+        """List the storages that have been met."""
+        return list(self._storages.values())
+
+    def open_all(self) -> None:
+        """Let everybody at all memory again; what still waits is not done any more."""
+        self.ended = True
+        for storage in list(self._storages.values()):
+            storage.pending.clear()
+            if storage.guarded and storage.is_alive:
+                self.unguard(storage)
+
+    def close(self, tensor: Tensor) -> Storage | None:
+        """Guard memory that has just been allocated, until it has been written and read."""
+        if not is_real(tensor) or tensor.numel() == 0:
+            return None
+        advise_huge_pages(tensor.untyped_storage())
+        storage = self.register(tensor, known=False)
+        self.guard(storage)
         return storage
 
-    def meta_copy(self, tensor: Tensor) -> Tensor:
-        """Give a meta tensor laid out like this one."""
-        if tensor.device.type == "meta":
-            return tensor
-        with torch._C.DisableTorchFunction():
-            copy = torch.empty(0, dtype=tensor.dtype, device=META)
-            extent = Region.of(tensor).span[1]
-            untyped = meta_storage(extent)
-            return copy.set_(untyped, tensor.storage_offset(), tensor.size(), tensor.stride())
+    def guard(self, storage: Storage) -> None:
+        """Make reaching the memory past the dispatcher an error."""
+        storage.guarded = True
+        extension.guard_storage(storage.address, True)
 
-    def real(self, tensor: Tensor) -> Tensor:
-        """Give a tracked tensor's values, now: run the operators they depend on."""
-        ref = self.ref(tensor)
-        run = dependencies(self.ops, {ref.storage})
-        runner = self.runner()
-        if run:
-            chosen = set(run)
-            self.ops = [op for op in self.ops if op not in chosen]
-            for op in run:
-                self.coverage.add(op)
-                for written in op.writes:
-                    self.remember(written.storage)
-            touched = {storage for op in run for storage in op.storages}
-            with _disable_current_modes():
-                runner.run(eliminate_dead(run, touched), keep=True)
-        with _disable_current_modes():
-            real = runner.tensor(ref)
-        self.register(real.untyped_storage(), ref.storage)
-        return real
+    def unguard(self, storage: Storage) -> None:
+        """Let everybody at the memory again."""
+        if storage.guarded:
+            storage.guarded = False
+            extension.guard_storage(storage.address, False)
 
-    def remember(self, storage: Storage) -> None:
-        """Keep what memory of before the recording holds, which is about to be written early."""
-        if (
-            self._undo
-            and storage.known
-            and storage.real is not None
-            and storage not in self._before
-        ):
-            every = Region((storage.nbytes,), (1,), 0, torch.uint8)
-            with _disable_current_modes():
-                self._before[storage] = every.on(storage.real).clone()
+    def wait(self, op: Op, storage: Storage) -> None:
+        """Let something wait that is to be done to a storage."""
+        storage.pending.append(op)
+        if not storage.guarded:
+            self.guard(storage)
 
-    def restore(self) -> None:
-        """Undo what was written early."""
-        for storage, captured in self._before.items():
-            assert storage.real is not None
-            every = Region((storage.nbytes,), (1,), 0, torch.uint8)
-            every.on(storage.real).copy_(captured)
+    def run(self, ops: Sequence[Op], written: Callable[[int], object] | None = None) -> None:
+        """Do what waited, in this order; fills that follow each other all at once.
 
-    def runner(self) -> Runner:
-        """Make what runs operators before the recording has ended."""
-        return Runner(self.keys, self.device, self.names, ran=self.ran)
+        Whatever stops it half-way, memory that is not as it should be stays guarded.
+
+        Args:
+            ops: what to do; each writes to one storage, and reads nothing else.
+            written: told the number of bytes after each launch of fills.
+        """
+        alive: dict[Storage, torch.UntypedStorage] = {}
+        for op in ops:
+            storage = op.writes[0].storage
+            if storage not in alive:
+                untyped = storage.alive()
+                if untyped is not None:
+                    alive[storage] = untyped
+        try:
+            for storage in alive:
+                self.unguard(storage)
+            with torch._C.DisableTorchFunction(), torch.no_grad():
+                self._run(ops, alive, written)
+        except BaseException:
+            for storage in alive:
+                self.guard(storage)
+            raise
+
+    @staticmethod
+    def _run(
+        ops: Sequence[Op],
+        alive: dict[Storage, torch.UntypedStorage],
+        written: Callable[[int], object] | None,
+    ) -> None:
+        fills: list[tuple[Tensor, Fill]] = []
+        waiting: set[Storage] = set()
+        for op in ops:
+            op.ran = True
+            ref = op.writes[0]
+            untyped = alive.get(ref.storage)
+            if untyped is None:
+                continue
+            tensor = ref.region.on(untyped)
+            if op.fill is not None:
+                fills.append((tensor, op.fill if op.key is None else op.fill._replace(key=op.key)))
+                waiting.add(ref.storage)
+                continue
+            if ref.storage in waiting:
+                run_fills(fills, written)
+                fills, waiting = [], set()
+            assert op.run is not None
+            op.run(tensor, op.key)
+        run_fills(fills, written)

@@ -1,28 +1,28 @@
-"""What shows a recording every torch call of its thread."""
+"""What shows a recording every torch call of its threads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fills.operators import ESCAPES, DispatchMode, made_of_others
-from fastinit._fills.region import Region
-from fastinit._recording.memory import meta_storage
 from fastinit._recording.recorder import Recorder
+from fastinit._tensors import is_plain
 
-_ANY: Any = torch.Tensor
-_set_data = _ANY.data.__set__
-# Answered with the device where the tensor is going to be, so that code that makes something beside
-# it makes it there.
-_DEVICE_QUESTIONS: dict[Any, Callable[[torch.device], Any]] = {
-    _ANY.device.__get__: lambda device: device,
-    _ANY.is_meta.__get__: lambda device: False,
-    _ANY.is_cpu.__get__: lambda device: device.type == "cpu",
-}
+# Of these nobody has the memory afterwards.
+_READING = frozenset(
+    {
+        Tensor.__format__,
+        Tensor.__reduce_ex__,
+        Tensor.__repr__,
+        Tensor.tolist,
+    }
+)
 
 
 class OperatorWatch(DispatchMode):
@@ -35,6 +35,11 @@ class OperatorWatch(DispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        for kind in types:
+            if not is_plain(
+                kind
+            ):  # shall take itself apart, and what it is made of comes back here
+                return NotImplemented
         if made_of_others(func):
             with self:
                 return func.decompose(*args, **(kwargs or {}))
@@ -46,51 +51,68 @@ class FunctionWatch:
     """Sees the functions that operators do not tell about."""
 
     # What it wants to be called with.
-    functions: ClassVar[frozenset[Any]] = frozenset({*_DEVICE_QUESTIONS, *ESCAPES, _set_data})
+    functions: ClassVar[frozenset[Any]] = ESCAPES | {Tensor.__deepcopy__}
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function that operators do not tell about."""
-        recorder = self._recorder
-        question = _DEVICE_QUESTIONS.get(func)
-        if question is not None:
-            with torch._C.DisableTorchFunction():
-                storage = recorder.storage_of(args[0])
-                if storage is not None and args[0].device.type == "meta":
-                    return question(recorder.device or storage.device or torch.device("cpu"))
-        elif func == _set_data:
-            with torch._C.DisableTorchFunction(), _disable_current_modes():
-                args = (args[0], self._assignable(args[0], args[1]))
-        elif func in ESCAPES:
-            with torch._C.DisableTorchFunction():
-                args = tuple(self._handed_out(value) for value in args)
+        with torch._C.DisableTorchFunction():
+            if func is Tensor.__deepcopy__:
+                self._recorder.copied(args[0], args[1])
+            else:
+                self._recorder.hand_out((args, kwargs), func not in _READING)
         return func(*args, **kwargs)
 
-    def _assignable(self, target: Tensor, value: Tensor) -> Tensor:
-        """Give `value` on the side, meta or not, that `target.data` can be set to."""
-        recorder = self._recorder
-        if target.device.type == "meta" and value.device.type != "meta":
-            storage = recorder.track(value)
-            region = Region.of(value)
-            untyped = meta_storage(storage.nbytes)
-            recorder.register(untyped, storage)
-            return region.on(untyped)
-        if target.device.type != "meta" and value.device.type == "meta":
-            ref = recorder.ref(value)
-            untyped = recorder.runner().memory(ref.storage)
-            recorder.register(untyped, ref.storage)
-            return ref.region.on(untyped)
-        return value
 
-    def _handed_out(self, value: Any) -> Any:
-        """Compute a tensor whose memory somebody wants; nothing about it waits any longer."""
-        recorder = self._recorder
-        storage = recorder.storage_of(value)
-        if storage is None:
-            return value
-        real = recorder.real(value)
-        recorder.remember(storage)
-        storage.escaped = True
-        return real
+class _Threads:
+    """Sees the threads that are started while a recording is on, which are to belong to it.
+
+    `threading.Thread.start` is exchanged as long as there is one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._original: Callable[..., None] = threading.Thread.start
+        self.here = threading.local()
+
+    def install(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._original = threading.Thread.start
+                threading.Thread.start = _start  # type: ignore[method-assign]
+            self._users += 1
+
+    def uninstall(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and threading.Thread.start is _start:
+                threading.Thread.start = self._original  # type: ignore[method-assign]
+
+    def start(self, thread: threading.Thread) -> None:
+        carry = getattr(self.here, "carry", None)
+        if carry is not None:
+            thread.run = carry(thread.run)  # type: ignore[method-assign]
+        self._original(thread)
+
+
+_threads = _Threads()
+
+
+def _start(self: threading.Thread) -> None:
+    _threads.start(self)
+
+
+@contextmanager
+def carried(wrap: Callable[[Callable[[], Any]], Callable[[], Any]]) -> Iterator[None]:
+    """Have what threads run that this thread starts inside wrapped."""
+    before = getattr(_threads.here, "carry", None)
+    _threads.here.carry = wrap
+    _threads.install()
+    try:
+        yield
+    finally:
+        _threads.uninstall()
+        _threads.here.carry = before

@@ -1,305 +1,309 @@
-"""Recording what initialisers do, without doing it.
+"""Recording what initialisers do: draws wait until the names of what they fill are known.
 
-While a recording is on, memory that is allocated lies on the meta device, where there is nothing to
-misread, and operators on it are written down. Memory that existed before can be tracked, too: its
-tensors stay what they are, and what is done to them is written down instead of done. Everything
-else (tables of constants, index arithmetic) runs as ever. Whoever asks for a value that has not
-been computed gets it: the operators that it depends on are run early.
+While a recording is on, fills wait; their memory is real, and guarded. Everything else runs as
+ever, and whoever needs a value that waits gets it computed first. What depends on a draw is written
+down, so that in the end each draw has the name of what it is for, and a key by that name. A draw
+whose value was asked for earlier has run under a key that was guessed; where that was wrong, the
+initialisers have to run again, with the right one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _disable_current_modes
 
-from fastinit._compiled import reserve_key_op
 from fastinit._fallback import handled
 from fastinit._fills.fill import Fill, distribution_of, parse_fill
-from fastinit._fills.operators import (
-    ALLOCATING,
-    METADATA_ONLY,
-    OVERWRITING,
-    WHOLE,
-    WHOLE_MANY,
-    accepts_generator,
-    written_arguments,
-)
+from fastinit._fills.operators import WHOLE_MANY, written_arguments
 from fastinit._fills.region import Region
-from fastinit._recording.graph import Captured, Op, Ref, Storage
-from fastinit._recording.memory import META, Memory
-from fastinit._recording.replay import Runner
+from fastinit._recording.graph import Op, Ref
+from fastinit._recording.kinds import Kind, Way, kind_of, single
+from fastinit._recording.memory import is_real, tensors_in
+from fastinit._recording.seeded import seeded
+from fastinit._recording.values import bytes_of
+from fastinit._recording.waiting import Waiting, name_of
 from fastinit._tensors import is_closed, is_plain
 from fastinit.initializers.draw import INITIALIZERS
-from fastinit.key import NOTHING, Key, reserve_word, source
+from fastinit.key import NOTHING, Key, source
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_ALL = 1 << 62
 
 
 def _is_meta(device: Any) -> bool:
     return device is not None and torch.device(device).type == "meta"
 
 
-class Recorder(Memory):
-    """One recording: what it does with each operator. Arguments as those of `Memory`."""
+class Recorder(Waiting):
+    """One recording: what it does with each operator. Arguments as those of `Waiting`.
 
-    def __init__(self, key: Key, device: torch.device | None = None, *, undo: bool = False) -> None:
-        super().__init__(key, device, undo=undo)
-        self._captured: dict[int, list[Captured]] = {}
-        self._label = ""
-        self._accepted: set[Any] = set()
+    Attributes:
+        redirect: whether memory on the CPU is given to who asks for some on the meta device.
+        followed: tensors that were there when it began, and their names.
+    """
+
+    def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING) -> None:
+        super().__init__(key, table)
+        self.redirect = False
+        self.followed: list[tuple[Tensor, str]] = []
+
+    def follow(self, tensor: Tensor, name: str, *, anew: bool) -> None:
+        """Record what happens to a tensor that is there already.
+
+        Args:
+            tensor: the tensor.
+            name: its name.
+            anew: whether it is to get new values, so that those it has do not count.
+        """
+        if is_real(tensor) and tensor.numel() > 0:
+            storage = self.storage_of(tensor)
+            if storage is None:
+                storage = self.register(tensor, known=not anew)
+                storage.outside = True
+            ref = Ref(storage, Region.of(tensor))
+            if storage.outside and not anew:
+                storage.written.add_region(ref.region)
+            self.names.add(ref, name)
+            self.followed.append((tensor, name))
+            storage.followed = True
 
     # ---- operators -------------------------------------------------------------------------------
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run or record one operator."""
-        if func._schema.is_mutable and not torch.is_inference_mode_enabled():
+        """Run one operator, or let it wait."""
+        if self.ended or self.thread.busy:
+            return func(*args, **kwargs)
+        kind = kind_of(func)
+        way = kind.way
+        if way is Way.PASS:
+            return func(*args, **kwargs)
+        if self.redirect and _is_meta(kwargs.get("device")):
+            kwargs = {**kwargs, "device": "cpu"}
+        if way is Way.ALLOCATE:
+            result = func(*args, **kwargs)
+            with self.lock:
+                self.close(result)
+            return result
+        if kind.mutable and not torch.is_inference_mode_enabled():
             self._check_open(func, args, kwargs)
-        fill = parse_fill(func, args, kwargs)
-        if fill is not None and type(args[0]) in _PLAIN:
-            if self.storage_of(args[0]) is None and not fill.draws:
-                self._copy_captured(func, args, kwargs)
-                return func(*args, **kwargs)
-            if self._fill(func, args[0], fill):
+        with self.lock:
+            fill = parse_fill(func, args, kwargs)
+            if fill is not None and self._fill(func, args[0], fill):
                 return args[0] if func.namespace == "aten" else None
-        flat, spec = pytree.tree_flatten((args, kwargs))
-        tensors = [value for value in flat if isinstance(value, Tensor)]
-        storages = [storage for storage in map(self.storage_of, tensors) if storage is not None]
-        draws = torch.Tag.nondeterministic_seeded in func.tags
-        if func is reserve_key_op:
-            return self._key_now(args)
-        if func in WHOLE and is_plain(type(args[0])):
-            return self._whole(func, args, kwargs)
-        if func in WHOLE_MANY:
-            single, tensors, numbers = WHOLE_MANY[func], args[0], args[1]
-            keys = kwargs.get("keys") or [None] * len(tensors)
-            for tensor, number, key in zip(tensors, numbers, keys, strict=True):
-                rest = {"key": key, "generator": kwargs.get("generator")}
-                self.dispatch(single, (tensor, number, *args[2:]), rest)
-            return None
-        if any(not is_plain(type(tensor)) for tensor in tensors):
-            return self._directly(func, flat, spec)
-        if func in ALLOCATING:
-            return self._allocate(func, args, kwargs)
-        if not storages and not draws:
-            if _is_meta(kwargs.get("device")):
-                return self._operator(func, flat, spec, False)
-            self._copy_captured(func, args, kwargs)
-            return func(*args, **kwargs)
-        if func.is_view and func.namespace == "aten":
-            return func(*args, **kwargs)
-        if any(storage.escaped for storage in storages):
-            return self._directly(func, flat, spec)
-        return self._operator(func, flat, spec, draws)
+            if way is Way.RESIZE:
+                return self._resize(func, args, kwargs)
+            if (
+                way is Way.RESERVE
+                and args[1:] == (None,) * len(args[1:])
+                and not any(kwargs.values())
+            ):
+                return self._reserve()
+            if way is Way.EACH:
+                return self._each(func, args, kwargs)
+            if way is Way.FOREACH:
+                self._foreach(func, args, kwargs)
+                return None
+            if way in (Way.WHOLE, Way.DRAW) and self._wait_to_draw(func, args, kwargs):
+                return args[0] if func.namespace == "aten" else None
+            if way is Way.IN_PLACE and self._wait_to_change(func, args, kwargs):
+                return args[0]
+            if way is Way.COPY and self._wait_to_copy(args, kwargs):
+                return args[0]
+            if way is Way.ELEMENTWISE:
+                made = self._wait_as_copy(func, args, kwargs)
+                if made is not None:
+                    return made
+            return self._call(func, kind, args, kwargs)
 
     def _check_open(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse to write where torch would, which says so after it has written."""
         for tensor in written_arguments(func, args, kwargs):
             if tensor.is_inference():
-                name = None if self.storage_of(tensor) is None else self.names.of(self.ref(tensor))
+                storage = self.storage_of(tensor)
+                name = storage and self.names.of(Ref(storage, Region.of(tensor)))
                 name = name or f"a tensor of shape {tuple(tensor.shape)}"
                 raise RuntimeError(
                     f"fastinit: {func} would write to {name}, an inference tensor, which can be "
                     "written inside torch.inference_mode() only; call fastinit there, or clone it"
                 )
 
-    def _key_now(self, args: tuple[Any, ...]) -> int:
-        """Give code that wants a key as a number, before it is known what for, one of ours."""
-        word = int(self.keys.next(Runner.UNNAMED))
-        return word - (1 << 64) if word >> 63 else word
+    def _each(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        single, tensors, numbers = WHOLE_MANY[func], args[0], args[1]
+        keys = kwargs.get("keys") or [None] * len(tensors)
+        for tensor, number, key in zip(tensors, numbers, keys, strict=True):
+            rest = {"key": key, "generator": kwargs.get("generator")}
+            self.dispatch(single, (tensor, number, *args[2:]), rest)
 
-    def _allocate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Give memory on the meta device instead."""
-        asked = kwargs.get("device")
-        if asked is None and args and isinstance(args[0], Tensor):
-            storage = self.storage_of(args[0])
-            asked = args[0].device if storage is None else storage.device or META
-        asked = asked or torch.device("cpu")
-        plain = {name: v for name, v in kwargs.items() if name not in ("device", "pin_memory")}
-        if kwargs.get("layout") not in (None, torch.strided):
+    def _foreach(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for k in range(len(args[0])):
+            one = [value[k] if isinstance(value, (list, tuple)) else value for value in args]
+            self.dispatch(single(func), tuple(one), kwargs)
+
+    def _call(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator, after what it needs."""
+        tensors = list(tensors_in((args, kwargs)))
+        pairs = [(t, s) for t in tensors if (s := self.storage_of(t)) is not None]
+        draws = kind.draws and kwargs.get("generator") is None and kwargs.get("key") is None
+        draws = draws and not kwargs.get("keys")
+        if not pairs and not draws:
             return func(*args, **kwargs)
-        result = func(*args, **plain, device=META)
-        if result.numel() == 0:  # nothing to fill; lazy parameters look at its device
-            return func(*args, **kwargs)
-        untyped = result.untyped_storage()
-        device = None if _is_meta(asked) else asked
-        self.register(untyped, Storage(untyped.nbytes(), device))
+        written = written_arguments(func, args, kwargs) if kind.mutable else []
+        times: dict[int, int] = {}
+        for tensor in tensors:
+            times[id(tensor)] = times.get(id(tensor), 0) + 1
+        partial = kind.partial and not kwargs.get("accumulate") and not kwargs.get("reduce")
+        partial = partial and not any(value is True for value in args)
+        reads: list[Ref] = []
+        writes: list[Ref] = []
+        for tensor, storage in pairs:
+            ref = Ref(storage, Region.of(tensor))
+            writing = any(tensor is w for w in written)
+            if writing and all(ref.storage is not w.storage for w in writes):
+                writes.append(ref)
+            if not (writing and kind.overwrites) or times[id(tensor)] > 1:
+                reads.append(ref)
+        for ref in reads:
+            self._need(ref)
+        for ref in writes:
+            if ref.storage.outside:
+                self.remember(ref.storage)
+            if kind.overwrites:
+                self._overwrite(ref)
+        missing = any(
+            not self._has_values(ref)
+            for ref in reads
+            if not (partial and any(ref.storage is w.storage for w in writes))
+        )
+        drawn = kind.draws or any(ref.storage.drawn for ref in reads)
+        op = Op(
+            self.thread.label or name_of(func),
+            reads,
+            numbers=args[1:],
+            overwrites=kind.overwrites,
+        )
+        if draws:
+            op.draw = self._next_draw()
+            op.key = self._guess(op.draw, writes)
+            result = seeded(func, args, kwargs, op.key)
+        elif partial and not missing:
+            with self._seen(writes):
+                result = func(*args, **kwargs)
+        else:
+            result = func(*args, **kwargs)
+        self._note(op, kind, written, missing, drawn, result)
         return result
 
-    def _fill(self, func: Any, tensor: Tensor, fill: Fill) -> bool:
-        """Record a fill, unless it has to run now; say whether it could wait."""
-        region, storage = Region.of(tensor), self.storage_of(tensor)
-        if region.overlaps_itself or (storage is not None and storage.escaped):
-            return False
-        if fill.draws:  # what it would complain about must be said here; nothing is drawn on meta
-            call = (func, fill.args, tensor.dtype)
-            if call not in self._accepted or fill.generator is not None:
-                with _disable_current_modes():
-                    example = torch.empty(0, dtype=tensor.dtype, device=META)
-                    func(example, *fill.args, key=fill.key, generator=fill.generator)
-                self._accepted.add(call)
-        if func.namespace != "aten":
-            torch.autograd.graph.increment_version(tensor)
-        if tensor.numel() > 0:
-            ref = Ref(self.track(tensor), region)
-            if fill.generator is not None:
-                with _disable_current_modes():
-                    fill = fill.keyed(fill.generator.device)
-            self.ops.append(
-                Op(
-                    func,
-                    writes=(ref,),
-                    overwrites=True,
-                    fill=fill,
-                    draws="key" if fill.draws else "",
-                    label=self._label,
-                )
-            )
-        return True
-
-    def _whole(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record a draw that looks at its whole tensor at once."""
-        tensor, key, generator = args[0], kwargs.get("key"), kwargs.get("generator")
-        storage = self.storage_of(tensor)
-        region = Region.of(tensor)
-        if region.numel == 0 or region.overlaps_itself or (storage is not None and storage.escaped):
-            flat, spec = pytree.tree_flatten((args, kwargs))
-            self._directly(func, flat, spec)
-            return
-        func(torch.empty(tensor.shape, dtype=tensor.dtype, device=META), *args[1:], **kwargs)
-        torch.autograd.graph.increment_version(tensor)
-        if generator is not None:
-            key = reserve_word(generator.device, generator)
-        ref = Ref(self.track(tensor), region)
-        self.ops.append(
-            Op(
-                func,
-                (ref, *args[1:]),
-                {} if key is None else {"key": key},
-                writes=(ref,),
-                overwrites=True,
-                draws="key" if key is None else "",
-                label=self._label,
-            )
-        )
-
-    def _operator(self, func: Any, flat: list[Any], spec: Any, draws: bool) -> Any:
-        """Record an operator, its results on meta; run it now if it does not work there."""
-        args, kwargs = pytree.tree_unflatten(flat, spec)
-        generator = kwargs.get("generator") if draws else None
-        if generator is not None:
-            return self._directly(func, flat, spec)
-        copies = [self.meta_copy(v) if isinstance(v, Tensor) else v for v in flat]
-        meta_args, meta_kwargs = pytree.tree_unflatten(copies, spec)
-        if "device" in meta_kwargs or (draws and not any(isinstance(v, Tensor) for v in flat)):
-            meta_kwargs["device"] = META
-        meta_kwargs.pop("pin_memory", None)
-        try:
-            result = func(*meta_args, **meta_kwargs)
-        except Exception:  # it needs values, or torch has an objection that it shall word itself
-            return self._directly(func, flat, spec)
-        outputs, out_spec = pytree.tree_flatten(result)
-        found = [output for output in outputs if output is not None]
-        if not found or not all(isinstance(output, Tensor) for output in found):
-            return self._directly(func, flat, spec)
-        written = written_arguments(func, args, kwargs)
-        for tensor in written:
-            self.track(tensor)
-        made: list[tuple[int, Ref]] = []
-        for place, output in enumerate(outputs):
-            if output is None:
-                continue
-            same = next((v for v, t in zip(flat, copies, strict=True) if t is output), None)
-            if same is not None:
-                outputs[place] = same
-            elif self.storage_of(output) is None:
-                untyped = output.untyped_storage()
-                asked = kwargs.get("device")
-                if asked is None:
-                    asked = next(
-                        (c.device for c in map(self.storage_of, flat) if c is not None), None
-                    )
-                device = None if asked is None or _is_meta(asked) else torch.device(asked)
-                self.register(untyped, Storage(untyped.nbytes(), device))
-                made.append((place, self.ref(output)))
-        overwrites = func in OVERWRITING
-        writes = tuple(self.ref(tensor) for tensor in written)
-        sources = [v for v in flat if isinstance(v, Tensor)]
-        reads = {c for c in map(self.storage_of, sources) if c is not None}
-        if overwrites:
-            own = {ref.storage for ref in writes}
-            others = [v for v in sources if all(v is not w for w in written)]
-            # A copy within one storage does read it.
-            reads -= own - {c for c in map(self.storage_of, others) if c is not None}
-        if func in METADATA_ONLY:  # the meta copy will do, and the result must say where it belongs
-            reads = set()
-            kwargs["device"] = made[0][1].storage.device or META
-            flat, spec = pytree.tree_flatten((args, kwargs))
-            kept = [self.meta_copy(v) if isinstance(v, Tensor) else v for v in flat]
-        else:
-            kept = [self._kept(value) for value in flat]
-        op_args, op_kwargs = pytree.tree_unflatten(kept, spec)
-        self.ops.append(
-            Op(
-                func,
-                op_args,
-                op_kwargs,
-                tuple(reads),
-                writes,
-                tuple(made),
-                overwrites,
-                draws="seed" if draws and accepts_generator(func) else "",
-                label=self._label,
-            )
-        )
-        return pytree.tree_unflatten(outputs, out_spec)
-
-    def _kept(self, value: Any) -> Any:
-        """Make an argument one of an operator."""
-        if not isinstance(value, Tensor):
-            return value
-        if self.storage_of(value) is not None:
-            return self.ref(value)
-        captured = Captured(value)
-        self._captured.setdefault(value.untyped_storage()._cdata, []).append(captured)
-        return captured
-
-    def _copy_captured(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Copy what operators will need before an operator that runs now writes to it."""
-        if self._captured and func._schema.is_mutable:
-            for tensor in written_arguments(func, args, kwargs):
-                try:
-                    address = tensor.untyped_storage()._cdata
-                except (NotImplementedError, RuntimeError):
-                    continue
-                for captured in self._captured.pop(address, ()):
-                    captured.tensor = captured.tensor.clone()
-
-    def _directly(self, func: Any, flat: list[Any], spec: Any) -> Any:
-        """Run an operator now, on values."""
-        values = [self.real(v) if self.storage_of(v) is not None else v for v in flat]
-        args, kwargs = pytree.tree_unflatten(values, spec)
-        self._copy_captured(func, args, kwargs)
-        for tensor in written_arguments(func, args, kwargs):
+    def _note(
+        self,
+        op: Op,
+        kind: Kind,
+        written: list[Tensor],
+        missing: bool,
+        drawn: bool,
+        result: Any,
+    ) -> None:
+        """Write down what an operator has done."""
+        writes: list[Ref] = []
+        results = list(tensors_in((result,)))
+        for tensor in (*written, *(r for r in results if all(r is not w for w in written))):
             storage = self.storage_of(tensor)
-            if storage is not None:
-                self.remember(storage)
+            made = storage is None
+            if storage is None:
+                if not (drawn or missing) or not is_real(tensor) or tensor.numel() == 0:
+                    continue
+                # What was there before has values, which nobody has had to write down.
+                storage = self.register(tensor, known=any(tensor is w for w in written))
+            elif all(tensor is not w for w in written):
+                continue  # a view of an argument
+            ref = Ref(storage, Region.of(tensor))
+            writes.append(ref)
+            op.overwrites = op.overwrites or made
+            if missing:
+                storage.known = False
+                storage.written.remove_region(ref.region)
+            elif kind.overwrites or made:
+                storage.written.add_region(ref.region)
+            storage.drawn = storage.drawn or drawn
+            storage.escaped = storage.escaped or kind.keeps
+        op.writes = writes
+        op.read = not results and not written
+        if writes or (op.read and drawn):
+            self._log(op)
+
+    def _resize(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Give a tensor other memory, or more of it, which nobody has written to."""
+        tensor = args[0]
+        storage = self.storage_of(tensor)
+        for other in tensors_in((args, kwargs)):
+            found = self.storage_of(other)
+            if found is not None:
+                self.compute(found)
+        given = [self._storages.get(v._cdata) for v in args if isinstance(v, torch.UntypedStorage)]
+        for found in given:
+            if found is not None:
+                self.unguard(found)
+        had = tensor.untyped_storage().nbytes() if is_real(tensor) else 0
         result = func(*args, **kwargs)
-        if func in OVERWRITING:
-            for tensor in written_arguments(func, args, kwargs):
-                if self.storage_of(tensor) is not None:
-                    self.coverage.mark(self.ref(tensor))
-        results, out_spec = pytree.tree_flatten(result)
-        for place, value in enumerate(results):
-            for before, now in zip(flat, values, strict=True):
-                if value is now and isinstance(now, Tensor):
-                    results[place] = before
-        return pytree.tree_unflatten(results, out_spec)
+        for found in given:
+            if found is not None and found.pending:
+                self.guard(found)
+        if not is_real(tensor) or func._schema.name == "aten::set_":
+            return result
+        if tensor.untyped_storage().nbytes() > had:
+            if storage is None:
+                storage = self.register(tensor, known=False)
+                storage.written.add(0, had)
+            elif storage.known:
+                storage.known = False
+                storage.written.add(0, had)
+        return result
+
+    def _reserve(self) -> int:
+        """Give code that wants a key as a number, before it is known what for, one of ours."""
+        draw = self._next_draw()
+        key = self._guess(draw, ())
+        self._log(Op("a key", draw=draw, key=key, read=True))
+        return key
+
+    # ---- ways to memory that are no operators ----------------------------------------------------
+
+    def hand_out(self, values: Sequence[Any], keeps: bool) -> None:
+        """Compute tensors whose memory somebody wants to read, or, if he keeps it, to write."""
+        with self._busy():
+            for tensor in tensors_in(values):
+                storage = self.storage_of(tensor)
+                if storage is None:
+                    if keeps and is_real(tensor) and tensor.numel() > 0:
+                        self.register(tensor, known=True).escaped = True
+                    continue
+                self.compute(storage)
+                if storage.drawn:
+                    every = Region((_ALL,), (1,), 0, torch.uint8)
+                    self._log(Op("read", (Ref(storage, every),), read=True))
+                if keeps and not storage.escaped:
+                    storage.escaped = True
+                    self._watch(storage)
+
+    def copied(self, tensor: Tensor, memo: dict[Any, Any]) -> None:
+        """Copy the memory of a tensor that is about to be deep-copied."""
+        with self._busy():
+            storage = self.storage_of(tensor)
+            untyped = None if storage is None else storage.alive()
+            copies = memo.setdefault("torch", {})
+            if storage is None or untyped is None or storage.address in copies:
+                return
+            clone = torch.ops.aten.clone.default
+            copy = self._wait_as_copy(clone, (tensor,), {})
+            if copy is None or copy.untyped_storage().nbytes() != untyped.nbytes():
+                self.compute(storage)
+                copy = self._call(clone, kind_of(clone), (bytes_of(untyped),), {})
+            copies[storage.address] = copy.untyped_storage()
+            made = self.storage_of(copy)
+            if made is not None and not storage.known:
+                made.written = storage.written.copy()
 
     # ---- draws of a patch ------------------------------------------------------------------------
 
@@ -310,14 +314,11 @@ class Recorder(Memory):
         arguments: tuple[Any, ...],
         generator: Generator | None,
     ) -> Any:
-        """Record a draw that a patch has redirected to one of fastinit's functions."""
-        self._label, before = function.__name__, self._label
-        try:
+        """Let a draw wait that a patch has redirected to one of fastinit's functions."""
+        with self.labelled(function.__name__):
             if not self._take_fill(function, tensor, arguments, generator):
                 function(tensor, *arguments, generator=generator)
             return tensor
-        finally:
-            self._label = before
 
     def _take_fill(
         self,
@@ -326,22 +327,26 @@ class Recorder(Memory):
         arguments: tuple[Any, ...],
         generator: Generator | None,
     ) -> bool:
-        """Record what a function would fill with, without a call of its operator in between."""
+        """Let wait what a function would fill with, without a call of its operator in between."""
         how = INITIALIZERS.get(function)
         name = None if how is None else distribution_of(how.op)
-        if how is None or name is None or type(tensor) not in _PLAIN:
+        if how is None or name is None or not is_plain(type(tensor)):
             return False
         if not handled(tensor, how.dtypes) or is_closed(tensor):
             return False
         given = source(None, generator, function.__name__)
         values = how.values(tensor, arguments, NOTHING)
-        return values is None or self._fill(how.op, tensor, Fill(name, tuple(values), **given))
+        if values is None:
+            return True
+        with self._busy():
+            return self._fill(how.op, tensor, Fill(name, tuple(values), **given))
 
     @contextmanager
     def labelled(self, label: str) -> Iterator[None]:
         """Call what is recorded inside by this label."""
-        self._label, before = label, self._label
+        thread = self.thread
+        thread.label, before = label, thread.label
         try:
             yield
         finally:
-            self._label = before
+            thread.label = before

@@ -295,14 +295,14 @@ def test_what_was_written_to_be_read_is_put_back(read: str, inside: bool) -> Non
         assert_same(values(module), before)
 
 
-def test_materialize_refuses_a_meta_module_made_inside() -> None:
-    with torch.inference_mode(), torch.device("meta"):
-        module = Model()
-    with pytest.raises(RuntimeError, match=r"write to embed\.weight, an inference tensor"):
-        fastinit.materialize(module, key=3)
-    assert all(p.is_meta for p in module.parameters())
-    with torch.inference_mode():
-        fastinit.materialize(module, key=3)
+def test_materialize_gives_a_meta_module_made_inside_memory_of_where_it_is_called() -> None:
+    for inside in (False, True):
+        with torch.inference_mode(), torch.device("meta"):
+            module = Model()
+        with torch.inference_mode(inside):
+            fastinit.materialize(module, key=3)
+        assert all(p.is_inference() is inside for p in module.parameters())
+        assert_same(values(module), values(fastinit.materialize(Model, key=3)))
 
 
 def test_materialize_refuses_what_a_factory_finds() -> None:

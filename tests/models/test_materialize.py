@@ -15,7 +15,7 @@ from torch import nn
 
 import fastinit
 from fastinit import _C, Key, materialize
-from fastinit._recording import replay
+from fastinit._recording import memory
 
 
 def drawn(name: str, n: int = 0, key: int = 3) -> Key:
@@ -312,26 +312,24 @@ def test_torch_s_generator_and_explicit_ones() -> None:
     assert same_bits(materialize(explicit, key=1).weight.data, expected)
 
 
-def test_peak_memory_is_the_model_s() -> None:
-    """Counted by the allocations on the real device while it is materialised."""
+def test_no_memory_is_touched_twice() -> None:
+    """What is overwritten is not computed, and nothing but the model's memory is written."""
     sizes: list[int] = []
-    real_empty = torch.empty
+    original = memory.run_fills
+
+    def counted(fills: Any, written: Any = None) -> None:
+        fills = list(fills)
+        sizes.extend(tensor.nbytes for tensor, _ in fills)
+        original(fills, written)
 
     def make() -> nn.Module:
-        return nn.Sequential(*(nn.Linear(256, 256) for _ in range(20)))
+        model = nn.Sequential(*(nn.Linear(256, 256) for _ in range(20)))
+        for layer in model:
+            nn.init.normal_(layer.weight)
+        return model
 
-    original = replay.Runner.memory
-
-    def memory(self: Any, storage: Any, itemsize: int = 1) -> Any:
-        fresh = storage.real is None
-        result = original(self, storage, itemsize)
-        if fresh:
-            sizes.append(result.nbytes())
-        return result
-
-    assert real_empty is torch.empty
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay.Runner, "memory", memory)
+        patch.setattr(memory, "run_fills", counted)
         made = materialize(make, key=3)
     assert sum(sizes) == sum(p.numel() * 4 for p in made.parameters())
 
@@ -372,7 +370,7 @@ def test_large_memory_is_backed_by_huge_pages(monkeypatch: pytest.MonkeyPatch) -
     materialize(lambda: nn.Linear(1 << 11, 1 << 10), key=3)
     assert len(asked) == 1
     monkeypatch.undo()
-    memory = torch.empty(5 << 20, dtype=torch.uint8)
-    replay.advise_huge_pages(memory.untyped_storage())  # a hint: it must only not fail
-    replay.advise_huge_pages(memory[:100].clone().untyped_storage())
-    assert memory.fill_(1).sum() == 5 << 20
+    large = torch.empty(5 << 20, dtype=torch.uint8)
+    memory.advise_huge_pages(large.untyped_storage())  # a hint: it must only not fail
+    memory.advise_huge_pages(large[:100].clone().untyped_storage())
+    assert large.fill_(1).sum() == 5 << 20

@@ -53,7 +53,7 @@ def test_importing_loads_nothing_beyond_torch() -> None:
     assert done.stderr == python("import torch").stderr, "a warning of torch's, say"
     outside = {name.split(".")[0] for name in found["new"]} - {"fastinit"}
     assert not outside - set(sys.stdlib_module_names), sorted(outside)
-    assert len(found["new"]) < 60, sorted(found["new"])
+    assert len(found["new"]) < 80, sorted(found["new"])
     assert not found["compiler"]
 
 

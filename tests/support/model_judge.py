@@ -134,6 +134,9 @@ class _Expected:
     outcome: Outcome
     kept: list[str]
     unwritten: list[str]
+    aliased: (
+        bool  # whether what is unwritten is NumPy's, too, which may have written what was there
+    )
     keys: list[int | None]
     log: Log
     sure: bool  # whether running again under these keys gives these keys
@@ -167,7 +170,7 @@ def _eager(program: Program, door: str, constant: bool, rule: Rule) -> _Expected
                 result, error = _run(work)
             outside = _outside()
         if error is not None:
-            return _Expected(Outcome([], error, outside), [], [], keys, log, True)
+            return _Expected(Outcome([], error, outside), [], [], False, keys, log, True)
         entries = snapshot(result)
         named = [*_named(result), *before]
         final: Cells = frozenset().union(*(cells(tensor) for tensor in _tensors(entries)))
@@ -176,13 +179,15 @@ def _eager(program: Program, door: str, constant: bool, rule: Rule) -> _Expected
         if sure:
             break
         keys = following
-    unwritten = [
-        name
+    missing = [
+        (name, tensor)
         for name, tensor in (result.named_parameters() if door == "initialize_" else _named(result))
         if tensor.isnan().any()
     ]
+    unwritten = [name for name, _ in missing]
+    aliased = bool(log.escaped)
     return _Expected(
-        Outcome(entries, None, outside), _kept(before, result), unwritten, keys, log, sure
+        Outcome(entries, None, outside), _kept(before, result), unwritten, aliased, keys, log, sure
     )
 
 
@@ -297,6 +302,8 @@ def _keyed(program: Program, door: str, constant: bool) -> list[Failure]:
     found, kept, failures = _ours(program, door, constant)
     if expected.unwritten:
         if found.error is None:
+            if door == "initialize_" and expected.aliased:
+                return []
             return [Failure("garbage accepted", ", ".join(expected.unwritten))]
         if isinstance(found.error, ValueError):
             return failures
@@ -318,7 +325,8 @@ def _keyed(program: Program, door: str, constant: bool) -> list[Failure]:
         taint = set()
         if expected.outcome.error is None:
             taint = tainted(expected.log, None if constant else expected.keys)
-        best = _compare(program, door, expected.outcome, found, taint, not taint)
+        said = constant or None not in expected.keys
+        best = _compare(program, door, expected.outcome, found, taint, said and not taint)
         if kept != expected.kept and found.error is None and expected.outcome.error is None:
             best.append(Failure("structure", f"objects replaced: {kept} for {expected.kept}"))
         if not best:

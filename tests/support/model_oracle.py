@@ -41,6 +41,8 @@ _OVERWRITING = {
     _aten.fill_.Tensor,
     _aten.zero_.default,
     _aten.copy_.default,
+    _aten._foreach_copy_.default,
+    _aten._foreach_zero_.default,
     _aten.random_.default,
     _aten.random_.to,
     getattr(_aten.random_, "from"),
@@ -52,6 +54,7 @@ _OVERWRITING = {
 _EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"} | {
     "new_empty_strided"
 }
+_METADATA = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 _READERS = {
     Tensor.numpy,
     Tensor.__array__,
@@ -105,7 +108,6 @@ class Log:
     alive: list[Any] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
-        event.root |= any(storage in self.escaped for storage, _ in event.writes)
         self.events.append(event)
 
     def next_key(self) -> int | None:
@@ -143,7 +145,12 @@ class Operators(DispatchMode):
         before = {value.untyped_storage()._cdata for value in given}
         pure = ours or func in _OVERWRITING or any(a.is_out for a in names if a.alias_info)
         reads = frozenset().union(
-            *(cells(v) for v in given if not (pure and any(v is w for w in written)))
+            # What is copied to itself is read.
+            *(
+                cells(v)
+                for v in given
+                if not (pure and any(v is w for w in written)) or sum(v is o for o in given) > 1
+            )
         )
         if draws:
             key, draw = self.log.next_key(), self.log.draws - 1
@@ -156,11 +163,20 @@ class Operators(DispatchMode):
         fresh = [v for v in made if v.untyped_storage()._cdata not in before]
         if func._schema.name.partition("::")[2] in _EMPTY:
             fresh, reads = [], frozenset()
+        if func._schema.name.partition("::")[2] in _METADATA:
+            reads = frozenset()
+        if func._schema.name == "aten::set_":  # other memory, whose values stay
+            written, fresh = [], []
         writes = frozenset().union(*(cells(v) for v in (*written, *fresh)))
         ends_here = not made and not written
         if func._schema.name.endswith("_local_scalar_dense"):
             ends_here = True
-        if writes or ends_here:
+        if func._schema.name.startswith("aten::_foreach_") and written:
+            for k in range(len(args[0])):
+                each = [v[k] for v in args if isinstance(v, (list, tuple)) and _is_tensor(v[k])]
+                own = frozenset().union(*(cells(v) for v in each[pure:]))
+                self.log.add(Event(own, cells(each[0]), frozenset(), pure))
+        elif writes or ends_here:
             whole = pure or (not written and draw is None)
             filled = frozenset(
                 v.untyped_storage()._cdata

@@ -21,31 +21,8 @@ from support.model_steps import CHILDREN, DRAWS, DTYPES, HOLDERS, NAMES, OTHERS,
 DOORS = ("batch", "materialize", "initialize_")
 
 # Feature -> the doors where it fails today, and what issue 11 (Part 7) says of it. To be emptied.
-_BOTH = ("materialize", "initialize_")
 FAILS_TODAY: dict[str, tuple[tuple[str, ...], str]] = {
-    "reads": (_BOTH, "keys by name for everything, draws read while building included"),
-    "numpy": (_BOTH, "NumPy aliases either way, from_numpy buffers re-used"),
-    "threads": (_BOTH, "layers built in threads"),
-    "copies of itself": (_BOTH, "copy_ from itself"),
-    ".data": (_BOTH, "assignments to .data"),
-    "casts": (_BOTH, "casts and casts back"),
-    "indices": (_BOTH, "index_copy_, scatter_"),
-    "_foreach_*": (_BOTH, "_foreach_*"),
-    "bernoulli_ of a tensor": (_BOTH, "bernoulli_(p)"),
-    "subclasses": (_BOTH, "objects: subclasses"),
-    "grad": (_BOTH, "objects: .grad"),
-    "deepcopy": (_BOTH, "objects: deep copies"),
-    "out=": (_BOTH, "out= of any operator"),
-    "optimizers": (_BOTH, "objects: optimizers made in the constructor (RNN too)"),
-    "weak references": (_BOTH, "objects: weak references"),
-    "views": (("materialize",), "objects: views"),
-    "made anew": (("initialize_",), "buffers and children made in reset_parameters"),
-    "inference mode": (("initialize_",), "inference_mode around or inside"),
-    "default dtype": (("initialize_",), "buffers and children made in reset_parameters"),
-    "nested holders": (_BOTH, "tensors in any holder real"),
-    "new_tensor": (("materialize",), "tensors in any holder real"),
-    "ties": (("initialize_",), "ties of every sort; the equality of the two roads"),
-    "ties by .data": (("initialize_",), "ties of every sort; the equality of the two roads"),
+    "child: tied": (("initialize_",), "ties of every sort"),
 }
 
 

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from support.batch_programs import PARTS, PROGRAM, check
 
 from fastinit import _C
-from fastinit._fills import batch
-from fastinit._fills.batch import _FunctionMode, _Queue
-from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
+from fastinit._recording import memory
+from fastinit._recording.batch import _FunctionMode, _Queue
+from fastinit._recording.graph import Storage
 
 CHECKS = list(HealthCheck)
 
@@ -46,14 +47,14 @@ def _unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _covers_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Region, "covers", Region.meets)
+    monkeypatch.setattr(Spans, "remove_region", lambda self, region: self.remove(0, 1 << 62))
 
 
 def _late_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are taken from the generator when the fills run, in the reverse order."""
-    run = batch.run_fills
+    run = memory.run_fills
 
-    def reversed_keys(fills: Any) -> None:
+    def reversed_keys(fills: Any, written: Any = None) -> None:
         fills = list(fills)
         keys = [fill.key for _, fill in fills][::-1]
         run(
@@ -61,24 +62,24 @@ def _late_keys(monkeypatch: pytest.MonkeyPatch) -> None:
             for (tensor, fill), key in zip(fills, keys, strict=True)
         )
 
-    monkeypatch.setattr(batch, "run_fills", reversed_keys)
+    monkeypatch.setattr(memory, "run_fills", reversed_keys)
 
 
 def _out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = batch.run_fills
-    monkeypatch.setattr(batch, "run_fills", lambda fills: run(list(fills)[::-1]))
+    run = memory.run_fills
+    monkeypatch.setattr(memory, "run_fills", lambda fills, written=None: run(list(fills)[::-1]))
 
 
 def _reopens(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has been handed out is queued for again."""
     real = _Queue.open
 
-    def open_and_close(self: _Queue, addresses: list[int]) -> None:
-        closed = {a: self._closed[a] for a in addresses if a in self._closed}
-        real(self, addresses)
-        for address, storage in closed.items():
+    def open_and_close(self: _Queue, storages: list[Storage]) -> None:
+        opened = [s for s in storages if s.address in self._storages]
+        real(self, opened)
+        for storage in opened:
             storage.pending = []
-            self._closed[address] = storage
+            self._storages[storage.address] = storage
 
     monkeypatch.setattr(_Queue, "open", open_and_close)
     monkeypatch.setattr(_C, "guard_storage", lambda storage, closed: None)

@@ -18,6 +18,7 @@ import fastinit
 from fastinit import _compiled
 from fastinit._fills import fill
 from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
 
 OPS = torch.ops.fastinit_testing
 
@@ -216,8 +217,11 @@ def test_constants_torch_refuses_or_rounds() -> None:
         ((0, (4, 6), (6, 1)), (6, (6,), (1,)), True, True),
         ((6, (6,), (1,)), (0, (4, 6), (6, 1)), False, True),
         ((0, (4, 6), (1, 4)), (0, (24,), (1,)), True, True),
-        ((0, (12,), (2,)), (0, (12,), (2,)), False, True),  # with gaps: not worth a closer look
-        ((0, (2, 3), (5, 0)), (0, (1,), (1,)), False, True),
+        ((0, (12,), (2,)), (0, (12,), (2,)), True, True),
+        ((0, (12,), (2,)), (0, (12,), (1,)), False, True),
+        ((0, (12,), (2,)), (1, (12,), (2,)), False, False),
+        ((0, (2, 3), (5, 0)), (0, (1,), (1,)), True, True),
+        ((0, (20000,), (2,)), (1, (20000,), (2,)), False, True),  # not worth a closer look
         ((2, (4,), (1,)), (3, (2,), (1,)), True, True),
         ((0, (3,), (1,)), (3, (3,), (1,)), False, False),
         ((3, (3,), (1,)), (0, (3,), (1,)), False, False),
@@ -229,7 +233,9 @@ def test_regions(outer, inner, covers: bool, meets: bool) -> None:
         return Region(size, stride, offset, torch.float32)
 
     assert region(*outer).covers(region(*inner)) is covers
-    assert region(*outer).meets(region(*inner)) is meets
+    spans = Spans()
+    spans.add_around(region(*outer))
+    assert spans.meets_region(region(*inner)) is meets
 
 
 def test_regions_that_overlap_themselves() -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from fastinit._compiled import extension
-from fastinit._fills.fill import Fill, parse_fill, run_fills
+from fastinit._fills.fill import Fill, parse_fill
 from fastinit._fills.operators import (
     ALLOCATING,
     ESCAPES,
@@ -22,117 +20,58 @@ from fastinit._fills.operators import (
     made_of_others,
 )
 from fastinit._fills.region import Region
-from fastinit._tensors import is_plain, on_handled_device
+from fastinit._recording.graph import Op, Ref, Storage, without_dead
+from fastinit._recording.memory import Memory, is_real, tensors_in
+from fastinit._tensors import is_plain
 
 
-class _Closed:
-    """A storage that nothing but fills has touched since it was allocated, and those fills."""
+class _Queue(Memory):
+    """The memory of one batch: what was allocated inside it, until something has touched it.
 
-    __slots__ = ("pending", "storage")
-
-    def __init__(self, storage: torch.UntypedStorage) -> None:
-        # Weakly: the memory goes when its last tensor does. Its address is not used again as long
-        # as this is held, so it can be told from other storages by it.
-        self.storage = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-        self.pending: list[tuple[Region, Fill]] = []
-
-    def add(self, region: Region, fill: Fill) -> None:
-        self.pending = [other for other in self.pending if not region.covers(other[0])]
-        self.pending.append((region, fill))
-
-    def alive(self) -> torch.UntypedStorage | None:
-        storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(
-            self.storage.cdata
-        )
-        return storage
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
-        elif isinstance(value, dict):
-            yield from _tensors(value.values())
-
-
-class _Queue:
-    """The closed storages of one batch.
-
-    A storage allocated inside the batch is closed: its fills wait, and its memory is guarded, so
-    that whoever reaches it in a way that the batch does not see gets an error. The first thing that
-    touches its data and is not a fill opens it for good: what waits is run first, and later fills
-    run at once, as somebody may now hold its memory.
+    The first thing that touches its data and is not a fill opens it for good: what waits is run
+    first, and later fills run at once, as somebody may now hold its memory.
     """
 
-    def __init__(self) -> None:
-        self._closed: dict[int, _Closed] = {}
-
-    def close(self, tensor: Any) -> None:
-        if (
-            type(tensor) is Tensor
-            and tensor.layout is torch.strided
-            and on_handled_device(tensor)
-            and not tensor.is_meta
-            and not tensor.is_inference()
-            and tensor.numel() > 0
-        ):
-            storage = tensor.untyped_storage()
-            self._closed[storage._cdata] = _Closed(storage)
-            extension.guard_storage(storage._cdata, True)
-
-    def _address(self, tensor: Tensor) -> int | None:
-        """Find the tensor among the closed storages."""
-        if tensor.layout is not torch.strided:
-            return None
-        try:
-            address: int = tensor.untyped_storage()._cdata
-        except (NotImplementedError, RuntimeError):  # a kind of tensor that has none
-            return None
-        return address if address in self._closed else None
-
-    def touched(self, values: Iterable[Any]) -> list[int]:
-        """List the closed storages that an operator's arguments reach: all, for wrapped ones."""
+    def touched(self, values: Iterable[Any]) -> list[Storage]:
+        """List the storages that an operator's arguments reach: all, for wrapped ones."""
         found = []
-        for tensor in _tensors(values):
+        for tensor in tensors_in(values):
             if not is_plain(type(tensor)):
-                return list(self._closed)
-            address = self._address(tensor)
-            if address is not None:
-                found.append(address)
+                return list(self._storages.values())
+            storage = self.storage_of(tensor)
+            if storage is not None:
+                found.append(storage)
         return found
 
     def add(self, func: Any, tensor: Tensor, fill: Fill) -> bool:
         """Queue a fill if it can wait, with its key taken now; say whether it did."""
-        address = self._address(tensor) if type(tensor) in _PLAIN else None
-        region = None if address is None else Region.of(tensor)
-        if address is None or region is None or region.numel == 0 or region.overlaps_itself:
+        storage = self.storage_of(tensor) if is_real(tensor) else None
+        region = None if storage is None else Region.of(tensor)
+        if storage is None or region is None or region.numel == 0 or region.overlaps_itself:
+            return False
+        if tensor.is_conj() or tensor.is_neg():
             return False
         if fill.draws:  # what it would complain about must be said here
             example = torch.empty(0, dtype=tensor.dtype, device="meta")
             func(example, *fill.args, key=fill.key, generator=fill.generator)
-        self._closed[address].add(region, fill.keyed(tensor.device))
+        fill = fill.keyed(tensor.device)
+        op = Op("", (), (Ref(storage, region),), overwrites=True, fill=fill, ran=False)
+        self.wait(op, storage)
         if func.namespace != "aten":  # for torch's operators autograd has done so on the way here
             torch.autograd.graph.increment_version(tensor)
         return True
 
-    def open(self, addresses: Iterable[int]) -> None:
-        """Take the guards off, then run what waits for these storages."""
-        opened = [c for c in (self._closed.pop(a, None) for a in addresses) if c is not None]
-        fills = []
-        for closed in opened:
-            storage = closed.alive()
-            if storage is not None:
-                extension.guard_storage(storage._cdata, False)
-                fills += [(region.on(storage), fill) for region, fill in closed.pending]
-        run_fills(fills)
+    def open(self, storages: Iterable[Storage]) -> None:
+        """Run what waits for these storages, and take the guards off."""
+        opened = [s for s in storages if self._storages.pop(s.address, None) is not None]
+        ops = [op for s in opened for op in without_dead(s.pending, lambda _: True)]
+        self.run(ops)
+        for storage in opened:
+            if storage.is_alive:
+                self.unguard(storage)
 
     def open_all(self) -> None:
-        self.open(list(self._closed))
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
+        self.open(list(self._storages.values()))
 
 
 class _DispatchMode(DispatchMode):
@@ -164,7 +103,8 @@ class _DispatchMode(DispatchMode):
         result = func(*args, **kwargs)
         if func in ALLOCATING:
             with torch._C.DisableTorchFunction():
-                self._queue.close(result)
+                if not (isinstance(result, Tensor) and result.is_inference()):
+                    self._queue.close(result)
         return result
 
 

@@ -1,0 +1,155 @@
+"""What a module is made of, to put it back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastinit._fills.region import Region
+from fastinit._models.names import named_modules
+
+_CONTAINERS = (dict, list, set, deque)
+_ATOMS = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
+_TABLES = frozenset({"_parameters", "_buffers", "_modules"})
+
+
+def inside(value: Any) -> Iterator[tuple[str, Any]]:
+    """List what a container, a function or an object of a class of Python's holds."""
+    if isinstance(value, dict):
+        yield from ((str(key), item) for key, item in list(value.items()))
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        yield from ((str(k), item) for k, item in enumerate(list(value)))
+    elif isinstance(value, FunctionType):
+        cells = []
+        for cell in value.__closure__ or ():
+            try:
+                cells.append(cell.cell_contents)
+            except ValueError:  # not bound yet
+                continue
+        yield from (("", item) for item in (*cells, *(value.__defaults__ or ())))
+    elif not isinstance(value, (*_ATOMS, Tensor, nn.Module)):
+        yield from list(getattr(value, "__dict__", {}).items())
+
+
+def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Find the tensors that modules hold otherwise than as parameters and buffers.
+
+    They may be in lists, dicts, objects and closures, and have the name of the way there.
+    """
+    seen: set[int] = set()
+    for path, owner in named_modules(module, prefix):
+        waiting = [(a, v) for a, v in vars(owner).items() if a not in _TABLES]
+        waiting.reverse()
+        while waiting:
+            way, value = waiting.pop()
+            if isinstance(value, _ATOMS) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, Tensor):
+                yield f"{path}.{way}".removeprefix("."), owner, value
+                continue
+            found = [(f"{way}.{a}" if a else way, item) for a, item in inside(value)]
+            waiting += reversed(found)
+
+
+class _TensorState:
+    """A tensor as it was: which memory it is on, what hangs on it."""
+
+    __slots__ = ("after", "data", "grad", "hooks", "marks", "requires_grad", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.data = tensor.data
+        self.grad = tensor.grad if tensor.is_leaf else None
+        self.requires_grad = tensor.requires_grad
+        self.marks = dict(vars(tensor))
+        self.hooks = dict(tensor._backward_hooks or {})
+        self.after = dict(tensor._post_accumulate_grad_hooks or {})
+
+    def restore(self) -> None:
+        tensor = self.tensor
+        if self.is_moved:
+            tensor.data = self.data
+        if tensor.is_leaf:
+            if tensor.grad is not self.grad:
+                tensor.grad = self.grad
+            if tensor.requires_grad is not self.requires_grad:
+                tensor.requires_grad_(self.requires_grad)
+        vars(tensor).clear()
+        vars(tensor).update(self.marks)
+        for hooks, before in (
+            (tensor._backward_hooks, self.hooks),
+            (tensor._post_accumulate_grad_hooks, self.after),
+        ):
+            if hooks is not None:
+                hooks.clear()
+                hooks.update(before)
+
+    @property
+    def is_moved(self) -> bool:
+        now, before = self.tensor, self.data
+        if now.dtype is not before.dtype or now.device != before.device:
+            return True
+        return now.untyped_storage()._cdata != before.untyped_storage()._cdata or Region.of(
+            now
+        ) != Region.of(before)
+
+
+class Snapshot:
+    """The objects that make a module: restored, it has these again, and they what they held.
+
+    The values in tensors' memory are not part of it.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._containers: list[tuple[Any, Any]] = []
+        self._tensors: dict[int, _TensorState] = {}
+        seen: set[int] = set()
+        waiting: list[Any] = [module]
+        while waiting:
+            value = waiting.pop()
+            kind = type(value)
+            if kind in _ATOMS_SET or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, Tensor):
+                if value.layout is torch.strided and not value.is_meta:
+                    self._tensors[id(value)] = _TensorState(value)
+            elif isinstance(value, nn.Module):
+                waiting.append(vars(value))
+            elif isinstance(value, _CONTAINERS):
+                self._containers.append((value, value.copy()))
+                waiting += value.values() if isinstance(value, dict) else value
+            elif kind is tuple:
+                waiting += value
+            elif kind is not FunctionType:
+                own = getattr(value, "__dict__", None)
+                if type(own) is dict:
+                    waiting.append(own)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        with torch.no_grad():
+            for container, before in self._containers:
+                container.clear()
+                if isinstance(container, (dict, set)):
+                    container.update(before)
+                else:
+                    container.extend(before)
+            for state in self._tensors.values():
+                state.restore()
+
+    def restore_tensor(self, tensor: Tensor) -> None:
+        """Put one tensor back."""
+        state = self._tensors.get(id(tensor))
+        if state is not None:
+            with torch.no_grad():
+                state.restore()
+
+
+_ATOMS_SET = frozenset(_ATOMS)

@@ -1,0 +1,87 @@
+"""Generators that are seeded for a while, and put back."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from typing import Any, ClassVar
+
+import torch
+
+
+class _Python:
+    """Python's own generator, with the methods of one of torch's."""
+
+    def get_state(self) -> Any:
+        return random.getstate()
+
+    def set_state(self, state: Any) -> None:
+        random.setstate(state)
+
+    def manual_seed(self, seed: int) -> None:
+        random.seed(seed)
+
+
+class _NumPy:
+    """NumPy's own generator, likewise."""
+
+    def get_state(self) -> Any:
+        return sys.modules["numpy"].random.get_state()
+
+    def set_state(self, state: Any) -> None:
+        sys.modules["numpy"].random.set_state(state)
+
+    def manual_seed(self, seed: int) -> None:
+        sys.modules["numpy"].random.seed([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])
+
+
+_PYTHON, _NUMPY = _Python(), _NumPy()
+
+
+class Fork:
+    """Global generators seeded for a while, and put back.
+
+    Forks of several threads may overlap. One that ends before a later one hands it the states it
+    saved: the last to end puts back those from before the first.
+    """
+
+    _lock = threading.Lock()
+    _active: ClassVar[list[Fork]] = []
+
+    def __init__(self, seed: int, *, torch_too: bool = True) -> None:
+        generators: list[Any] = [_PYTHON]
+        if "numpy.random" in sys.modules:
+            generators.append(_NUMPY)
+        if torch_too:
+            generators.append(torch.default_generator)
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                generators.extend(torch.cuda.default_generators)
+        with self._lock:
+            self._saved = {generator: generator.get_state() for generator in generators}
+            self._active.append(self)
+            for generator in generators:
+                generator.manual_seed(seed)
+
+    @classmethod
+    def of_python(cls, seed: int) -> Fork:
+        """Fork Python's and NumPy's own generators only."""
+        return cls(seed, torch_too=False)
+
+    def __enter__(self) -> Fork:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Put them back."""
+        with self._lock:
+            place = self._active.index(self)
+            del self._active[place]
+            saved = dict(self._saved)
+            for later in self._active[place:]:
+                for generator in later._saved.keys() & saved.keys():
+                    later._saved[generator] = saved.pop(generator)
+            for generator, state in saved.items():
+                generator.set_state(state)

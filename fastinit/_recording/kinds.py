@@ -1,0 +1,127 @@
+"""What a recording does with each of torch's operators."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from typing import Any, NamedTuple
+
+import torch
+
+from fastinit._compiled import fill_many_op, orthogonal_many_op, reserve_key_op
+from fastinit._fills.operators import (
+    ALLOCATING,
+    METADATA_ONLY,
+    OVERWRITING,
+    WHOLE,
+    WHOLE_MANY,
+)
+from fastinit._recording.copies import in_place
+
+_aten = torch.ops.aten
+# Operators that give a tensor other memory, or more of it.
+_RESIZING = ("resize_", "resize_as_", "set_")
+
+_PARTIAL = frozenset(
+    {
+        "_index_put_impl_",
+        "fill_diagonal_",
+        "index_copy_",
+        "index_fill_",
+        "index_put_",
+        "masked_fill_",
+        "masked_scatter_",
+        "put_",
+        "scatter_",
+    }
+)
+
+
+class Way(enum.Enum):
+    """What is done with a call."""
+
+    PASS = enum.auto()  # looks at no values
+    ALLOCATE = enum.auto()  # gives memory nobody has written to
+    RESIZE = enum.auto()
+    RESERVE = enum.auto()  # wants a key as a number
+    WHOLE = enum.auto()  # draws, looking at the whole tensor
+    EACH = enum.auto()  # several of these
+    FOREACH = enum.auto()  # one of torch's that does to each of a list what another does to one
+    DRAW = enum.auto()  # one of torch's own draws into its first argument
+    IN_PLACE = enum.auto()  # changes each element of its first argument
+    COPY = enum.auto()  # copies its second argument into its first
+    ELEMENTWISE = enum.auto()  # makes a tensor of each element of its first argument
+    CALL = enum.auto()
+
+
+class Kind(NamedTuple):
+    """What there is to know about an operator.
+
+    Attributes:
+        way: what is done with it.
+        mutable: whether it writes to an argument.
+        overwrites: whether what it writes depends on nothing that was there.
+        partial: whether it writes to a part of its first argument, and its schema says not which.
+        draws: whether it draws.
+        keeps: whether it may keep the address of what it is given.
+    """
+
+    way: Way
+    mutable: bool
+    overwrites: bool
+    partial: bool
+    draws: bool
+    keeps: bool
+
+
+@functools.cache
+def single(func: Any) -> Any:
+    """Find the operator that does to one tensor what a `_foreach_` one does to each of a list."""
+    name, overload = func._schema.name.partition("::")[2], func._schema.overload_name or "default"
+    if not name.startswith("_foreach_"):
+        return None
+    packet = getattr(_aten, name.removeprefix("_foreach_"), None)
+    overload = {"List": "Tensor", "ScalarList": "Scalar"}.get(overload, overload)
+    return None if packet is None else getattr(packet, overload, None)
+
+
+@functools.cache
+def kind_of(func: Any) -> Kind:
+    """Say what a recording does with an operator."""
+    mutable = func._schema.is_mutable
+    draws = torch.Tag.nondeterministic_seeded in func.tags
+    ours = func.namespace == "fastinit"
+    out = any(argument.is_out for argument in func._schema.arguments)
+    overwrites = out or func in OVERWRITING or func in (fill_many_op, orthogonal_many_op) or ours
+    keeps = func.namespace not in ("aten", "prim", "prims", "fastinit")
+    way = Way.CALL
+    if func._schema.name.partition("::")[2] in _RESIZING:
+        way = Way.RESIZE
+    elif func in ALLOCATING:
+        way = Way.ALLOCATE
+    elif func is reserve_key_op:
+        way = Way.RESERVE
+    elif func in WHOLE:
+        way = Way.WHOLE
+    elif func in WHOLE_MANY:
+        way = Way.EACH
+    elif mutable and single(func) is not None:
+        way = Way.FOREACH
+    elif draws:
+        way = Way.DRAW if mutable and func in OVERWRITING and func.namespace == "aten" else way
+    elif (
+        func in METADATA_ONLY
+        or (func.is_view and func.namespace == "aten")
+        or torch.Tag.inplace_view in func.tags
+    ):
+        way = Way.PASS
+    elif (
+        mutable and not overwrites and func.namespace == "aten" and torch.Tag.pointwise in func.tags
+    ):
+        way = Way.IN_PLACE
+    elif func is _aten.copy_.default:
+        way = Way.COPY
+    elif func is _aten.clone.default or (not mutable and in_place(func) is not None):
+        way = Way.ELEMENTWISE
+    partial = func._schema.name.partition("::")[2] in _PARTIAL
+    return Kind(way, mutable, overwrites, partial, draws, keeps)

@@ -1,0 +1,166 @@
+"""Names of memory, and the keys that draws get by them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from fastinit._fills.region import Region
+from fastinit._recording.graph import Op, Ref, Storage
+from fastinit.key import Key, key_argument
+
+# What a draw is called that nothing with a name depends on.
+UNNAMED = "fastinit: read while building"
+
+
+_LAST = 1 << 62
+
+
+class _Found(NamedTuple):
+    """A name, and how early what has it was written: the first counts."""
+
+    position: int
+    name: str
+
+
+class _Within:
+    """The names of the regions of one storage."""
+
+    __slots__ = ("_first", "_reach", "_sorted", "_starts")
+
+    def __init__(self) -> None:
+        self._first: dict[Region, str] = {}
+        self._sorted: list[tuple[int, int, str]] | None = None
+        self._starts: list[int] = []
+        self._reach: list[int] = []  # the furthest end so far
+
+    def add(self, region: Region, name: str) -> None:
+        self._first.setdefault(region, name)
+        self._sorted = None
+
+    def of(self, region: Region) -> str:
+        """Name what holds a region; the first of the storage if that is not one."""
+        if len(self._first) == 1:
+            return next(iter(self._first.values()))
+        exact = self._first.get(region)
+        if exact is not None:
+            return exact
+        if self._sorted is None:
+            self._sorted = sorted((*r.span, name) for r, name in self._first.items())
+            self._starts = [begin for begin, _, _ in self._sorted]
+            self._reach = list(accumulate((end for _, end, _ in self._sorted), max))
+        low, high = region.span
+        place = bisect_right(self._starts, high - 1)
+        held: list[str] = []
+        while place > 0 and len(held) < 2 and self._reach[place - 1] > low:
+            place -= 1
+            _, end, name = self._sorted[place]
+            if end > low:
+                held.append(name)
+        return held[0] if len(held) == 1 else next(iter(self._first.values()))
+
+
+class Names:
+    """The names of memory: of whole storages, or of several parameters within one."""
+
+    def __init__(self) -> None:
+        self._names: dict[Storage, _Within] = {}
+        self._others: dict[Storage, _Within] = {}
+        self._before: dict[Storage, _Within] = {}
+
+    def holds(self, storage: Storage) -> bool:
+        """Whether something that there is in the end has a storage."""
+        return storage in self._names or storage in self._others
+
+    def __contains__(self, storage: Storage) -> bool:
+        return storage in self._names
+
+    def add(self, ref: Ref, name: str) -> None:
+        """Name a region, unless it has a name."""
+        within = self._names.get(ref.storage)
+        if within is None:
+            within = self._names[ref.storage] = _Within()
+        within.add(ref.region, name)
+
+    def of(self, ref: Ref) -> str | None:
+        """Name what holds a region; None if nothing in the storage has a name."""
+        within = self._names.get(ref.storage) or self._before.get(ref.storage)
+        return None if within is None else within.of(ref.region)
+
+    def _found(self, op: Op) -> _Found:
+        """Name a draw by the first that has a name of what it copies, or by what else holds it."""
+        named = None
+        for ancestor in op.ancestors:
+            name = self.of(ancestor.writes[0])
+            if name is not None:
+                named = _Found(ancestor.position, name)
+        if named is not None:
+            return named
+        for ref in op.writes:
+            within = self._others.get(ref.storage)
+            if within is not None:
+                return _Found(_LAST, within.of(ref.region))
+        return _Found(_LAST + 1, UNNAMED)
+
+    def add_other(self, ref: Ref, name: str) -> None:
+        """Name a region of memory that is held otherwise than as a parameter or buffer."""
+        self._others.setdefault(ref.storage, _Within()).add(ref.region, name)
+
+    def add_before(self, ref: Ref, name: str) -> None:
+        """Name a region by what had it before, which it has where nothing has it in the end."""
+        self._before.setdefault(ref.storage, _Within()).add(ref.region, name)
+
+    def of_draws(self, ops: Sequence[Op], order: Mapping[Any, int]) -> dict[Any, str]:
+        """Name draws by what they write, or else by what their values first flow into.
+
+        Args:
+            ops: all that matter, in order.
+            order: which draw was the how manieth, by their numbers.
+
+        Returns:
+            The names, by the draws' numbers, in their order.
+        """
+        flows: dict[Storage, tuple[_Found, Region]] = {}
+        found: dict[Any, _Found] = {}
+        for op in reversed(ops):
+            name = None
+            for ref in op.writes:
+                own, flow = self.of(ref), flows.get(ref.storage)
+                if flow is not None and op.overwrites and ref.region.covers(flow[1]):
+                    del flows[ref.storage]  # what was there before flows elsewhere
+                if own is not None:
+                    name = _Found(op.position, own)
+                elif flow is not None:
+                    name = flow[0]
+                if name is not None:
+                    break
+            if op.draw is not None:
+                known = (self._found(op), name, found.get(op.draw))
+                found[op.draw] = min(k for k in known if k is not None)
+            if name is not None:
+                for ref in op.reads:
+                    if ref.storage not in self._names and ref.storage not in self._before:
+                        flows[ref.storage] = name, ref.region
+        return {draw: found[draw].name for draw in sorted(found, key=order.__getitem__)}
+
+
+class Keys:
+    """Hands out the keys of draws: the n-th for a name gets `fold_in(name).fold_in(n)`."""
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+        self._names: dict[str, tuple[Key, int]] = {}
+
+    def next(self, name: str) -> int:
+        """Give the next key of a name, in [-2**63, 2**63)."""
+        key, count = self._names.get(name) or (self._key.fold_in(name), 0)
+        self._names[name] = key, count + 1
+        word = key_argument(key.fold_in(count), None, "materialize")
+        assert word is not None
+        return word
+
+    def for_draws(self, names: Iterable[tuple[Any, str]]) -> dict[Any, int]:
+        """Give each draw its key, in this order."""
+        return {draw: self.next(name) for draw, name in names}

@@ -1,0 +1,84 @@
+"""From a recording to values: the keys that draws get in the end, and whether they have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from fastinit._fills.region import Region
+from fastinit._recording.graph import Op, Ref, Storage, without_dead
+from fastinit._recording.naming import UNNAMED, Keys, Names
+from fastinit._recording.recorder import Recorder
+
+
+class Settled:
+    """What a recording amounts to.
+
+    Attributes:
+        ops: what matters of what was done, in order.
+        keys: of draws, by their numbers.
+        right: whether the draws that have run had these keys.
+    """
+
+    right: bool
+
+    def __init__(self, recorder: Recorder, names: Names) -> None:
+        self._recorder = recorder
+        self._names = names
+        self.ops = without_dead(recorder.log, names.holds)
+        self._keys = Keys(recorder.key)
+        found = names.of_draws(self.ops, recorder.order)
+        self.keys: dict[Any, int] = self._keys.for_draws(found.items())
+        self.right = all(
+            op.key == self.keys[op.draw] for op in self.ops if op.draw is not None and op.ran
+        )
+
+    def named_ops(self) -> Iterable[tuple[Op, Ref, str]]:
+        """List what wrote to memory with a name, and that name."""
+        for op in self.ops:
+            for ref in op.writes:
+                name = self._names.of(ref)
+                if name is not None:
+                    yield op, ref, name
+
+    def waiting(self, untouched: Callable[[Ref], bool]) -> list[Op]:
+        """List what is still to be done, with its keys, but for what is to stay untouched."""
+        ops = [op for op in self.ops if not op.ran]
+        for op in ops:
+            if op.draw is not None:
+                op.key = self.keys[op.draw]
+        # Others may hold what the module does not, and what was a parameter's and is so no more.
+        for storage in self._recorder.storages():
+            if storage.pending and not self._names.holds(storage) and storage.is_alive:
+                late = without_dead(storage.pending, lambda _: True)
+                for op in late:
+                    if op.draw is not None and op.key is None:
+                        name = self._names.of(op.writes[0]) or UNNAMED
+                        op.key = self.keys.get(op.draw) or self._keys.next(name)
+                ops += late
+        return [op for op in ops if not untouched(op.writes[0])]
+
+    def finish(self, ops: Sequence[Op], written: Callable[[int], object] | None) -> None:
+        """Do it, and let everybody at the memory again."""
+        recorder = self._recorder
+        with recorder.lock:
+            for storage in {op.writes[0].storage for op in ops}:
+                if storage.outside:
+                    recorder.remember(storage)
+            recorder.run(ops, written)
+            recorder.open_all()
+
+
+def nbytes_of(ops: Iterable[Op]) -> int:
+    """Count the bytes that fills will write."""
+    regions: Iterable[Region] = (op.writes[0].region for op in ops if op.fill is not None)
+    return sum(region.numel * region.dtype.itemsize for region in regions)
+
+
+def unwritten(named: Iterable[tuple[str, Storage | None, Region]]) -> list[str]:
+    """List the names of memory that has no values."""
+    return [
+        name
+        for name, storage, region in named
+        if storage is not None and not storage.has_values(region)
+    ]

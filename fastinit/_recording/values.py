@@ -1,0 +1,126 @@
+"""Which of its memory has values, and which it had before: what nobody wrote is never garbage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fastinit._fills.region import Region
+from fastinit._recording.graph import Ref, Storage
+from fastinit._recording.memory import Memory
+
+# Not a number in any of the types that NumPy has, and the same after arithmetic: whoever leaves
+# something else there has written it.
+_POISON = -0x00050006  # 0xfffafffa
+_ZERO = torch.zeros(1, dtype=torch.int8)
+
+
+def bytes_of(untyped: torch.UntypedStorage) -> Tensor:
+    """Give all of a storage as bytes."""
+    return Region((untyped.nbytes(),), (1,), 0, torch.uint8).on(untyped)
+
+
+class Values(Memory):
+    """Memory of which it is known what has values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: dict[Storage, tuple[torch.UntypedStorage, Tensor]] = {}
+
+    # ---- what there was before -------------------------------------------------------------------
+
+    def remember(self, storage: Storage) -> None:
+        """Keep what memory of before the recording holds, which is about to be written."""
+        untyped = storage.alive()
+        if untyped is not None and storage not in self._before:
+            guarded = storage.guarded
+            self.unguard(storage)
+            self._before[storage] = untyped, bytes_of(untyped).clone()
+            if guarded:
+                self.guard(storage)
+
+    def before(self, storage: Storage) -> Tensor | None:
+        """Give the bytes that a storage held before it was written, if it was."""
+        found = self._before.get(storage)
+        return None if found is None else found[1]
+
+    def restore(self) -> None:
+        """Undo what was written, and forget what waits."""
+        self.open_all()
+        for untyped, before in self._before.values():
+            if untyped.nbytes() == before.numel():
+                bytes_of(untyped).copy_(before)
+
+    # ---- what has been written -------------------------------------------------------------------
+
+    def _has_values(self, ref: Ref) -> bool:
+        if ref.storage.has_values(ref.region):
+            return True
+        if ref.storage.poison is None:
+            return False
+        self._see(ref.storage)
+        return ref.storage.has_values(ref.region)
+
+    def _watch(self, storage: Storage) -> None:
+        """See to it that what is written can be told, where no operator tells."""
+        untyped = storage.alive()
+        if untyped is None or storage.poison is not None:
+            return
+        if storage.outside:
+            self.remember(storage)
+            storage.written.add(0, untyped.nbytes())
+            return
+        if not storage.is_full:
+            self._poison(storage, untyped)
+
+    @staticmethod
+    def _poison(storage: Storage, untyped: torch.UntypedStorage) -> None:
+        words = untyped.nbytes() // 4
+        now = bytes_of(untyped)
+        poison = torch.full((words,), _POISON, dtype=torch.int32).view(torch.uint8).to(now.device)
+        for begin, end in storage.written.within(0, words * 4):
+            poison[begin:end] = now[begin:end]
+        now[: words * 4] = poison
+        storage.poison = poison
+
+    @contextmanager
+    def _seen(self, refs: Sequence[Ref]) -> Iterator[None]:
+        """Count what an operator writes that does not say which elements it writes."""
+        watched = []
+        for storage in {ref.storage for ref in refs}:
+            untyped = storage.alive()
+            if storage.poison is None and untyped is not None and not storage.is_full:
+                held = bytes_of(untyped).clone() if storage.outside else None
+                self._poison(storage, untyped)
+                watched.append((storage, held))
+        yield
+        for storage, held in watched:
+            untyped, poison = storage.alive(), storage.poison
+            self._see(storage)
+            storage.poison = None
+            if held is not None and poison is not None and untyped is not None:
+                now = bytes_of(untyped)[: poison.numel()].view(torch.int32)
+                same = now == poison.view(torch.int32)
+                now[same] = held[: poison.numel()].view(torch.int32)[same]
+
+    def see_written(self) -> None:
+        """Count what has been written where no operator told."""
+        for storage in self.storages():
+            if storage.poison is not None:
+                self._see(storage)
+
+    @staticmethod
+    def _see(storage: Storage) -> None:
+        untyped, poison = storage.alive(), storage.poison
+        if untyped is None or poison is None:
+            return
+        now = bytes_of(untyped)[: poison.numel()]
+        changed = now.view(torch.int32) != poison.view(torch.int32)
+        edges = torch.diff(changed.to(torch.int8), prepend=_ZERO, append=_ZERO).nonzero().flatten()
+        for begin, end in edges.view(-1, 2).tolist():
+            storage.written.add(4 * begin, 4 * end)
+        if len(edges):  # what is left of the last word
+            storage.written.add(poison.numel(), untyped.nbytes())

@@ -1,0 +1,342 @@
+"""What initialisers do to memory that can wait until it is known what the memory is for."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from fastinit._fills.fill import Fill
+from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
+from fastinit._recording.copies import copied, in_place, same_layout, waiting_in
+from fastinit._recording.graph import Op, Ref, Storage, without_dead
+from fastinit._recording.memory import is_real, tensors_in
+from fastinit._recording.naming import UNNAMED, Keys, Names
+from fastinit._recording.seeded import seeded
+from fastinit._recording.values import Values
+from fastinit.key import NOTHING, Key, reserve_word
+
+_MANY = 64  # things that wait, from which on it is not worth a look which of them are needed
+
+
+def spans_of(region: Region) -> Spans:
+    """Give the bytes of a region."""
+    spans = Spans()
+    spans.add_region(region)
+    return spans
+
+
+def has_tensor(values: Any) -> bool:
+    """Whether there is a tensor among arguments."""
+    return next(tensors_in(values), None) is not None
+
+
+def name_of(func: Any) -> str:
+    """Name an operator."""
+    name: str = func._schema.name
+    return name.partition("::")[2]
+
+
+class OfThread(threading.local):
+    """What each thread of a recording has for itself."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.draws = 0
+        self.label = ""
+        self.busy = 0  # with what the recording itself does
+
+
+class Waiting(Values):
+    """Memory for which fills wait, and what is done to it after them.
+
+    Args:
+        key: the key that draws derive theirs from.
+        table: keys of draws by their numbers, from an earlier run of the same initialisers.
+
+    Attributes:
+        names: of memory that had one when the recording began.
+        log: what was done, in order.
+        order: draws, by their numbers, in the order in which they were called.
+        thread: of the thread that asks.
+    """
+
+    def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING) -> None:
+        super().__init__()
+        self.key = key
+        self.names = Names()
+        self.log: list[Op] = []
+        self.order: dict[Any, int] = {}
+        self.thread = OfThread()
+        self._table = table
+        self._guesses = Keys(key)
+        self._accepted: set[Any] = set()
+        self._threads = itertools.count(1)
+
+    def new_thread(self) -> int:
+        """Number a thread that is started by one of this recording's."""
+        return next(self._threads)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Have operators run as if there were no recording, on this thread."""
+        with self.lock:
+            self.thread.busy += 1
+            try:
+                yield
+            finally:
+                self.thread.busy -= 1
+
+    def _log(self, op: Op) -> None:
+        op.position = len(self.log)
+        self.log.append(op)
+
+    # ---- draws -----------------------------------------------------------------------------------
+
+    def _next_draw(self) -> Any:
+        """Number a draw, those of each thread for themselves: threads take turns as they like."""
+        thread = self.thread
+        thread.draws += 1
+        draw = thread.number, thread.draws
+        self.order[draw] = len(self.order)
+        return draw
+
+    def _guess(self, draw: Any, refs: Sequence[Ref]) -> int:
+        """Give the key of a draw that cannot wait for its name."""
+        key = self._table.get(draw)
+        if key is not None:
+            return key
+        names = (self.names.of(ref) for ref in refs)
+        return self._guesses.next(next(filter(None, names), UNNAMED))
+
+    # ---- who cannot wait -------------------------------------------------------------------------
+
+    def compute(self, storage: Storage) -> None:
+        """Do what waits for a storage."""
+        if storage.pending:
+            ops = without_dead(storage.pending, lambda _: True)
+            for op in ops:
+                if op.draw is not None and op.key is None:
+                    op.key = self._guess(op.draw, op.writes)
+            if storage.outside:
+                self.remember(storage)
+            self.run(ops)
+            storage.pending.clear()
+        if storage.is_alive:
+            self.unguard(storage)
+
+    def _need(self, ref: Ref) -> None:
+        """Compute what is in a region."""
+        storage = ref.storage
+        pending = storage.pending
+        if pending and len(pending) <= _MANY:
+            spans = spans_of(ref.region)
+            if not any(spans.meets_region(op.writes[0].region) for op in pending):
+                untyped = storage.alive()
+                if untyped is not None:
+                    self.unguard(storage)
+                return
+        self.compute(storage)
+
+    def _overwrite(self, ref: Ref) -> None:
+        """Forget what waits for a region that is about to be overwritten."""
+        storage = ref.storage
+        if not storage.pending:
+            self.unguard(storage)
+            return
+        spans = spans_of(ref.region)
+        storage.pending = [
+            op for op in storage.pending if not spans.covers_region(op.writes[0].region)
+        ]
+        self._need(ref)
+
+    # ---- what can --------------------------------------------------------------------------------
+
+    def _open_to_wait(self, tensor: Any) -> Ref | None:
+        """Describe a tensor if what is done to it can wait."""
+        if not is_real(tensor) or tensor.is_conj() or tensor.is_neg():
+            return None
+        region = Region.of(tensor)
+        if region.numel == 0 or region.overlaps_itself:
+            return None
+        storage = self.storage_of(tensor)
+        if storage is None:
+            storage = self.register(tensor, known=True)
+            storage.outside = True
+        return None if storage.escaped else Ref(storage, region)
+
+    def _wait(self, op: Op, draws: bool) -> None:
+        (ref,) = op.writes
+        storage = ref.storage
+        self._log(op)
+        if op.overwrites:
+            storage.written.add_region(ref.region)
+        storage.drawn = storage.drawn or draws
+        self.wait(op, storage)
+
+    def _fill(self, func: Any, tensor: Tensor, fill: Fill) -> bool:
+        """Let a fill wait; say whether it could."""
+        ref = self._open_to_wait(tensor)
+        if ref is None:
+            return False
+        late = fill.draws and fill.key is None and fill.generator is None
+        if fill.draws:  # what it would complain about must be said here; nothing is drawn on meta
+            call = (func, fill.args, tensor.dtype)
+            if call not in self._accepted or fill.generator is not None:
+                example = torch.empty(0, dtype=tensor.dtype, device="meta")
+                func(example, *fill.args, key=fill.key, generator=fill.generator)
+                self._accepted.add(call)
+            if not late:
+                fill = fill.keyed(fill.generator.device if fill.generator else tensor.device)
+        if func.namespace != "aten" and not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
+        self._wait(
+            Op(
+                self.thread.label or fill.distribution,
+                (),
+                (ref,),
+                numbers=fill.args,
+                overwrites=True,
+                fill=fill,
+                draw=self._next_draw() if late else None,
+                ran=False,
+            ),
+            fill.draws,
+        )
+        return True
+
+    def _wait_to_draw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Let another draw into a tensor wait; say whether it could."""
+        tensor, rest, given = args[0], args[1:], dict(kwargs)
+        ours = func.namespace == "fastinit"
+        key, generator = given.pop("key", None), given.pop("generator", None)
+        if (generator is not None and not ours) or has_tensor((rest, given)):
+            return False
+        ref = self._open_to_wait(tensor)
+        if ref is None:
+            return False
+        example = torch.empty(
+            tensor.shape if ours else 0, dtype=tensor.dtype, device="meta" if ours else "cpu"
+        )
+        with torch.no_grad():
+            if ours:
+                func(example, *rest, **kwargs)
+            else:
+                func(example, *rest, **given, generator=Generator())
+        if generator is not None:
+            key = reserve_word(generator.device, generator)
+        if ours and not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
+
+        def run(tensor: Tensor, key: int | None) -> Any:
+            assert key is not None
+            if ours:
+                return func(tensor, *rest, **given, key=key)
+            return seeded(func, (tensor, *rest), given, key)
+
+        self._wait(
+            Op(
+                self.thread.label or name_of(func),
+                (),
+                (ref,),
+                numbers=rest,
+                overwrites=True,
+                run=run,
+                draw=self._next_draw() if key is None else None,
+                key=key,
+                ran=False,
+            ),
+            True,
+        )
+        return True
+
+    def _wait_to_change(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Let arithmetic on what waits wait, too; say whether it could."""
+        tensor, rest = args[0], args[1:]
+        storage = self.storage_of(tensor)
+        if storage is None or not storage.pending or has_tensor((rest, kwargs)):
+            return False
+        ref = self._open_to_wait(tensor)
+        if ref is None or not storage.has_values(ref.region):
+            return False
+        with torch.no_grad():
+            func(torch.empty(0, dtype=tensor.dtype), *rest, **kwargs)
+        self._wait(
+            Op(
+                self.thread.label or name_of(func),
+                (ref,),
+                (ref,),
+                numbers=rest,
+                run=lambda tensor, key: func(tensor, *rest, **kwargs),
+                ran=False,
+            ),
+            False,
+        )
+        return True
+
+    def _wait_to_copy(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Let a copy of what waits wait, too; say whether it could."""
+        tensor, other = args[0], args[1]
+        if not isinstance(other, Tensor) or not is_real(other) or not is_real(tensor):
+            return False
+        source = self.storage_of(other)
+        if source is None or not source.pending or not same_layout(tensor, other):
+            return False
+        if other.is_conj() or other.is_neg() or tensor.device != other.device:
+            return False
+        of = Region.of(other)
+        ops = waiting_in(source, of)
+        ref = None if ops is None else self._open_to_wait(tensor)
+        if ops is None or ref is None or ref.storage is source:
+            return False
+        for op in copied(ops, of, ref):
+            self._wait(op, op.draw is not None)
+        return True
+
+    def _wait_as_copy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Give what an elementwise operator makes of what waits, waiting; None if it cannot."""
+        tensor, rest = args[0], args[1:]
+        if not is_real(tensor) or has_tensor((rest, kwargs)):
+            return None
+        source = self.storage_of(tensor)
+        if source is None or not source.pending or tensor.is_conj() or tensor.is_neg():
+            return None
+        of = Region.of(tensor)
+        ops = waiting_in(source, of)
+        if ops is None:
+            return None
+        change = in_place(func)
+        example = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+        )
+        result = func(example, *rest, **kwargs)
+        if not isinstance(result, Tensor) or not same_layout(result, tensor):
+            return None
+        made = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+        )
+        storage = self.close(made)
+        if storage is None:
+            return None
+        to = Ref(storage, Region.of(made))
+        for op in copied(ops, of, to):
+            self._wait(op, op.draw is not None)
+        if change is not None:
+            self._wait(
+                Op(
+                    name_of(change),
+                    (to,),
+                    (to,),
+                    numbers=rest,
+                    run=lambda tensor, key: change(tensor, *rest, **kwargs),
+                    ran=False,
+                ),
+                False,
+            )
+        return made
