@@ -81,6 +81,19 @@ ESCAPES: frozenset[Any] = frozenset(
         torch.Tensor.untyped_storage,
     }
 )
+# Functions that read the memory of tensors past the dispatcher, to make others of what is there.
+READERS: frozenset[Any] = frozenset(
+    {
+        torch.Tensor.new_tensor,
+        torch._sobol_engine_draw,
+        torch._sobol_engine_ff_,
+        torch._sobol_engine_initialize_state_,
+        torch._sobol_engine_scramble_,
+        torch.as_tensor,
+        torch.asarray,
+        torch.tensor,
+    }
+)
 # Operators whose results do not depend on what they write over.
 OVERWRITING = frozenset(
     {

@@ -121,7 +121,7 @@ class History:
                 labels = dict.fromkeys(write.label for write in history.writes)
                 history.rule = ", ".join(labels) or "as constructed"
             owner, attribute = named.places[0]
-            tensor = owner._parameters.get(attribute)
+            tensor = getattr(owner, attribute, None)
             if isinstance(tensor, torch.Tensor):
                 history.version = version_of(tensor)
             _histories.setdefault(owner, {})[attribute] = history

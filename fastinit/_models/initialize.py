@@ -124,7 +124,7 @@ def initialize_(
         )
         lazy.defer(module, run)
         return module
-    check_plain(parameters, "initialize_")
+    check_plain(module, parameters, "initialize_")
     on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
     if on_meta:
         raise ValueError(

@@ -23,6 +23,7 @@ from fastinit._models.session import (
     Request,
     Result,
     check_plain,
+    check_unsharded,
     check_untransformed,
     finish,
     key_or_drawn,
@@ -181,6 +182,7 @@ def _build(
             )
         parameters = named_parameters(module, request.prefix)
         buffers = named_buffers(module, request.prefix)
+        check_unsharded(module, parameters, "materialize")
         result = Result(module, parameters, buffers)
         on_meta = [n for n, named in {**parameters, **buffers}.items() if named.tensor.is_meta]
         if request.rules is not None:
@@ -229,7 +231,7 @@ def _fill_in(
     parameters = named_parameters(module, request.prefix)
     if request.rules is not None:
         _rules.warn_of_unused(request.rules, parameters, "materialize")
-    check_plain(parameters, "materialize")
+    check_plain(module, parameters, "materialize")
     state = Snapshot(module)
     given: list[Any] = []
 

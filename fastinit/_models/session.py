@@ -96,16 +96,24 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
     """
     table: Mapping[Any, int] = {}
     found: Run | None = None
+    waits = True
     for _ in range(_MOST_RUNS):
         if found is not None:
             table = found.settled.keys
             found.recorder.restore()
             found = None  # its memory goes before there is more
             undo()
-        found = _run_once(request, run, undo, table)
+        try:
+            found = _run_once(request, run, undo, table, waits)
+        except RuntimeError as error:
+            if not waits or _PENDING not in str(error):
+                raise
+            waits = False  # something reaches memory past the dispatcher, and must not wait
+            continue
         if found.settled.right:
             break
-    assert found is not None
+    if found is None:
+        found = _run_once(request, run, undo, table, waits)
     if not found.settled.right:
         warnings.warn(
             f"fastinit.{request.where}: what initialisers of {type(found.result.module).__name__} "
@@ -128,8 +136,9 @@ def _run_once(
     run: Callable[[Recorder], Result],
     undo: Callable[[], object],
     table: Mapping[Any, int],
+    waits: bool,
 ) -> Run:
-    recorder = Recorder(request.key, table)
+    recorder = Recorder(request.key, table, waits=waits)
     try:
         with Fork.of_python(int(request.key.fold_in(_PYTHON))):
             result = run(recorder)
@@ -141,6 +150,7 @@ def _run_once(
         raise
 
 
+_PENDING = "fill pending"  # what memory that waits says to whom nobody has told
 _PYTHON = "fastinit: Python's and NumPy's own generators"
 
 
@@ -291,8 +301,32 @@ def check_untransformed(where: str) -> None:
         )
 
 
-def check_plain(parameters: dict[str, Named], where: str) -> None:
+def check_unsharded(module: nn.Module, parameters: dict[str, Named], where: str) -> None:
+    """Raise NotImplementedError for parameters of which there are only parts here."""
+    for kind in (type(m) for m in module.modules()):
+        if any(base.__name__ == "FullyShardedDataParallel" for base in kind.__mro__):
+            raise NotImplementedError(
+                f"fastinit.{where}: {kind.__name__} (FSDP1) holds parts of parameters that do not "
+                "say where in them they lie; initialise the module before it is wrapped"
+            )
+    parts = [name for name, named in parameters.items() if hasattr(named.tensor, "ds_id")]
+    if parts:
+        raise NotImplementedError(
+            f"fastinit.{where}: parameters partitioned by DeepSpeed (ZeRO-3): {', '.join(parts)}; "
+            "initialise the module before it is partitioned"
+        )
+    sharded = [n for n, named in parameters.items() if type(named.tensor).__name__ == "DTensor"]
+    if sharded:
+        raise NotImplementedError(
+            f"fastinit.{where}: parameters can be plain strided tensors, got "
+            + ", ".join(f"{name} (DTensor)" for name in sharded)
+            + "; initialise before they are sharded"
+        )
+
+
+def check_plain(module: nn.Module, parameters: dict[str, Named], where: str) -> None:
     """Raise NotImplementedError for parameters that hold their memory in a way of their own."""
+    check_unsharded(module, parameters, where)
     kinds = {
         name: type(named.tensor).__name__
         for name, named in parameters.items()

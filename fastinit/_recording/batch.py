@@ -16,6 +16,7 @@ from fastinit._fills.operators import (
     ALLOCATING,
     ESCAPES,
     METADATA_ONLY,
+    READERS,
     DispatchMode,
     made_of_others,
 )
@@ -74,6 +75,9 @@ class _Queue(Memory):
         self.open(list(self._storages.values()))
 
 
+_LOOKING = ESCAPES | READERS | {torch.Tensor.__deepcopy__}
+
+
 class _DispatchMode(DispatchMode):
     """Sees every operator of its thread."""
 
@@ -122,7 +126,7 @@ class _FunctionMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in ESCAPES or func is torch.Tensor.__deepcopy__:
+        if func in _LOOKING:
             with torch._C.DisableTorchFunction():
                 self._queue.open(self._queue.touched((args, kwargs or {})))
         return func(*args, **(kwargs or {}))

@@ -36,6 +36,11 @@ _PARTIAL = frozenset(
     }
 )
 
+# Operators that copy some elements of what they are given.
+COPYING = frozenset(
+    {"cat", "clone", "flip", "gather", "index", "index_select", "repeat", "roll", "stack", "where"}
+)
+
 
 class Way(enum.Enum):
     """What is done with a call."""

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastinit._fills.operators import ESCAPES, DispatchMode, made_of_others
+from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, made_of_others
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import is_plain
 
 # Of these nobody has the memory afterwards.
-_READING = frozenset(
+_READING = READERS | frozenset(
     {
         Tensor.__format__,
         Tensor.__reduce_ex__,
@@ -51,7 +51,7 @@ class FunctionWatch:
     """Sees the functions that operators do not tell about."""
 
     # What it wants to be called with.
-    functions: ClassVar[frozenset[Any]] = ESCAPES | {Tensor.__deepcopy__}
+    functions: ClassVar[frozenset[Any]] = ESCAPES | READERS | {Tensor.__deepcopy__}
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -63,6 +63,11 @@ class FunctionWatch:
                 self._recorder.copied(args[0], args[1])
             else:
                 self._recorder.hand_out((args, kwargs), func not in _READING)
+        if func in READERS:
+            if self._recorder.is_redirected(kwargs.get("device")):
+                kwargs = {**kwargs, "device": "cpu"}
+            with self._recorder.busy():  # what they write past the dispatcher is written
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
 

@@ -20,21 +20,18 @@ from fastinit._fallback import handled
 from fastinit._fills.fill import Fill, distribution_of, parse_fill
 from fastinit._fills.operators import WHOLE_MANY, written_arguments
 from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Op, Ref
-from fastinit._recording.kinds import Kind, Way, kind_of, single
+from fastinit._recording.kinds import COPYING, Kind, Way, kind_of, single
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
-from fastinit._recording.values import bytes_of
+from fastinit._recording.values import bytes_of, unpoisoned
 from fastinit._recording.waiting import Waiting, name_of
 from fastinit._tensors import is_closed, is_plain
 from fastinit.initializers.draw import INITIALIZERS
 from fastinit.key import NOTHING, Key, source
 
 _ALL = 1 << 62
-
-
-def _is_meta(device: Any) -> bool:
-    return device is not None and torch.device(device).type == "meta"
 
 
 class Recorder(Waiting):
@@ -45,8 +42,8 @@ class Recorder(Waiting):
         followed: tensors that were there when it began, and their names.
     """
 
-    def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING) -> None:
-        super().__init__(key, table)
+    def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING, *, waits: bool = True) -> None:
+        super().__init__(key, table, waits=waits)
         self.redirect = False
         self.followed: list[tuple[Tensor, str]] = []
 
@@ -70,6 +67,10 @@ class Recorder(Waiting):
             self.followed.append((tensor, name))
             storage.followed = True
 
+    def is_redirected(self, device: Any) -> bool:
+        """Whether to give memory on the CPU to who asks for some on a device."""
+        return self.redirect and device is not None and torch.device(device).type == "meta"
+
     # ---- operators -------------------------------------------------------------------------------
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -80,12 +81,15 @@ class Recorder(Waiting):
         way = kind.way
         if way is Way.PASS:
             return func(*args, **kwargs)
-        if self.redirect and _is_meta(kwargs.get("device")):
+        if self.is_redirected(kwargs.get("device")):
             kwargs = {**kwargs, "device": "cpu"}
         if way is Way.ALLOCATE:
             result = func(*args, **kwargs)
             with self.lock:
-                self.close(result)
+                if self.waits:
+                    self.close(result)
+                elif is_real(result):
+                    self.register(result, known=False)
             return result
         if kind.mutable and not torch.is_inference_mode_enabled():
             self._check_open(func, args, kwargs)
@@ -184,6 +188,7 @@ class Recorder(Waiting):
             numbers=args[1:],
             overwrites=kind.overwrites,
         )
+        partly: Spans | None = None
         if draws:
             op.draw = self._next_draw()
             op.key = self._guess(op.draw, writes)
@@ -191,10 +196,21 @@ class Recorder(Waiting):
         elif partial and not missing:
             with self._seen(writes):
                 result = func(*args, **kwargs)
+        elif missing and name_of(func) in COPYING:
+            self._poison_unwritten(reads)
+            result = func(*args, **kwargs)
+            partly = unpoisoned(result)
+            missing = partly is None
         else:
             result = func(*args, **kwargs)
-        self._note(op, kind, written, missing, drawn, result)
+        self._note(op, kind, written, missing, drawn, result, partly)
         return result
+
+    def _poison_unwritten(self, refs: Sequence[Ref]) -> None:
+        for ref in refs:
+            untyped = ref.storage.alive()
+            if ref.storage.poison is None and untyped is not None and not ref.storage.is_full:
+                self._poison(ref.storage, untyped)
 
     def _note(
         self,
@@ -204,15 +220,30 @@ class Recorder(Waiting):
         missing: bool,
         drawn: bool,
         result: Any,
+        partly: Spans | None,
     ) -> None:
-        """Write down what an operator has done."""
+        """Write down what an operator has done.
+
+        Args:
+            op: what it was.
+            kind: what there is to know of it.
+            written: the arguments that it has written to.
+            missing: whether it has read what has no values.
+            drawn: whether its results depend on a draw.
+            result: its result.
+            partly: the bytes of the result that have values, if not all do.
+        """
         writes: list[Ref] = []
         results = list(tensors_in((result,)))
         for tensor in (*written, *(r for r in results if all(r is not w for w in written))):
             storage = self.storage_of(tensor)
             made = storage is None
             if storage is None:
-                if not (drawn or missing) or not is_real(tensor) or tensor.numel() == 0:
+                if (
+                    not (drawn or missing or partly is not None)
+                    or not is_real(tensor)
+                    or tensor.numel() == 0
+                ):
                     continue
                 # What was there before has values, which nobody has had to write down.
                 storage = self.register(tensor, known=any(tensor is w for w in written))
@@ -224,6 +255,8 @@ class Recorder(Waiting):
             if missing:
                 storage.known = False
                 storage.written.remove_region(ref.region)
+            elif made and partly is not None:
+                storage.known, storage.written = False, partly
             elif kind.overwrites or made:
                 storage.written.add_region(ref.region)
             storage.drawn = storage.drawn or drawn
@@ -272,7 +305,7 @@ class Recorder(Waiting):
 
     def hand_out(self, values: Sequence[Any], keeps: bool) -> None:
         """Compute tensors whose memory somebody wants to read, or, if he keeps it, to write."""
-        with self._busy():
+        with self.busy():
             for tensor in tensors_in(values):
                 storage = self.storage_of(tensor)
                 if storage is None:
@@ -289,7 +322,7 @@ class Recorder(Waiting):
 
     def copied(self, tensor: Tensor, memo: dict[Any, Any]) -> None:
         """Copy the memory of a tensor that is about to be deep-copied."""
-        with self._busy():
+        with self.busy():
             storage = self.storage_of(tensor)
             untyped = None if storage is None else storage.alive()
             copies = memo.setdefault("torch", {})
@@ -338,7 +371,7 @@ class Recorder(Waiting):
         values = how.values(tensor, arguments, NOTHING)
         if values is None:
             return True
-        with self._busy():
+        with self.busy():
             return self._fill(how.op, tensor, Fill(name, tuple(values), **given))
 
     @contextmanager

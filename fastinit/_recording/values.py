@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Ref, Storage
-from fastinit._recording.memory import Memory
+from fastinit._recording.memory import Memory, is_real
 
 # Not a number in any of the types that NumPy has, and the same after arithmetic: whoever leaves
 # something else there has written it.
@@ -21,6 +23,26 @@ _ZERO = torch.zeros(1, dtype=torch.int8)
 def bytes_of(untyped: torch.UntypedStorage) -> Tensor:
     """Give all of a storage as bytes."""
     return Region((untyped.nbytes(),), (1,), 0, torch.uint8).on(untyped)
+
+
+def _spans_of(marks: Tensor) -> Iterator[tuple[int, int]]:
+    """List where words are marked, in bytes."""
+    edges = torch.diff(marks.to(torch.int8), prepend=_ZERO, append=_ZERO).nonzero().flatten()
+    yield from ((4 * begin, 4 * end) for begin, end in edges.view(-1, 2).tolist())
+
+
+def unpoisoned(tensor: Any) -> Spans | None:
+    """Give the bytes of a new tensor that are not poison; None if that cannot be told."""
+    if not is_real(tensor) or tensor.numel() == 0:
+        return None
+    now = bytes_of(tensor.untyped_storage())
+    words = now.numel() // 4
+    spans = Spans()
+    for begin, end in _spans_of(now[: words * 4].view(torch.int32).cpu() != _POISON):
+        spans.add(begin, end)
+    if spans.covers(0, words * 4):
+        spans.add(0, now.numel())
+    return spans
 
 
 class Values(Memory):
@@ -118,9 +140,8 @@ class Values(Memory):
         if untyped is None or poison is None:
             return
         now = bytes_of(untyped)[: poison.numel()]
-        changed = now.view(torch.int32) != poison.view(torch.int32)
-        edges = torch.diff(changed.to(torch.int8), prepend=_ZERO, append=_ZERO).nonzero().flatten()
-        for begin, end in edges.view(-1, 2).tolist():
-            storage.written.add(4 * begin, 4 * end)
-        if len(edges):  # what is left of the last word
+        spans = list(_spans_of((now.view(torch.int32) != poison.view(torch.int32)).cpu()))
+        for begin, end in spans:
+            storage.written.add(begin, end)
+        if spans:  # what is left of the last word
             storage.written.add(poison.numel(), untyped.nbytes())

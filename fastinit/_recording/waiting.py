@@ -59,6 +59,8 @@ class Waiting(Values):
     Args:
         key: the key that draws derive theirs from.
         table: keys of draws by their numbers, from an earlier run of the same initialisers.
+        waits: whether anything waits; otherwise all is done at once, for who reaches memory in a
+            way that the dispatcher does not see.
 
     Attributes:
         names: of memory that had one when the recording began.
@@ -67,8 +69,9 @@ class Waiting(Values):
         thread: of the thread that asks.
     """
 
-    def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING) -> None:
+    def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING, *, waits: bool = True) -> None:
         super().__init__()
+        self.waits = waits
         self.key = key
         self.names = Names()
         self.log: list[Op] = []
@@ -84,7 +87,7 @@ class Waiting(Values):
         return next(self._threads)
 
     @contextmanager
-    def _busy(self) -> Iterator[None]:
+    def busy(self) -> Iterator[None]:
         """Have operators run as if there were no recording, on this thread."""
         with self.lock:
             self.thread.busy += 1
@@ -160,7 +163,7 @@ class Waiting(Values):
 
     def _open_to_wait(self, tensor: Any) -> Ref | None:
         """Describe a tensor if what is done to it can wait."""
-        if not is_real(tensor) or tensor.is_conj() or tensor.is_neg():
+        if not self.waits or not is_real(tensor) or tensor.is_conj() or tensor.is_neg():
             return None
         region = Region.of(tensor)
         if region.numel == 0 or region.overlaps_itself:
