@@ -62,7 +62,9 @@ class FunctionWatch:
             if func is Tensor.__deepcopy__:
                 self._recorder.copied(args[0], args[1])
             else:
-                self._recorder.hand_out((args, kwargs), func not in _READING)
+                # Of its own tensor `new_tensor` asks the type and the device only.
+                given = args[1:] if func is Tensor.new_tensor else args
+                self._recorder.hand_out((given, kwargs), func not in _READING)
         if func in READERS:
             if self._recorder.is_redirected(kwargs.get("device")):
                 kwargs = {**kwargs, "device": "cpu"}
