@@ -120,6 +120,8 @@ class History:
                 # What is real already when it becomes a parameter, torch.zeros(n) say, is not seen.
                 labels = dict.fromkeys(write.label for write in history.writes)
                 history.rule = ", ".join(labels) or "as constructed"
+                if named.part_of is not None:
+                    history.rule += f", part of {named.part_of.name} ({named.part_of.how.what})"
             owner, attribute = named.places[0]
             tensor = getattr(owner, attribute, None)
             if isinstance(tensor, torch.Tensor):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from types import CodeType
 from typing import Any
 
-import torch
 from torch import nn
 
-from fastinit._models.names import named_parameters
 from fastinit._models.notes import note
+from fastinit._models.parametrized import Place
+from fastinit._models.stand_ins import Declare, StandIns
+from fastinit._models.ties import Ties
+from fastinit._models.tree import Tree
+from fastinit._models.writes import WriteWatch
 
 _FLAG = "_is_hf_initialized"
 
@@ -119,52 +122,92 @@ def initialisers(module: nn.Module, inside_pretrained: bool = False) -> list[Cal
     return found
 
 
-def _children_first(
-    module: nn.Module, inside: bool, seen: set[nn.Module]
-) -> Iterator[tuple[nn.Module, bool]]:
-    if module in seen:
-        return
-    seen.add(module)
-    for child in module.children():
-        yield from _children_first(child, inside or is_pretrained(module), seen)
-    yield module, inside
-
-
 @contextmanager
-def _untied(module: nn.Module) -> Iterator[None]:
-    """Give tied parameters other memory in all places but the first.
+def _cleared_flags(module: nn.Module) -> Iterator[None]:
+    """Take away the flags by which transformers skips what it has initialised or loaded before.
 
-    Models tie what they have initialised; doing both at once, the last place would decide.
+    Those that initialisers set stay, unless there is an error.
     """
-    apart = []
-    for named in named_parameters(module).values():
-        for owner, attribute in named.others:
-            twin = nn.Parameter(torch.empty_like(named.tensor), named.tensor.requires_grad)
-            owner._parameters[attribute] = twin
-            apart.append((owner, attribute, named.tensor))
+    holders: dict[int, Any] = {}
+    for current in module.modules():
+        for holder in (current, *current._parameters.values(), *current._buffers.values()):
+            if holder is not None:
+                holders[id(holder)] = holder
+    removed = {k: vars(h).pop(_FLAG) for k, h in holders.items() if _FLAG in vars(h)}
     try:
         yield
+    except BaseException:
+        for holder in holders.values():
+            vars(holder).pop(_FLAG, None)
+        raise
     finally:
-        for owner, attribute, tensor in apart:
-            owner._parameters[attribute] = tensor  # type: ignore[assignment]
+        for k, flag in removed.items():
+            vars(holders[k]).setdefault(_FLAG, flag)
 
 
-def run(module: nn.Module) -> None:
+def run(
+    module: nn.Module,
+    *,
+    leave: Collection[Place] = (),
+    declare: Declare | None = None,
+    prefix: str = "",
+) -> None:
     """Call what the module and all below it define, children first, as constructors do.
 
     For each module `reset_parameters` or `_reset_parameters`, then `init_weights`, or
     `_init_weights` applied to all below it; a model of transformers runs its `initialize_weights`,
     and what is inside only what constructors call. Methods that need further arguments are left to
     those that call them. To be called while a recording is on.
+
+    What a module computes from parameters (see `parametrized`) is a parameter meanwhile, except
+    for transformers, which would not reach it either. Tied parameters are apart for what is below
+    the module that holds all their places, and where transformers ties them itself.
+
+    Args:
+        module: the module.
+        leave: parameters that have values already, by what holds them.
+        declare: told the name of each tensor that stands in for one that is computed.
+        prefix: the name of `module` inside a larger one, for these names.
     """
-    with _cleared_flags(module), _untied(module):
-        for current, inside in _children_first(module, False, set()):
-            for initialiser in initialisers(current, inside):
-                try:
-                    initialiser()
-                except Exception as error:
-                    note(error, f"in {_worded(initialiser, current, module)}")
-                    raise
+    watch = WriteWatch()
+    with _cleared_flags(module):
+        tree = Tree(module, is_pretrained)
+        ties, stand_ins = Ties(tree, watch), StandIns(tree, watch, leave, declare, prefix)
+        with watch if ties or stand_ins else nullcontext():
+            try:
+                ties.part()
+                for place in range(len(tree.modules)):
+                    _run_one(tree, place, ties, stand_ins)
+                stand_ins.store(len(tree.modules) - 1)
+            finally:
+                stand_ins.close()
+                ties.join_all()
+
+
+def _run_one(tree: Tree, place: int, ties: Ties, stand_ins: StandIns) -> None:
+    current, inside = tree.modules[place], tree.inside[place]
+    pretrained = is_pretrained(current)
+    ties.join_at(place, declared=False)
+    if inside or not pretrained:
+        _call_all(tree, current, inside, lambda: stand_ins.store(place))
+    else:
+        stand_ins.close(place)
+        _call_all(tree, current, inside, lambda: None)
+        stand_ins.open(place)
+    if not inside:
+        ties.join_at(place, declared=True)
+
+
+def _call_all(
+    tree: Tree, current: nn.Module, inside: bool, afterwards: Callable[[], object]
+) -> None:
+    for initialiser in initialisers(current, inside):
+        try:
+            initialiser()
+            afterwards()
+        except Exception as error:
+            note(error, f"in {_worded(initialiser, current, tree.modules[-1])}")
+            raise
 
 
 def _worded(initialiser: Callable[[], Any], current: nn.Module, module: nn.Module) -> str:
@@ -174,18 +217,3 @@ def _worded(initialiser: Callable[[], Any], current: nn.Module, module: nn.Modul
     method = getattr(initialiser, "__qualname__", repr(initialiser))
     name = next((name for name, found in module.named_modules() if found is current), "")
     return f"{method}, called for {name!r} of {type(module).__name__}"
-
-
-@contextmanager
-def _cleared_flags(module: nn.Module) -> Iterator[None]:
-    """Take away the flags by which transformers skips what it has initialised or loaded before."""
-    removed = []
-    for current in module.modules():
-        for holder in (current, *current._parameters.values(), *current._buffers.values()):
-            if holder is not None and _FLAG in vars(holder):
-                removed.append((holder, vars(holder).pop(_FLAG)))
-    try:
-        yield
-    finally:
-        for holder, flag in removed:
-            vars(holder).setdefault(_FLAG, flag)

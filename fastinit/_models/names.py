@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+
+from fastinit._models.parametrized import Parametrized, parametrized
 
 # What wrappers call the module inside: torch.compile, FSDP and activation checkpointing.
 _WRAPPED = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -31,6 +34,7 @@ class Named:
         attribute: what the owner calls it.
         others: the other (owner, attribute) that hold the same tensor.
         aliases: its names there.
+        part_of: what the module that has it computes from it, if so: a normalised weight, say.
     """
 
     name: str
@@ -39,23 +43,42 @@ class Named:
     attribute: str
     others: list[tuple[nn.Module, str]] = field(default_factory=list)
     aliases: list[str] = field(default_factory=list)
+    part_of: Computed | None = None
 
     @property
-    def padding_row(self) -> int | None:
-        """The row that an embedding keeps at zero, if one holds the tensor."""
-        for owner, attribute in self.places:
-            if (
-                isinstance(owner, (nn.Embedding, nn.EmbeddingBag))
-                and attribute == "weight"
-                and tuple(self.tensor.shape) == (owner.num_embeddings, owner.embedding_dim)
-            ):
-                return owner.padding_idx
-        return None
+    def padding_rows(self) -> list[int]:
+        """The rows that embeddings which hold the tensor keep at zero."""
+        rows = {
+            owner.padding_idx
+            for owner, attribute in self.places
+            if isinstance(owner, (nn.Embedding, nn.EmbeddingBag))
+            and attribute == "weight"
+            and tuple(self.tensor.shape) == (owner.num_embeddings, owner.embedding_dim)
+        }
+        return sorted(row for row in rows if row is not None)
 
     @property
     def places(self) -> list[tuple[nn.Module, str]]:
         """Every (owner, attribute) that holds the tensor."""
         return [(self.owner, self.attribute), *self.others]
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """A tensor that a module computes from its parameters, under the name it has without that.
+
+    Attributes:
+        name: fully qualified, as those of parameters.
+        how: what computes it.
+    """
+
+    name: str
+    how: Parametrized
+
+    @functools.cached_property
+    def named(self) -> Named:
+        """Itself as a parameter, on the meta device."""
+        return Named(self.name, self.how.example(), self.how.module, self.how.attribute)
 
 
 def _is_wrapper(module: nn.Module) -> bool:
@@ -86,7 +109,11 @@ def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
 def _collect(module: nn.Module, prefix: str, table: str) -> dict[str, Named]:
     found: dict[str, Named] = {}
     first: dict[int, Named] = {}
+    parts: dict[tuple[nn.Module, str], Computed] = {}
     for path, owner in named_modules(module, prefix):
+        for how in parametrized(owner) if table == "_parameters" else ():
+            computed = Computed(_join(path, how.attribute), how)
+            parts.update(dict.fromkeys(how.sources, computed))
         for attribute, tensor in getattr(owner, table).items():
             if tensor is None:
                 continue
@@ -100,7 +127,9 @@ def _collect(module: nn.Module, prefix: str, table: str) -> dict[str, Named]:
                     f"two tensors of {type(module).__name__} are called {name!r} once the names "
                     "that wrappers add are dropped; rename one"
                 )
-            found[name] = first[id(tensor)] = Named(name, tensor, owner, attribute)
+            part_of = parts.get((owner, attribute)) if parts else None
+            named = Named(name, tensor, owner, attribute, part_of=part_of)
+            found[name] = first[id(tensor)] = named
     return found
 
 

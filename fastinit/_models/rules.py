@@ -8,13 +8,16 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from fastinit._models.layouts import with_fans
-from fastinit._models.names import Named, matches
+from fastinit._models.names import Computed, Named, matches
 from fastinit._models.notes import note
+from fastinit._models.parametrized import Place
+from fastinit._models.stand_ins import Declare
 
 Initialiser = Callable[..., Any]
 # By selector: a glob or "default", a compiled regular expression, a module class, a number of
@@ -72,8 +75,57 @@ def selects(selector: Any, named: Named) -> bool:
     return selector == DEFAULT or matches(named.name, selector)
 
 
-def _first(rules: list[Rule], named: Named) -> Rule | None:
-    return next((rule for rule in rules if selects(rule[0], named)), None)
+def _first(rules: list[Rule], named: Named) -> tuple[Rule, Computed | None] | None:
+    """Find the first rule that matches a parameter, and what it matches, if that is not itself.
+
+    What is part of a weight that its module computes has that weight's rules; by its own name only
+    those that do not match the weight.
+    """
+    whole = named.part_of
+    for rule in rules:
+        if whole is not None and selects(rule[0], whole.named):
+            return rule, whole
+        if selects(rule[0], named) and (whole is None or _names_something(rule[0])):
+            return rule, None
+    return None
+
+
+@dataclass(frozen=True)
+class _Through:
+    """An initialiser of a weight that is computed, to be called for the first of its parts.
+
+    Attributes:
+        initialiser: what the weight gets.
+        computed: the weight.
+        first: whether this is the part that it is called for.
+        leave: the parts that have rules of their own, or are not to be initialised.
+    """
+
+    initialiser: Initialiser
+    computed: Computed
+    first: bool
+    leave: tuple[Place, ...]
+
+
+def _through(
+    chosen: Mapping[str, tuple[Rule, Computed | None]], parameters: Mapping[str, Named]
+) -> dict[str, Rule]:
+    """Make rules of weights that are computed rules of their parts."""
+    found: dict[str, Rule] = {}
+    parts: dict[Computed, list[str]] = {}
+    for name, (rule, computed) in chosen.items():
+        found[name] = rule
+        if computed is not None and rule[1] is not None:
+            parts.setdefault(computed, []).append(name)
+    for computed, names in parts.items():
+        own = {(parameters[name].owner, parameters[name].attribute) for name in names}
+        leave = tuple(source for source in computed.how.sources if source not in own)
+        for name in names:
+            selector, initialiser = found[name]
+            assert initialiser is not None
+            through = _Through(initialiser, computed, name == names[0], leave)
+            found[name] = (selector, through)  # type: ignore[assignment]
+    return found
 
 
 def choose(rules: list[Rule], parameters: Mapping[str, Named]) -> dict[str, Rule]:
@@ -82,19 +134,36 @@ def choose(rules: list[Rule], parameters: Mapping[str, Named]) -> dict[str, Rule
     Raises:
         ValueError: if no rule matches a parameter; the message lists all of these.
     """
-    chosen: dict[str, Rule] = {}
+    chosen: dict[str, tuple[Rule, Computed | None]] = {}
     unmatched = []
     for name, named in parameters.items():
-        rule = _first(rules, named)
-        if rule is None:
-            unmatched.append(f"{name} {tuple(named.tensor.shape)}")
+        found = _first(rules, named)
+        if found is None:
+            part = "" if named.part_of is None else f", part of {named.part_of.name}"
+            unmatched.append(f"{name} {tuple(named.tensor.shape)}{part}")
         else:
-            chosen[name] = rule
+            chosen[name] = found
     if unmatched:
         raise ValueError(
             "argument 'rules': no rule matches " + ", ".join(unmatched) + "; add one, or 'default'"
         )
-    return chosen
+    return _through(chosen, parameters)
+
+
+def left_alone(
+    chosen: Mapping[str, Rule], wanted: Mapping[str, Named], parameters: Mapping[str, Named]
+) -> list[Place]:
+    """List the parts of computed weights that modules' own initialisers leave alone.
+
+    These are the parts that have rules of their own, and those that are not to be initialised.
+    """
+    found = []
+    for name, named in parameters.items():
+        _, initialiser = chosen.get(name, (None, None))
+        own = initialiser is not None and not isinstance(initialiser, _Through)
+        if named.part_of is not None and (own or name not in wanted):
+            found.append((named.owner, named.attribute))
+    return found
 
 
 def _names_something(selector: Any) -> bool:
@@ -107,15 +176,26 @@ def _names_something(selector: Any) -> bool:
     return isinstance(selector, (str, re.Pattern)) and selector != DEFAULT
 
 
-def warn_of_unused(rules: list[Rule], parameters: Mapping[str, Named], where: str) -> None:
-    """Warn of rules on names that no parameter gets."""
-    used = {id(_first(rules, named)) for named in parameters.values()}
+def _matches(selector: Any, named: Named) -> bool:
+    whole = named.part_of
+    return selects(selector, named) or (whole is not None and selects(selector, whole.named))
+
+
+def warn_of_unused(
+    rules: list[Rule],
+    parameters: Mapping[str, Named],
+    where: str,
+    buffers: Mapping[str, Named] | None = None,
+) -> None:
+    """Warn of rules on names that no parameter gets, and no buffer, if there are any."""
+    used = {id(found[0]) for found in (_first(rules, p) for p in parameters.values()) if found}
+    used |= {id(rule) for rule in choose_for_buffers(rules, buffers or {}, parameters).values()}
     found = []
     for rule in rules:
         selector = rule[0]
         if id(rule) in used or not _names_something(selector):
             continue
-        if any(selects(selector, named) for named in parameters.values()):
+        if any(_matches(selector, named) for named in parameters.values()):
             found.append(f"earlier rules match all that {selector!r} does")
         else:
             found.append(f"{selector!r} matches no parameter")
@@ -138,30 +218,89 @@ def takes_name(initialiser: Initialiser) -> bool:
     return parameter is not None and not bound
 
 
-def apply(rule: Rule, named: Named) -> None:
-    """Run a rule's initialiser on a parameter; an error says which they were."""
+def _spells_out(selector: Any, attribute: str) -> bool:
+    """Whether a selector has the name that a module gives a tensor, letter by letter."""
+    if isinstance(selector, tuple):
+        return any(_spells_out(part, attribute) for part in selector)
+    if isinstance(selector, re.Pattern):
+        return re.search(rf"(?<!\w){re.escape(attribute)}(?!\w)", str(selector.pattern)) is not None
+    return isinstance(selector, str) and selector.rpartition(".")[2] == attribute
+
+
+def choose_for_buffers(
+    rules: list[Rule], buffers: Mapping[str, Named], parameters: Mapping[str, Named]
+) -> dict[str, Rule]:
+    """Give buffers their rules: those that are meant for buffers, and no others.
+
+    Tables, masks and statistics are not what rules like `"*"` or `"default"` are about, and a mask
+    may well be called `bias`. So a rule reaches a buffer only if its selector has the buffer's own
+    name, the last of its segments, letter by letter, and matches no parameter. None stands for what
+    the module makes of it, as for parameters.
+    """
+    meant = [
+        rule
+        for rule in rules
+        if _names_something(rule[0])
+        and not any(_matches(rule[0], named) for named in parameters.values())
+    ]
+    chosen: dict[str, Rule] = {}
+    for name, named in buffers.items():
+        for rule in meant:
+            if _spells_out(rule[0], named.attribute) and selects(rule[0], named):
+                chosen[name] = rule
+                break
+    return chosen
+
+
+def apply(rule: Rule, named: Named, declare: Declare | None = None) -> None:
+    """Run a rule's initialiser on a parameter or buffer; an error says which they were.
+
+    Args:
+        rule: the rule.
+        named: what it is for.
+        declare: told the name of the tensor that stands in for a weight that is computed.
+    """
     selector, initialiser = rule
     if initialiser is None:
         return
-    tensor, row = named.tensor, named.padding_row
+    through = initialiser if isinstance(initialiser, _Through) else None
+    if through is not None:
+        if not through.first:
+            return
+        initialiser = through.initialiser
+        named = replace(through.computed.named, tensor=through.computed.how.stand_in())
+        if declare is not None:
+            declare(named.name, named.tensor)
     try:
-        if takes_name(initialiser):
-            initialiser(tensor, name=named.name)
-        else:
-            with_fans(initialiser, named)(tensor)
-        if row is not None:  # no gradient reaches it, so it would stay what was drawn
-            tensor[row].zero_()
+        _initialise(initialiser, named)
+        if through is not None:
+            through.computed.how.store(named.tensor.detach(), through.leave)
+        elif named.part_of is not None:
+            named.part_of.how.follow()
     except Exception as error:
         note(
             error,
-            f"in {describe(initialiser)}, which the rule {selector!r} gives to parameter "
-            f"{named.name}, shape {tuple(tensor.shape)}",
+            f"in {describe(initialiser)}, which the rule {selector!r} gives to "
+            f"{named.name}, shape {tuple(named.tensor.shape)}",
         )
         raise
 
 
+def _initialise(initialiser: Initialiser, named: Named) -> None:
+    if takes_name(initialiser):
+        initialiser(named.tensor, name=named.name)
+    else:
+        with_fans(initialiser, named)(named.tensor)
+    for row in named.padding_rows:  # no gradient reaches it, so it would stay what was drawn
+        named.tensor[row].zero_()
+
+
 def describe(initialiser: Initialiser) -> str:
     """Word an initialiser for a report, as a call."""
+    if isinstance(initialiser, _Through):
+        computed = initialiser.computed
+        called = describe(initialiser.initialiser)
+        return f"{called} of {computed.name}, through {computed.how.what}"
     arguments: list[str] = []
     while isinstance(initialiser, functools.partial):
         given = [repr(a) for a in initialiser.args]

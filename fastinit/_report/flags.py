@@ -108,8 +108,8 @@ def row_of(named: Named, declared_ties: Mapping[str, Tensor]) -> ParameterRow:
         and isinstance(named.owner, _WEIGHTED)
     ):
         flags.append("constant where random was expected")
-    row = named.padding_row
-    if row is not None and got is not None and local is tensor and tensor[row].any():
+    rows = named.padding_rows
+    if rows and got is not None and local is tensor and tensor[rows].any():
         flags.append("padding row not zero")
     if got is not None and not math.isfinite(got.mean + got.std):
         flags.append("not finite")

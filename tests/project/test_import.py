@@ -51,9 +51,9 @@ def test_importing_loads_nothing_beyond_torch() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert done.stderr == python("import torch").stderr, "a warning of torch's, say"
-    outside = {name.split(".")[0] for name in found["new"]} - {"fastinit"}
-    assert not outside - set(sys.stdlib_module_names), sorted(outside)
-    assert len(found["new"]) < 80, sorted(found["new"])
+    outside = [name for name in found["new"] if name.split(".")[0] != "fastinit"]
+    assert {name.split(".")[0] for name in outside} <= set(sys.stdlib_module_names), outside
+    assert len(outside) < 10, outside
     assert not found["compiler"]
 
 
