@@ -183,15 +183,13 @@ class _ByList(Parametrized):
     def follow(self) -> None:
         steps = self._modules(self._steps)
         spectral = [k for k, step in enumerate(steps) if isinstance(step, _SpectralNorm)]
-        last = spectral[-1] if spectral else -1
-        made = [self._steps._parameters.get(name) for name in self._originals]
-        for step in steps[: last + 1]:
-            if any(tensor is None for tensor in made):
-                return
+        made: Any = [self._steps._parameters.get(name) for name in self._originals]
+        if not spectral or any(tensor is None for tensor in made):
+            return
+        for step in steps[: spectral[-1]]:
             _estimate_step(step, made[0])
-            training, step.training = step.training, False
             made = [step(*made)]
-            step.training = training
+        _estimate_step(steps[spectral[-1]], made[0])
 
 
 def _estimate_step(step: Any, weight: Tensor | None) -> None:
@@ -226,13 +224,15 @@ class _ByHook(Parametrized):
 
     def follow(self) -> None:
         """Write the tensor that the hook has left in the module, until it is called again."""
-        last = vars(self.module).get(self.attribute)
-        if not isinstance(last, Tensor) or last.shape != self._original().shape:
+        last, original = vars(self.module).get(self.attribute), self._original()
+        if not isinstance(last, Tensor) or last.shape != original.shape:
             return
-        if last.is_inference() and not torch.is_inference_mode_enabled():
-            return
-        same = last.untyped_storage()._cdata == self._original().untyped_storage()._cdata
-        if not same and last.device == self._original().device:
+        with torch._C.DisableTorchFunction():
+            same = last.untyped_storage()._cdata == original.untyped_storage()._cdata
+            nowhere = last.is_meta and not same
+        if nowhere:
+            vars(self.module)[self.attribute] = self._computed()
+        elif not same and (torch.is_inference_mode_enabled() or not last.is_inference()):
             last.detach().copy_(self._computed())
 
 

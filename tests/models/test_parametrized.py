@@ -142,6 +142,7 @@ def test_parents_that_write_the_weight_and_those_that_write_its_parts() -> None:
 
     for net in roads(Net, None)[:2]:
         torch.testing.assert_close(weight_of(net.one), torch.full((6, 8), 0.5))
+        torch.testing.assert_close(net.two.weight.detach().norm(dim=1), torch.ones(6))
         torch.testing.assert_close(weight_of(net.two).norm(dim=1), torch.ones(6))
         assert 0.1 < net.two.weight_v.std() < 0.35  # uniform up to 8 ** -0.5
 
@@ -187,6 +188,22 @@ def test_spectral_norm_knows_nothing_of_the_weight_before(old: bool, rules: Any)
         dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
         matrix = module.weight.detach().transpose(0, dim).flatten(1)
         assert float(torch.linalg.matrix_norm(matrix, 2)) == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_vectors_follow_parts_with_rules_of_their_own() -> None:
+    target = torch.diag(torch.tensor([3.0, 2.0, 1.0, 0.5]))
+    for old in (False, True):
+        if old:
+            module = nn.utils.spectral_norm(nn.Linear(4, 4))
+        else:
+            module = registered(nn.Linear(4, 4), Double())
+            parametrizations.spectral_norm(module)
+        rules = {
+            "bias": None,
+            "*.original" if not old else "weight_orig": lambda w: w.copy_(target),
+        }
+        module = initialize_(module, rules, key=3)
+        torch.testing.assert_close(weight_of(module), target / 3, atol=1e-2, rtol=0)
 
 
 def test_looking_at_a_spectral_norm_does_not_change_it() -> None:

@@ -235,6 +235,48 @@ def test_a_head_that_embeddings_are_tied_to() -> None:
         assert (model.head.weight == 5).all()
 
 
+def test_the_declared_source_of_several_places() -> None:
+    """One more place, which the constructor ties and nothing declares, is named first."""
+    outer = tied_model({"inner.embed.weight": "head.weight"}, False, False)
+
+    def factory() -> Any:
+        model = outer()
+        model._modules = {"extra": nn.Embedding(16, 8), **model._modules}
+        model.extra.weight = model.head.weight
+        return model
+
+    for model in roads(factory):
+        assert model.extra.weight is model.head.weight is model.inner.embed.weight
+        assert (model.head.weight == 5).all()
+
+
+def test_what_is_around_models_of_transformers_finds_them_tied() -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    inner = tied_model({"head.weight": "inner.embed.weight"}, True, False)
+
+    class Config(transformers.PretrainedConfig):
+        model_type = "x-fastinit-around"
+
+    class Middle(transformers.PreTrainedModel):
+        config_class = Config
+
+        def __init__(self) -> None:
+            super().__init__(Config())
+            self.model = inner()
+            self.post_init()
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.middle = Middle()
+
+        def reset_parameters(self) -> None:
+            nn.init.constant_(self.middle.model.head.weight, 7.0)
+
+    for whole in roads(Around):
+        assert (whole.middle.model.inner.embed.weight == 7).all()
+
+
 @pytest.mark.parametrize("keys", [["head.weight"], [r"head\.w.*"]])
 def test_lists_of_older_releases_name_what_is_tied(keys: list[str]) -> None:
     """They are patterns of the places that are not saved."""
@@ -246,3 +288,6 @@ def test_lists_of_older_releases_name_what_is_tied(keys: list[str]) -> None:
         assert model.head.weight is model.inner.embed.weight
         assert model.head.weight[3].count_nonzero() == 0
         assert 0.015 < model.head.weight.std() < 0.025
+    model._tied_weights_keys = ["inner.embed.weight"]
+    initialize_(model, key=3)
+    assert (model.inner.embed.weight == 5).all()
