@@ -50,11 +50,7 @@ class StandIns:
         self._entries: list[_Entry] = []
         paths: dict[nn.Module, str] | None = None
         for number, module in enumerate(tree.modules):
-            found = [
-                one
-                for one in parametrized(module)
-                if any(source not in leave for source in one.sources)
-            ]
+            found = parametrized(module)
             if not found:
                 continue
             if paths is None:
@@ -93,6 +89,8 @@ class StandIns:
         for entry in self._below(place):
             for one in entry.tensors:
                 tensor = entry.opened.tensor(one.attribute)
+                if all(source in self._leave for source in one.sources):
+                    continue  # nobody gets to see what it is computed from, either
                 if self._watch.wrote(tensor):
                     entry.opened.close()
                     one.store(tensor.detach(), self._leave)
