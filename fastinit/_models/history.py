@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -66,6 +66,15 @@ _histories: weakref.WeakKeyDictionary[nn.Module, dict[str, ParameterHistory]] = 
 def history_of(owner: nn.Module, attribute: str) -> ParameterHistory | None:
     """Give what is known about a parameter."""
     return _histories.get(owner, {}).get(attribute)
+
+
+def take_over(made: Named, named: Named) -> None:
+    """Note for a parameter what is known about another, whose values it has got."""
+    known = history_of(made.owner, made.attribute)
+    if known is not None:
+        places = [(weakref.ref(owner), attribute) for owner, attribute in named.places]
+        kept = replace(known, places=places, version=version_of(named.tensor))
+        _histories.setdefault(named.owner, {})[named.attribute] = kept
 
 
 class History:

@@ -6,19 +6,18 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
-from types import CodeType
 from typing import Any
 
 from torch import nn
 
+from fastinit._models.constructors import names_in, warn_of_lost
+from fastinit._models.loaded import FLAG
 from fastinit._models.notes import note
 from fastinit._models.parametrized import Place
 from fastinit._models.stand_ins import Declare, StandIns
 from fastinit._models.ties import Ties
-from fastinit._models.tree import Tree
+from fastinit._models.tree import Tree, is_pretrained
 from fastinit._models.writes import WriteWatch
-
-_FLAG = "_is_hf_initialized"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -49,19 +48,6 @@ def _takes_one_module(method: Callable[..., Any]) -> bool:
     return _takes(method, 1) and not _takes(method, 0)
 
 
-def is_pretrained(module: nn.Module) -> bool:
-    """Whether this is a model of transformers, which initialises all below it in its own order."""
-    return callable(getattr(module, "_init_weights", None)) and callable(
-        getattr(module, "initialize_weights", None)
-    )
-
-
-def _names_in(code: CodeType) -> set[str]:
-    """Collect the names that code uses, with the functions defined in it."""
-    inner = (const for const in code.co_consts if isinstance(const, CodeType))
-    return set(code.co_names).union(*map(_names_in, inner))
-
-
 @functools.lru_cache(maxsize=1024)
 def _constructor_calls(kind: type[nn.Module], name: str) -> bool:
     """Whether a method is one that the constructor calls, itself or by way of other methods."""
@@ -74,7 +60,7 @@ def _constructor_calls(kind: type[nn.Module], name: str) -> bool:
             code = getattr(inspect.unwrap(function), "__code__", None)
             if code is None:
                 continue
-            names = _names_in(code)
+            names = names_in(code)
             if name in names:
                 return True
             called = {n for n in names - seen if hasattr(kind, n)}
@@ -133,16 +119,16 @@ def _cleared_flags(module: nn.Module) -> Iterator[None]:
         for holder in (current, *current._parameters.values(), *current._buffers.values()):
             if holder is not None:
                 holders[id(holder)] = holder
-    removed = {k: vars(h).pop(_FLAG) for k, h in holders.items() if _FLAG in vars(h)}
+    removed = {k: vars(h).pop(FLAG) for k, h in holders.items() if FLAG in vars(h)}
     try:
         yield
     except BaseException:
         for holder in holders.values():
-            vars(holder).pop(_FLAG, None)
+            vars(holder).pop(FLAG, None)
         raise
     finally:
         for k, flag in removed.items():
-            vars(holders[k]).setdefault(_FLAG, flag)
+            vars(holders[k]).setdefault(FLAG, flag)
 
 
 def run(
@@ -157,7 +143,8 @@ def run(
     For each module `reset_parameters` or `_reset_parameters`, then `init_weights`, or
     `_init_weights` applied to all below it; a model of transformers runs its `initialize_weights`,
     and what is inside only what constructors call. Methods that need further arguments are left to
-    those that call them. To be called while a recording is on.
+    those that call them. A UserWarning tells of constructors that initialise more than these do.
+    To be called while a recording is on.
 
     What a module computes from parameters (see `parametrized`) is a parameter meanwhile, except
     for transformers, which would not reach it either. Tied parameters are apart for what is below
@@ -171,7 +158,7 @@ def run(
     """
     watch = WriteWatch()
     with _cleared_flags(module):
-        tree = Tree(module, is_pretrained)
+        tree = Tree(module)
         ties, stand_ins = Ties(tree, watch), StandIns(tree, watch, leave, declare, prefix)
         with watch if ties or stand_ins else nullcontext():
             try:
@@ -182,6 +169,7 @@ def run(
             finally:
                 stand_ins.close()
                 ties.join_all()
+    warn_of_lost(tree)
 
 
 def _run_one(tree: Tree, place: int, ties: Ties, stand_ins: StandIns) -> None:

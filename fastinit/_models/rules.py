@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from torch import nn
 
 from fastinit._models.layouts import with_fans
 from fastinit._models.names import Computed, Named, matches
-from fastinit._models.notes import note
+from fastinit._models.notes import note, outside
 from fastinit._models.parametrized import Place
 from fastinit._models.stand_ins import Declare
 
@@ -198,14 +197,11 @@ def warn_of_unused(
         if any(_matches(selector, named) for named in parameters.values()):
             found.append(f"earlier rules match all that {selector!r} does")
         else:
-            found.append(f"{selector!r} matches no parameter")
+            found.append(f"{selector!r} matches no parameter{' or buffer' if buffers else ''}")
     if not found:
         return
-    depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("fastinit."):
-        depth, frame = depth + 1, frame.f_back
     text = f"fastinit.{where}: argument 'rules': {'; '.join(found)}"
-    warnings.warn(text, UserWarning, stacklevel=depth)
+    warnings.warn(text, UserWarning, stacklevel=outside())
 
 
 def takes_name(initialiser: Initialiser) -> bool:

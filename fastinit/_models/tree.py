@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
+
+
+def is_pretrained(module: nn.Module) -> bool:
+    """Whether this is a model of transformers, which initialises all below it in its own order."""
+    return callable(getattr(module, "_init_weights", None)) and callable(
+        getattr(module, "initialize_weights", None)
+    )
 
 
 class Tree:
     """All modules, each once, children before their parents.
 
-    Args:
-        root: the module.
-        outer: which modules initialise all below them.
-
     Attributes:
         modules: in this order; what is below one stands directly before it.
         first: for each, the number of the first that is below it (or itself).
-        inside: for each, whether it is below one that initialises all below it.
+        inside: for each, whether it is below a model of transformers.
     """
 
-    def __init__(self, root: nn.Module, outer: Callable[[nn.Module], bool]) -> None:
-        self._outer = outer
+    def __init__(self, root: nn.Module) -> None:
         self.modules: list[nn.Module] = []
         self.first: list[int] = []
         self.inside: list[bool] = []
@@ -38,7 +38,7 @@ class Tree:
             if child is not None:
                 seen.add(child)
                 self._parent[child] = current
-                below = inside or self._outer(current)
+                below = inside or is_pretrained(current)
                 waiting.append((child, iter(child.children()), len(self.modules), below))
                 continue
             waiting.pop()
@@ -48,11 +48,11 @@ class Tree:
             self.inside.append(inside)
 
     def outermost(self, place: int) -> int:
-        """Give the highest from here on that initialises all below; the same if there is none."""
+        """Give the highest model of transformers from here on; the same if there is none."""
         found, current = place, self.modules[place]
         while True:
             number = self._number[current]
-            if self._outer(current):
+            if is_pretrained(current):
                 found = number
             if current not in self._parent:
                 return found

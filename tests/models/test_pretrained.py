@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from support.initialize_helpers import drawn
 from torch import nn
 
 import fastinit
+from fastinit._models.loaded import warn_of_loaded
+from fastinit._models.names import named_parameters
 
 transformers: Any = pytest.importorskip("transformers")
 FLAG = "_is_hf_initialized"
@@ -111,3 +114,62 @@ def test_only_what_transformers_or_a_constructor_calls(inner: Callable[[], nn.Mo
 def test_what_modules_of_no_framework_define_is_called() -> None:
     assert (fastinit.initialize_(DeadPublic(), key=3).linear.weight == 7).all()
     assert (fastinit.initialize_(nn.Sequential(DeadReset()), key=3)[0].linear.weight == 7).all()
+
+
+# ---- flags ---------------------------------------------------------------------------------------
+
+
+def flags_of(model: nn.Module) -> dict[str, Any]:
+    holders = {**dict(model.named_modules()), **dict(model.named_parameters())}
+    return {name: vars(holder)[FLAG] for name, holder in holders.items() if FLAG in vars(holder)}
+
+
+def loaded(model: Any, *names: str) -> Any:
+    """Mark parameters as transformers does when it loads them."""
+    for name in names:
+        setattr(model.get_parameter(name), FLAG, True)
+    return model
+
+
+def test_flags_of_construction_and_of_loading_do_not_keep_values() -> None:
+    for model in (Model(Config(), Alive), loaded(Model(Config(), Alive), "inner.linear.weight")):
+        before, flags = model.inner.linear.weight.detach().clone(), flags_of(model)
+        assert flags
+        fastinit.initialize_(model, key=3)
+        assert not same_bits(model.inner.linear.weight.data, before)
+        assert flags_of(model) == flags
+
+
+def test_a_model_made_on_the_meta_device_is_initialised_afterwards() -> None:
+    """So a second `post_init` leaves it alone."""
+    with torch.device("meta"):
+        model = Model(Config(), Alive)
+    fastinit.materialize(model, key=3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.post_init()
+    assert all(same_bits(before[name], p.data) for name, p in model.named_parameters())
+
+
+def test_an_error_leaves_flags_as_they_were() -> None:
+    model = loaded(Model(Config(), Alive), "inner.linear.weight")
+    vars(model.inner).pop(FLAG)
+    flags = flags_of(model)
+
+    def fails(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            raise KeyError("here")
+
+    model._init_weights = fails
+    with pytest.raises(KeyError, match="here"):
+        fastinit.initialize_(model, key=3)
+    assert flags_of(model) == flags
+
+
+def test_loaded_parameters_are_named() -> None:
+    model = loaded(Model(Config(), Alive), "inner.linear.weight")
+    with pytest.warns(UserWarning, match=r"loaded.*: inner\.linear\.weight; argument 'skip'") as w:
+        warn_of_loaded(named_parameters(model))
+    assert w[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_loaded(named_parameters(Model(Config(), Alive)))

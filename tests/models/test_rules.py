@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from torch import nn
 
 import fastinit
 from fastinit import initialize_
+from fastinit._models import rules as rules_of
+from fastinit._models.names import named_buffers, named_parameters
 
 
 def test_rules_in_order() -> None:
@@ -129,3 +132,81 @@ def test_the_padding_row_of_a_tied_weight_stays_zero() -> None:
 def test_an_embedding_without_a_padding_row_has_none() -> None:
     module = initialize_(nn.Embedding(6, 4), {2: NORMAL}, key=3)
     assert module.weight.all()
+
+
+# ---- buffers -------------------------------------------------------------------------------------
+
+
+class Buffers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.register_buffer("bias", torch.ones(3))  # a mask that is called as weights are
+        self.register_buffer("table", torch.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ("table", ["table"]),
+        ("*.running_mean", ["norm.running_mean"]),
+        ("norm.running_var", ["norm.running_var"]),
+        (re.compile("running_(var|mean)"), []),  # does not have the name letter by letter
+        (re.compile("(^|[.])running_var$"), ["norm.running_var"]),
+        ((nn.BatchNorm1d, "*running_var"), []),
+        ((nn.BatchNorm1d, "*.running_var"), ["norm.running_var"]),
+        ((nn.Linear, "*.running_var"), []),
+        ((2, "*.running_var"), []),
+        ("*", []),
+        ("default", []),
+        ("norm.*", []),
+        ("*running*", []),
+        (1, []),
+        (nn.BatchNorm1d, []),
+        ("*bias", []),
+        ("bias", ["bias"]),  # no parameter is called so at the top
+        ("*.bias", []),
+    ],
+)
+def test_rules_that_mean_buffers(selector: Any, names: list[str]) -> None:
+    model = Buffers()
+    found, parameters = named_buffers(model), named_parameters(model)
+    checked = rules_of.check([(selector, nn.init.ones_), ("default", None)])
+    chosen = rules_of.choose_for_buffers(checked, found, parameters)
+    assert [*chosen] == names
+    assert all(rule[0] is selector for rule in chosen.values())
+    with torch.no_grad():
+        for name, rule in chosen.items():
+            rules_of.apply(rule, found[name])
+            assert (model.get_buffer(name) == 1).all()
+
+
+def test_the_first_rule_that_means_a_buffer() -> None:
+    model = Buffers()
+    checked = rules_of.check([("*", None), ("table", nn.init.zeros_), ("*.table", nn.init.ones_)])
+    chosen = rules_of.choose_for_buffers(checked, named_buffers(model), named_parameters(model))
+    assert chosen["table"][0] == "table"
+
+
+def test_unused_rules_and_buffers() -> None:
+    model = Buffers()
+    found, parameters = named_buffers(model), named_parameters(model)
+    checked = rules_of.check([("table", nn.init.zeros_), ("default", None)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rules_of.warn_of_unused(checked, parameters, "initialize_", found)
+    with pytest.warns(UserWarning, match="'table' matches no parameter"):
+        rules_of.warn_of_unused(checked, parameters, "initialize_")
+    checked = rules_of.check([("tabel", nn.init.zeros_), ("default", None)])
+    with pytest.warns(UserWarning, match="'tabel' matches no parameter or buffer"):
+        rules_of.warn_of_unused(checked, parameters, "initialize_", found)
+
+
+def test_an_error_names_the_buffer() -> None:
+    model = Buffers()
+    rule = ("table", nn.init.xavier_uniform_)
+    with pytest.raises(ValueError) as caught:
+        rules_of.apply(rule, named_buffers(model)["table"])
+    text = "\n".join(getattr(caught.value, "__notes__", [str(caught.value)]))
+    assert "rule 'table' gives to table, shape (3,)" in text

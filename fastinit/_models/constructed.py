@@ -1,0 +1,89 @@
+"""Values that a constructor gives, for a module that has been constructed already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastinit._models import rules as _rules
+from fastinit._models.history import take_over
+from fastinit._models.materialize import materialize
+from fastinit._models.names import Named, named_buffers, named_parameters
+from fastinit.key import Key
+
+_WHERE = "fastinit.initialize_: argument 'factory'"
+
+
+def _kind(named: Named) -> str:
+    return f"{tuple(named.tensor.shape)}, {named.tensor.dtype}"
+
+
+def _check(ours: Mapping[str, Named], made: Mapping[str, Named], kind: str) -> None:
+    """Raise ValueError unless the names, the shapes and what types are about are the same."""
+    missing = [name for name in ours if name not in made]
+    more = [name for name in made if name not in ours]
+    if missing or more:
+        parts = [f"has no {', '.join(missing)}"] if missing else []
+        parts += [f"has {', '.join(more)}, which the module has not"] if more else []
+        raise ValueError(f"{_WHERE}: as to names of parameters, what it makes {'; '.join(parts)}")
+    wrong = []
+    for name, named in ours.items():
+        mine, other = named.tensor, made[name].tensor
+        floats = mine.is_floating_point() == other.is_floating_point()
+        if mine.shape != other.shape or mine.is_complex() != other.is_complex() or not floats:
+            wrong.append(f"{name} ({_kind(named)}, made: {_kind(made[name])})")
+    if wrong:
+        raise ValueError(f"{_WHERE}: the {kind} that it makes are others: {', '.join(wrong)}")
+
+
+def initialize_from(
+    module: nn.Module,
+    factory: Callable[[], nn.Module],
+    wanted: Mapping[str, Named],
+    key: Key,
+    *,
+    rules: list[_rules.Rule] | None = None,
+    prefix: str = "",
+    progress: bool = False,
+) -> None:
+    """Give a module the values of a new one, which `materialize(factory)` makes beside it.
+
+    Parameters keep their type and device; buffers that both have get values, too. Everything is
+    checked before anything is written.
+
+    Args:
+        module: the module.
+        factory: makes one that has the same parameters.
+        wanted: the parameters that are to be written.
+        key: as for `materialize`, like all that follows.
+        rules: as for `materialize`.
+        prefix: the name of the module inside a larger one.
+        progress: whether to show a progress bar.
+
+    Raises:
+        TypeError: if `factory` is no callable, or a module.
+        ValueError: if what it makes has parameters of other names or shapes, or is the module.
+    """
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise TypeError(
+            f"{_WHERE} must be a callable that makes a module like the one that is given, got "
+            f"{type(factory).__name__}"
+        )
+    new = materialize(factory, rules=rules, key=key, prefix=prefix, progress=progress)
+    ours, made = named_parameters(module, prefix), named_parameters(new, prefix)
+    buffers, made_buffers = named_buffers(module, prefix), named_buffers(new, prefix)
+    mine = {id(n.tensor) for n in (*ours.values(), *buffers.values())}
+    if any(id(n.tensor) in mine for n in (*made.values(), *made_buffers.values())):
+        raise ValueError(f"{_WHERE} must make a new module; it gives one that is the module's own")
+    _check(ours, made, "parameters")
+    both = {name: named for name, named in buffers.items() if name in made_buffers}
+    _check(both, {name: made_buffers[name] for name in both}, "buffers")
+    with torch.no_grad():
+        for name, named in (*wanted.items(), *both.items()):
+            source: Any = made.get(name) or made_buffers.get(name)
+            named.tensor.copy_(source.tensor)
+    for name, named in wanted.items():
+        take_over(made[name], named)

@@ -1,0 +1,152 @@
+"""What constructors initialise themselves, which running a module's initialisers does not repeat.
+
+`ResNet.__init__` draws the weights of its convolutions anew, say, and sets some to zero. Nothing
+but its code tells, so that is what is looked at: the names that a constructor uses, and those that
+functions and methods it calls use, but not the methods that fastinit runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastinit._models.notes import outside
+from fastinit._models.tree import Tree, is_pretrained
+
+_RUN = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
+_FRAMEWORK = ("initialize_weights", "post_init", "_initialize_weights")
+# Of torch, and as others call theirs; what tables are also made with (`copy_`, `mul_`) is not here.
+_INITIALISERS = frozenset(
+    name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")
+) | {"trunc_normal_tf_", "lecun_normal_", "lecun_uniform_", "fill_", "zero_"}
+_INITIALISES = re.compile(r"(reset|init).*(param|weight)")
+
+
+def names_in(code: CodeType) -> set[str]:
+    """Collect the names that code uses, with the functions defined in it."""
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return set(code.co_names).union(*map(names_in, inner))
+
+
+def _function(value: Any) -> FunctionType | None:
+    value = inspect.unwrap(value) if callable(value) else value
+    while isinstance(value, (functools.partial, staticmethod, classmethod)):
+        value = value.func if isinstance(value, functools.partial) else value.__func__
+    return value if isinstance(value, FunctionType) else None
+
+
+def _is_torch(function: FunctionType) -> bool:
+    return (function.__module__ or "").partition(".")[0] == "torch"
+
+
+def _reached(
+    kind: type[nn.Module], start: Iterable[FunctionType], stop: Callable[[str], bool]
+) -> set[str]:
+    """Collect the names that functions use, and methods and functions which they call."""
+    found: set[str] = set()
+    seen: set[FunctionType] = set()
+    waiting = list(start)
+    while waiting:
+        function = waiting.pop()
+        if function in seen or _is_torch(function):
+            continue
+        seen.add(function)
+        names = {name for name in names_in(function.__code__) if not stop(name)}
+        found |= names
+        for name in names:
+            called = [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
+            called.append(function.__globals__.get(name))
+            waiting += [f for f in map(_function, called) if f is not None]
+    return found
+
+
+def _needs_arguments(function: FunctionType) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except (TypeError, ValueError):
+        return True
+    return False
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_constructor(kind: Any) -> frozenset[str]:
+    """Collect the initialisers that a class's constructor uses, past those that are run again."""
+
+    def stop(name: str) -> bool:
+        if name in _FRAMEWORK:
+            return True
+        method = _function(getattr(kind, name, None)) if name in _RUN else None
+        return method is not None and (name == "_init_weights" or not _needs_arguments(method))
+
+    constructors = (vars(base).get("__init__") for base in kind.__mro__)
+    found = _reached(kind, [f for f in map(_function, constructors) if f is not None], stop)
+    return frozenset(found & _INITIALISERS)
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_others(kind: Any) -> frozenset[str]:
+    """Collect the methods that initialise, but need arguments which only their callers know."""
+    found = set()
+    for base in kind.__mro__:
+        for name, value in vars(base).items():
+            method = _function(value)
+            if (
+                method is None
+                or name in (*_RUN, *_FRAMEWORK)
+                or not _INITIALISES.search(name)
+                or _is_torch(method)
+                or not _needs_arguments(method)
+            ):
+                continue
+            if _reached(kind, [method], lambda _: False) & _INITIALISERS:
+                found.add(name)
+    return frozenset(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _called(kind: Any) -> frozenset[str]:
+    """Collect the names that the methods which are run use."""
+    methods = [_function(getattr(kind, name, None)) for name in (*_RUN, *_FRAMEWORK)]
+    return frozenset(_reached(kind, [f for f in methods if f is not None], lambda _: False))
+
+
+def lost(tree: Tree) -> list[str]:
+    """Say which classes are initialised by more than what `initialize_` runs, and how.
+
+    Models of transformers initialise again what their constructors did.
+    """
+    own = [m for m, inside in zip(tree.modules, tree.inside, strict=True) if not inside]
+    kinds: dict[Any, None] = dict.fromkeys(type(m) for m in own if not is_pretrained(m))
+    suspects = [kind for kind in kinds if _by_constructor(kind) or _by_others(kind)]
+    called = frozenset[str]().union(*map(_called, kinds)) if suspects else frozenset()
+    found = []
+    for kind in suspects:
+        if names := sorted(_by_constructor(kind)):
+            found.append(f"{kind.__name__}() calls {', '.join(names)}")
+        elif names := sorted(_by_others(kind) - called):
+            found.append(f"{kind.__name__}.{names[0]} needs arguments")
+    return list(dict.fromkeys(found))
+
+
+def warn_of_lost(tree: Tree) -> None:
+    """Warn of constructors that initialise themselves, each class once."""
+    found = lost(tree)
+    if not found:
+        return
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    warnings.warn(
+        "fastinit: constructors are not run again, and these initialise more than the modules' "
+        f"own initialisers do: {'; '.join(found[:5])}{more}. Values may differ from those of a new "
+        "module; fastinit.materialize(factory), or initialize_(module, factory=factory), gives "
+        "those",
+        UserWarning,
+        stacklevel=outside(),
+    )

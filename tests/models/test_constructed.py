@@ -1,0 +1,253 @@
+"""What constructors do to their children: repeated from a factory, or said to be missing."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.common import same_bits
+from support.initialize_helpers import assert_same, values
+from torch import nn
+
+import fastinit
+from fastinit import Key
+from fastinit._models.constructed import initialize_from
+from fastinit._models.constructors import lost
+from fastinit._models.names import matches, named_parameters
+from fastinit._models.tree import Tree
+
+
+class Block(nn.Module):
+    """A residual block that starts as nothing, and a layer of small weights."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        nn.init.zeros_(self.norm.weight)
+        self.siren = nn.Linear(3, width)
+        nn.init.uniform_(self.siren.weight, -1e-3, 1e-3)
+
+
+def from_factory(module: nn.Module, factory: Any, skip: Any = (), **options: Any) -> nn.Module:
+    parameters = named_parameters(module, options.get("prefix", ""))
+    wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
+    initialize_from(module, factory, wanted, Key(3), **options)
+    return module
+
+
+# ---- from a factory ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [Block, lambda: nn.Sequential(Block(), nn.Dropout(), Block())])
+def test_the_values_are_those_of_a_new_module(make: Callable[[], nn.Module]) -> None:
+    module = make()
+    before = dict(module.named_parameters())
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            tensor.fill_(9)
+    from_factory(module, make)
+    assert_same(values(module), values(fastinit.materialize(make, key=3)))
+    assert all(before[name] is p for name, p in module.named_parameters())
+    assert all(not buffer.any() for name, buffer in module.named_buffers() if "mean" in name)
+
+
+def test_wrappers_types_ties_prefixes_and_what_is_skipped() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(9, 4), nn.Linear(4, 9)
+            self.head.weight = self.embed.weight
+
+    module = Tied().bfloat16()
+    bias = module.head.bias.detach().clone()
+    from_factory(nn.DataParallel(module), Tied, skip="big.head.bias", prefix="big")
+    expected = fastinit.materialize(Tied, key=3, prefix="big")
+    assert module.head.weight is module.embed.weight
+    assert same_bits(module.embed.weight.data, expected.embed.weight.data.bfloat16())
+    assert same_bits(module.head.bias.data, bias)
+    rules = [("*bias", nn.init.ones_), ("default", None)]
+    from_factory(module, Tied, rules=rules)
+    assert (module.head.bias == 1).all()
+
+
+def test_report_knows_what_the_new_module_was_given() -> None:
+    module = from_factory(Block(), Block)
+    rows = {row.name: row for row in fastinit.report(module).parameters}
+    assert rows["siren.weight"].rule == "uniform_"
+    assert rows["siren.weight"].expected.std == pytest.approx(1e-3 / 3**0.5)
+    with torch.no_grad():
+        module.get_parameter("siren.weight").mul_(2)
+    assert "changed since" in fastinit.report(module).flags["siren.weight"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "error", "text"),
+    [
+        (lambda: Block(32), ValueError, r"siren\.weight \(\(64, 3\), .*made: \(32, 3\)"),
+        (lambda: nn.Sequential(Block()), ValueError, r"has no norm\.weight.*has 0\.norm\.weight"),
+        (lambda: Block().to(torch.complex64), ValueError, "complex64"),
+        (lambda: 3, TypeError, "must return a torch.nn.Module"),
+        (Block(), TypeError, "got Block"),
+        (3, TypeError, "got int"),
+    ],
+)
+def test_factories_that_make_something_else(factory: Any, error: type, text: str) -> None:
+    module = Block()
+    before = values(module)
+    with pytest.raises(error, match=text):
+        from_factory(module, factory)
+    assert_same(values(module), before)
+
+
+def test_a_factory_that_gives_the_module_itself() -> None:
+    module = Block()
+    with pytest.raises(ValueError, match="must make a new module"):
+        from_factory(module, lambda: module)
+
+
+# ---- without one ---------------------------------------------------------------------------------
+
+
+def helper(module: nn.Module) -> None:
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.trunc_normal_(child.weight, std=0.02)
+
+
+class ByFunction(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        helper(self)
+
+
+class ByApply(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.apply(functools.partial(helper))
+
+
+class ByMethod(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self._setup()
+
+    def _setup(self) -> None:
+        self.layer.weight.data.normal_(0, 0.1)
+
+
+class Inherits(ByMethod):
+    pass
+
+
+class NeedsArguments(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.init_weights(0.5)
+
+    def init_weights(self, std: float) -> None:
+        nn.init.normal_(self.layer.weight, std=std)
+
+
+class Adapter(nn.Module):
+    """Whoever adds it calls its method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(3, 2), nn.Linear(2, 3)
+
+    def reset_adapter_parameters(self, scale: float) -> None:
+        nn.init.zeros_(self.up.weight)
+
+
+class OfItsParent(nn.Module):
+    """Its parent's initialiser calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapter = Adapter()
+
+    def reset_parameters(self) -> None:
+        self.adapter.reset_adapter_parameters(1.0)
+
+
+class Runs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.reset_parameters()
+
+    def reset_parameters(self, std: float = 0.1) -> None:
+        nn.init.normal_(self.layer.weight, std=std)
+
+
+class RunsApplied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.apply(self._init_weights)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        helper(module)
+
+
+class Tables(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("table", torch.zeros(3).copy_(torch.arange(3)).mul_(2))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (Block, r"Block\(\) calls uniform_, zeros_"),
+        (ByFunction, r"ByFunction\(\) calls trunc_normal_"),
+        (ByApply, r"ByApply\(\) calls trunc_normal_"),
+        (ByMethod, r"ByMethod\(\) calls normal_"),
+        (Inherits, r"Inherits\(\) calls normal_"),
+        (NeedsArguments, r"NeedsArguments\(\) calls normal_"),
+        (Adapter, r"Adapter\.reset_adapter_parameters needs arguments"),
+        (lambda: nn.Sequential(nn.Linear(2, 2), Block()), r"Block\(\) calls uniform_, zeros_"),
+    ],
+)
+def test_constructors_that_initialise_are_named(make: Any, text: str) -> None:
+    with pytest.warns(UserWarning, match=text) as found:
+        fastinit.initialize_(make(), key=3)
+    assert len(found) == 1
+    assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Runs,
+        RunsApplied,
+        OfItsParent,
+        Tables,
+        lambda: nn.Transformer(8, 2, 1, 1, 8),
+        lambda: nn.LSTM(3, 3),
+        lambda: nn.MultiheadAttention(8, 2),
+        lambda: nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)),
+    ],
+)
+def test_what_is_run_again_is_not(make: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = make()
+    assert lost(Tree(module)) == []
+
+
+def test_each_class_once_and_not_too_many() -> None:
+    kinds = [type(f"Block{k}", (Block,), {}) for k in range(8)]
+    module = nn.Sequential(*(kind() for kind in kinds for _ in range(2)))
+    with pytest.warns(UserWarning, match=r"Block4\(\).*and 3 more") as found:
+        fastinit.initialize_(module, key=3)
+    assert str(found[0].message).count("Block") == 5
