@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastinit._fills.fill import CONSTANT
 from fastinit._models.history import ParameterHistory, history_of
 from fastinit._models.names import Named
 from fastinit._report.moments import Moments, expected, measure
@@ -20,6 +23,9 @@ _DECLARED = {  # what a module calls the sizes that its weight should have
     nn.Embedding: ("num_embeddings", "embedding_dim"),
 }
 _WEIGHTED = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
+# What gives the same whatever the key.
+_CONSTANT = frozenset({CONSTANT, "eye_", "dirac_", "delta_orthogonal_"})
+_ALIKE = 8  # elements, of which two draws are never the same by chance
 _CHANCE = 6.0  # standard errors: one in a billion by chance
 
 
@@ -84,6 +90,33 @@ def _flags_of_history(
         else:
             found += _off_by_more_than_chance(want, got, named.tensor)
     return found
+
+
+def _drawn(named: Named) -> bool:
+    """Whether a parameter may have been drawn, for all that is known."""
+    history = history_of(named.owner, named.attribute)
+    writes = [] if history is None else history.writes
+    known = {write.fill or write.label.partition("(")[0] for write in writes}
+    return not known or not known <= _CONSTANT
+
+
+def flag_copies(rows: Sequence[ParameterRow], parameters: Sequence[Named]) -> list[ParameterRow]:
+    """Flag parameters that have the values of another, as those of copied layers have."""
+    firsts: dict[Any, list[Named]] = {}
+    flagged = []
+    for row, named in zip(rows, parameters, strict=True):
+        got, tensor = row.measured, named.tensor
+        flags = row.flags
+        whole = not hasattr(tensor, "to_local")
+        if whole and got is not None and got.std > 0 and tensor.numel() >= _ALIKE and _drawn(named):
+            alike = firsts.setdefault((row.shape, row.dtype, tensor.device, got), [])
+            same = next((other for other in alike if torch.equal(other.tensor, tensor)), None)
+            if same is None:
+                alike.append(named)
+            elif same.tensor.data_ptr() != tensor.data_ptr():
+                flags = (*flags, f"same values as {same.name}")
+        flagged.append(replace(row, flags=flags))
+    return flagged
 
 
 def row_of(named: Named, declared_ties: Mapping[str, Tensor]) -> ParameterRow:

@@ -14,7 +14,7 @@ from fastinit._models.lazy import kept_state
 from fastinit._models.names import named_modules, named_parameters
 from fastinit._models.session import check_module
 from fastinit._report import render
-from fastinit._report.flags import row_of
+from fastinit._report.flags import flag_copies, row_of
 from fastinit._report.moments import measure
 from fastinit._report.rows import LayerRow, ParameterRow
 
@@ -122,8 +122,10 @@ def report(
     beyond 10 standard deviations, as when torch's default bounds of ±2 meet a small std); fan
     computed from a shard; std or mean off by more than chance (six standard errors); changed since
     it was initialised (torch does not count writes to inference tensors: not seen there); padding
-    row not zero (that of an embedding's `padding_idx`); not finite. What was expected is known for
-    modules that `initialize_` or `materialize` has initialised.
+    row not zero (that of an embedding's `padding_idx`); not finite; same values as another
+    parameter (so are the layers of `torch.nn.TransformerEncoder`, which are copies of one, unless
+    `initialize_` has drawn them apart). What was expected is known for modules that `initialize_`
+    or `materialize` has initialised.
 
     Args:
         module: the module.
@@ -143,5 +145,6 @@ def report(
     check_module(module, "report")
     ties = _declared_ties(module)
     # Under all their names: a tie that is broken has two.
-    rows = [row_of(named, ties) for named in named_parameters(module).values()]
+    parameters = list(named_parameters(module).values())
+    rows = flag_copies([row_of(named, ties) for named in parameters], parameters)
     return Report(rows, [] if inputs is None else _pass(module, inputs))
