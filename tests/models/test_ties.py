@@ -175,6 +175,7 @@ def test_what_lies_beside_each_other_is_not_tied() -> None:
 
 def tied_model(keys: Any, head_first: bool, tie_now: bool) -> Any:
     transformers: Any = pytest.importorskip("transformers")
+    initialization: Any = pytest.importorskip("transformers.initialization")
 
     class Config(transformers.PretrainedConfig):
         model_type = "x-fastinit-ties"
@@ -189,10 +190,10 @@ def tied_model(keys: Any, head_first: bool, tie_now: bool) -> Any:
 
         def _init_weights(self, module: nn.Module) -> None:
             if isinstance(module, nn.Linear):
-                transformers.initialization.constant_(module.weight, 5.0)
+                initialization.constant_(module.weight, 5.0)
             elif isinstance(module, nn.Embedding):
-                transformers.initialization.normal_(module.weight, std=0.02)
-                transformers.initialization.zeros_(module.weight[module.padding_idx])
+                initialization.normal_(module.weight, std=0.02)
+                initialization.zeros_(module.weight[module.padding_idx])
 
     class Outer(Inner):
         _tied_weights_keys = keys
