@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ Place = tuple[nn.Module, str]
 
 _ITERATIONS = 15  # of the power method, as in the constructor of torch's spectral norm
 _SpectralNorm: Any = parametrizations._SpectralNorm
+# What they compute looks like the last of their parameters.
+_ALIKE: Any = (_SpectralNorm, parametrizations._WeightNorm, parametrizations._Orthogonal)
 # Functions of these names hide the modules.
 _OldWeightNorm: Any = sys.modules["torch.nn.utils.weight_norm"].WeightNorm
 _OldSpectralNorm: Any = sys.modules["torch.nn.utils.spectral_norm"].SpectralNorm
@@ -140,21 +142,16 @@ class _ByList(Parametrized):
         return [(steps, name) for name in self._originals if held.get(name) is not None]
 
     def example(self) -> Tensor:
-        steps = self._steps
-        # In training a spectral norm changes its vectors when it is looked at.
-        training = [step for step in steps.modules() if step.training]
-        tensors: dict[str, Any] = {**dict(steps.named_parameters()), **dict(steps.named_buffers())}
+        tensors: dict[str, Any] = {
+            **dict(self._steps.named_parameters()),
+            **dict(self._steps.named_buffers()),
+        }
         with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
-            for step in training:
-                step.training = False
-            try:
+            made = tensors[self._originals[-1]]
+            if not all(isinstance(step, _ALIKE) for step in self._modules(self._steps)):
                 copies = {n: torch.empty_like(t, device="meta") for n, t in tensors.items()}
-                made: Tensor = torch.func.functional_call(steps, copies, ())
-            except Exception:  # it does not work there, or lacks what was not computed there
-                made = tensors[self._originals[0]]
-            finally:
-                for step in training:
-                    step.training = True
+                with suppress(Exception):  # it does not work there, or lacks what is not there yet
+                    made = torch.func.functional_call(self._steps, copies, ())
             return torch.empty(made.shape, dtype=made.dtype, device="meta")
 
     def store(self, value: Tensor, leave: Collection[Place] = ()) -> None:

@@ -206,11 +206,12 @@ def test_the_vectors_follow_parts_with_rules_of_their_own() -> None:
         torch.testing.assert_close(weight_of(module), target / 3, atol=1e-2, rtol=0)
 
 
-def test_looking_at_a_spectral_norm_does_not_change_it() -> None:
-    module = parametrizations.spectral_norm(nn.Linear(12, 6))
+@pytest.mark.parametrize("steps", [(), (Double(),)])
+def test_looking_at_a_spectral_norm_does_not_change_it(steps: tuple[nn.Module, ...]) -> None:
+    module = parametrizations.spectral_norm(registered(nn.Linear(12, 6), *steps))
     before = values(module)
     fastinit.report(module)
-    with pytest.raises(ValueError, match="no rule matches"):
+    with pytest.raises(ValueError, match="no rule matches"), pytest.warns(UserWarning):
         initialize_(module, {"nothing": None})
     assert_same(values(module), before)
 
