@@ -142,7 +142,8 @@ class Buffers(nn.Module):
         super().__init__()
         self.linear = nn.Linear(3, 3)
         self.norm = nn.BatchNorm1d(3)
-        self.register_buffer("bias", torch.ones(3))  # a mask that is called as weights are
+        self.attention = nn.Module()  # with a mask that is called as parameters are
+        self.attention.register_buffer("bias", torch.ones(3))
         self.register_buffer("table", torch.arange(3.0))
 
 
@@ -165,8 +166,8 @@ class Buffers(nn.Module):
         (1, []),
         (nn.BatchNorm1d, []),
         ("*bias", []),
-        ("bias", ["bias"]),  # no parameter is called so at the top
         ("*.bias", []),
+        ("attention.bias", ["attention.bias"]),
     ],
 )
 def test_rules_that_mean_buffers(selector: Any, names: list[str]) -> None:
