@@ -20,6 +20,8 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import _disable_current_modes
 
+from fastinit._models.notes import note
+
 Place = tuple[nn.Module, str]
 
 _ITERATIONS = 15  # of the power method, as in the constructor of torch's spectral norm
@@ -165,8 +167,13 @@ class _ByList(Parametrized):
                     'parameters rules of their own ("*parametrizations.*"), or skip them'
                 )
             _estimate_step(step, made)
-            with _same_buffers(step):
-                made = step.right_inverse(made)
+            try:
+                with _same_buffers(step):
+                    made = step.right_inverse(made)
+            except Exception as error:
+                what = f"{type(step).__name__}, a parametrization of {self.attribute!r}"
+                note(error, f"in right_inverse of {what} in {type(self.module).__name__}")
+                raise
         values = [made] if isinstance(made, Tensor) else list(made)
         if len(values) != len(self._originals):
             raise ValueError(

@@ -336,6 +336,16 @@ def test_right_inverses_that_change_their_mind(given: Any, error: str) -> None:
     initialize_(module, key=3)
 
 
+def test_an_error_in_a_right_inverse_says_where() -> None:
+    module = nn.Linear(6, 6)
+    parametrizations.orthogonal(module, orthogonal_map="cayley", use_trivialization=False)
+    with pytest.raises(NotImplementedError) as caught:
+        initialize_(module, key=3)
+    text = "\n".join(getattr(caught.value, "__notes__", [str(caught.value)]))
+    assert "right_inverse of _Orthogonal, a parametrization of 'weight'" in text
+    assert "Linear.reset_parameters" in text
+
+
 def test_an_initialiser_that_fails_leaves_the_module_as_it_was() -> None:
     class Fails(nn.Linear):
         broken = False
@@ -400,3 +410,10 @@ def test_a_weight_that_is_skipped_keeps_its_vectors(old: bool) -> None:
     after = values(module)
     changed = [name for name in before if not same_bits(before[name], after[name])]
     assert changed == ["bias"]
+
+
+@pytest.mark.xfail(strict=True, reason="what has rules of its own is to be told to run()")
+def test_a_part_with_a_rule_needs_no_right_inverse() -> None:
+    module = registered(nn.Linear(8, 6), Positive())
+    initialize_(module, {"*.original": as_given, "default": None}, key=3)
+    torch.testing.assert_close(module.weight.detach(), W.abs())
