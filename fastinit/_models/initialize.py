@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import SupportsIndex, TypeVar
 
 from torch import nn
 
 from fastinit._models import lazy
 from fastinit._models import rules as _rules
-from fastinit._models.names import Named, Pattern, check_patterns, matches, named_parameters
+from fastinit._models.constructed import initialize_from
+from fastinit._models.loaded import warn_of_loaded
+from fastinit._models.names import (
+    Named,
+    Pattern,
+    check_patterns,
+    matches,
+    named_buffers,
+    named_parameters,
+)
 from fastinit._models.recording import without_collections
 from fastinit._models.session import (
     Request,
@@ -37,6 +46,7 @@ def initialize_(
     *,
     key: Key | SupportsIndex | None = None,
     skip: Pattern | Sequence[Pattern] = (),
+    factory: Callable[[], nn.Module] | None = None,
     progress: bool = False,
     prefix: str = "",
 ) -> _M:
@@ -53,8 +63,17 @@ def initialize_(
     `_reset_parameters`, then `init_weights` or `_init_weights`; a model of transformers runs its
     own initialisation over everything, loaded weights included, and of what modules inside it
     define only what their constructors call, as transformers itself. Buffers that these write are
-    written, too. Nothing is written before all of it is known, so an error leaves the module as it
-    was.
+    written, too. Constructors do not run again: a UserWarning names those that initialise more than
+    this does (zero-initialised residuals, say), and `factory` gives what they give. Layers that are
+    copies of one, as those of `torch.nn.TransformerEncoder`, are drawn apart; a factory, and so
+    `materialize(factory)`, leaves them copies.
+
+    A tied parameter gets what is made of the place that others are tied to: the one that
+    transformers declares, else an embedding, else the first that is written. A weight that its
+    module computes (`torch.nn.utils.parametrizations`, `weight_norm`, `spectral_norm`, `prune`)
+    is initialised as what the module multiplies by, under the name that it has without that, and
+    brought back through `right_inverse`; rules may name its parts instead. Nothing is written
+    before all of it is known, so an error leaves the module as it was.
 
     A module with uninitialized (lazy) parameters is initialised in its first call, once that has
     shown their shapes: the call is made on zeros first, to see the shapes, then everything is
@@ -74,9 +93,15 @@ def initialize_(
             embedding's `padding_idx` is zero afterwards, as torch has it. A UserWarning tells of
             names that match nothing, or nothing that earlier rules do not; classes and numbers of
             dimensions, which rules for any model have, may match nothing.
+            A buffer gets a rule only if the selector has the buffer's own name, the last of its
+            segments, letter by letter ("*.running_mean"), and matches no parameter.
         key: a `Key` or an int; None draws one from torch's default generator.
         skip: globs or compiled regular expressions; parameters whose names match are left alone.
-            Each has to match one.
+            Each has to match one. A UserWarning names what transformers has loaded from a
+            checkpoint and is overwritten.
+        factory: makes a new module with the same parameters; the values are those that
+            `materialize(factory, rules=rules, key=key)` gives, and of buffers that both have. Takes
+            the memory of a second module meanwhile.
         progress: whether to show a progress bar (needs tqdm).
         prefix: the name of `module` inside a larger one, so that its values match those that the
             whole would get.
@@ -88,8 +113,8 @@ def initialize_(
         Exception: whatever an initialiser raises; a note (in Python 3.10, the message) says which
             it was and what for.
         ValueError: if no rule matches a parameter, or nothing that the module defines writes it;
-            the message lists these. If a parameter is on the meta device, or what is to be skipped
-            matches none.
+            the message lists these. If a parameter is on the meta device, what is to be skipped
+            matches none, or `factory` makes parameters of other names or shapes.
         TypeError: if an argument has the wrong type.
         NotImplementedError: if a parameter is a tensor subclass with memory of its own, such as a
             DTensor, or not strided.
@@ -120,7 +145,13 @@ def initialize_(
     if lazy.has_lazy(module):
         base = key_or_drawn(key, "initialize_")
         run = functools.partial(
-            initialize_, rules=checked, key=base, skip=skip, progress=progress, prefix=prefix
+            initialize_,
+            rules=checked,
+            key=base,
+            skip=skip,
+            factory=factory,
+            progress=progress,
+            prefix=prefix,
         )
         lazy.defer(module, run)
         return module
@@ -143,8 +174,15 @@ def initialize_(
             "torch.inference_mode() only: " + ", ".join(closed) + "; call it there, or clone them"
         )
     if checked is not None:
-        _rules.warn_of_unused(checked, parameters, "initialize_")
+        _rules.warn_of_unused(checked, parameters, "initialize_", named_buffers(module, prefix))
+    wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
+    warn_of_loaded(wanted)
     base = key_or_drawn(key, "initialize_")
+    if factory is not None:
+        initialize_from(
+            module, factory, wanted, base, rules=checked, prefix=prefix, progress=progress
+        )
+        return module
     request = Request("initialize_", base, checked, skip, progress=progress, prefix=prefix)
     with without_collections():
         _initialize(module, request, parameters)
@@ -156,7 +194,9 @@ def _initialize(module: nn.Module, request: Request, parameters: dict[str, Named
     state = Snapshot(module)
 
     def run(recorder: Recorder) -> Result:
-        result = run_initialisers(recorder, request, module, untouched, anew=True)
+        result = run_initialisers(
+            recorder, request, module, untouched, anew=True, others=state.tensors
+        )
         for named in untouched.values():
             state.restore_tensor(named.tensor)
         return result

@@ -186,7 +186,7 @@ def _build(
         result = Result(module, parameters, buffers)
         on_meta = [n for n, named in {**parameters, **buffers}.items() if named.tensor.is_meta]
         if request.rules is not None:
-            _rules.warn_of_unused(request.rules, parameters, "materialize")
+            _rules.warn_of_unused(request.rules, parameters, "materialize", buffers)
         if on_meta:
             result = _give_and_run(recorder, request, module)
         elif request.rules is not None:
@@ -230,7 +230,8 @@ def _fill_in(
 ) -> None:
     parameters = named_parameters(module, request.prefix)
     if request.rules is not None:
-        _rules.warn_of_unused(request.rules, parameters, "materialize")
+        buffers = named_buffers(module, request.prefix)
+        _rules.warn_of_unused(request.rules, parameters, "materialize", buffers)
     check_plain(module, parameters, "materialize")
     state = Snapshot(module)
     given: list[Any] = []
@@ -244,7 +245,9 @@ def _fill_in(
         both = {**parameters, **named_buffers(module, request.prefix)}
         untouched = {name: named for name, named in both.items() if not named.tensor.is_meta}
         given.extend(give_memory(recorder, both.values()))
-        result = run_initialisers(recorder, request, module, untouched, own_as_well=True)
+        result = run_initialisers(
+            recorder, request, module, untouched, own_as_well=True, others=state.tensors
+        )
         for name, owner, tensor in held_tensors(module, request.prefix):
             if tensor.is_meta:
                 result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])

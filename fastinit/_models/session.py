@@ -205,6 +205,8 @@ def _names(recorder: Recorder, request: Request, result: Result) -> Names:
     names = Names()
     for name, named in (*result.parameters.items(), *result.buffers.items()):
         _name(recorder, names, name, named.tensor)
+    for ref, name in recorder.declared:
+        names.add_before(ref, name)
     for tensor, name in recorder.followed:
         storage = recorder.storage_of(tensor)
         if storage is not None:
@@ -348,6 +350,7 @@ def run_initialisers(
     *,
     anew: bool = False,
     own_as_well: bool = False,
+    others: Iterable[Tensor] = (),
 ) -> Result:
     """Run the initialisers of a module that is there: what its parameters are, they may change.
 
@@ -358,26 +361,35 @@ def run_initialisers(
         untouched: those of its parameters and buffers that are to stay as they are.
         anew: whether those values that parameters have do not count.
         own_as_well: whether to run what the module itself defines even if rules decide on all.
+        others: further tensors that the module holds.
     """
     before = named_parameters(module, request.prefix)
+    buffers = named_buffers(module, request.prefix)
     with recorder.lock:
         for name, named in before.items():
             recorder.follow(named.tensor, name, anew=anew and name not in untouched)
-        for name, named in named_buffers(module, request.prefix).items():
+        for name, named in buffers.items():
             recorder.follow(named.tensor, name, anew=False)
+        recorder.watch(others)
     wanted = {name: named for name, named in before.items() if name not in untouched}
-    chosen = {} if request.rules is None else _rules.choose(request.rules, wanted)
+    rules = request.rules
+    chosen = {} if rules is None else _rules.choose(rules, wanted)
+    leave = _rules.left_alone(chosen, wanted, before)
+    of_buffers = _rules.choose_for_buffers(rules or [], buffers, before)
     applied = {
         name: _rules.describe(initialiser)
         for name, (_, initialiser) in chosen.items()
         if initialiser is not None
     }
     with recording(recorder), torch.no_grad():
-        if own_as_well or request.rules is None or len(applied) < len(chosen):
-            module_methods.run(module)
+        if own_as_well or rules is None or len(applied) < len(chosen):
+            module_methods.run(module, leave=leave, declare=recorder.declare, prefix=request.prefix)
         for name, label in applied.items():
             with recorder.labelled(label):
-                _rules.apply(chosen[name], wanted[name])
+                _rules.apply(chosen[name], wanted[name], recorder.declare)
+        for name, rule in of_buffers.items():
+            if name not in untouched:
+                _rules.apply(rule, buffers[name])
     for named in untouched.values():
         for owner, attribute in named.places:
             tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from types import FunctionType
@@ -32,6 +33,8 @@ def inside(value: Any) -> Iterator[tuple[str, Any]]:
             except ValueError:  # not bound yet
                 continue
         yield from (("", item) for item in (*cells, *(value.__defaults__ or ())))
+    elif isinstance(value, weakref.ref):
+        yield "()", value()
     elif not isinstance(value, (*_ATOMS, Tensor, nn.Module)):
         yield from list(getattr(value, "__dict__", {}).items())
 
@@ -131,6 +134,11 @@ class Snapshot:
                 own = getattr(value, "__dict__", None)
                 if type(own) is dict:
                     waiting.append(own)
+
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors that can be reached."""
+        return (state.tensor for state in self._tensors.values())
 
     def restore(self) -> None:
         """Put everything back."""

@@ -142,7 +142,9 @@ class Names:
             if name is not None:
                 for ref in op.reads:
                     if ref.storage not in self._names and ref.storage not in self._before:
-                        flows[ref.storage] = name, ref.region
+                        later = flows.get(ref.storage)
+                        if later is None or name < later[0]:
+                            flows[ref.storage] = name, ref.region
         return {draw: found[draw].name for draw in sorted(found, key=order.__getitem__)}
 
 

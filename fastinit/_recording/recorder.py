@@ -9,7 +9,7 @@ initialisers have to run again, with the right one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,12 +40,14 @@ class Recorder(Waiting):
     Attributes:
         redirect: whether memory on the CPU is given to who asks for some on the meta device.
         followed: tensors that were there when it began, and their names.
+        declared: memory that was given a name meanwhile.
     """
 
     def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING, *, waits: bool = True) -> None:
         super().__init__(key, table, waits=waits)
         self.redirect = False
         self.followed: list[tuple[Tensor, str]] = []
+        self.declared: list[tuple[Ref, str]] = []
 
     def follow(self, tensor: Tensor, name: str, *, anew: bool) -> None:
         """Record what happens to a tensor that is there already.
@@ -66,6 +68,20 @@ class Recorder(Waiting):
             self.names.add(ref, name)
             self.followed.append((tensor, name))
             storage.followed = True
+
+    def watch(self, tensors: Iterable[Tensor]) -> None:
+        """Keep what tensors hold that are there already, to put it back if need be."""
+        with self.lock:
+            for tensor in tensors:
+                if is_real(tensor) and tensor.numel() > 0 and self.storage_of(tensor) is None:
+                    self.register(tensor, known=True).outside = True
+
+    def declare(self, name: str, tensor: Tensor) -> None:
+        """Give memory that stands for something else that one's name."""
+        with self.busy(), torch._C.DisableTorchFunction():
+            storage = self.storage_of(tensor) or self.register(tensor, known=False)
+            self.names.add(Ref(storage, Region.of(tensor)), name)
+            self.declared.append((Ref(storage, Region.of(tensor)), name))
 
     def is_redirected(self, device: Any) -> bool:
         """Whether to give memory on the CPU to who asks for some on a device."""

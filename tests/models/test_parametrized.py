@@ -387,7 +387,6 @@ def test_selectors_that_match_the_weight_are_not_called_unused() -> None:
         initialize_(module, {"weights": fastinit.normal_, "default": None}, key=3)
 
 
-@pytest.mark.xfail(strict=True, reason="stand-ins are to be declared by those who record")
 @pytest.mark.parametrize("rules", [None, {"bias": None, "default": fastinit.normal_}])
 def test_the_key_is_that_of_the_weight_s_name(rules: Any) -> None:
     for kind in ("old weight_norm", "weight_norm"):
@@ -400,7 +399,6 @@ def test_the_key_is_that_of_the_weight_s_name(rules: Any) -> None:
     assert same_bits(spectral.parametrizations.weight.original.data, expected)
 
 
-@pytest.mark.xfail(strict=True, reason="what is skipped is to be told to run()")
 @pytest.mark.parametrize("old", [False, True])
 def test_a_weight_that_is_skipped_keeps_its_vectors(old: bool) -> None:
     wrap: Any = nn.utils.spectral_norm if old else parametrizations.spectral_norm
@@ -412,7 +410,6 @@ def test_a_weight_that_is_skipped_keeps_its_vectors(old: bool) -> None:
     assert changed == ["bias"]
 
 
-@pytest.mark.xfail(strict=True, reason="what has rules of its own is to be told to run()")
 def test_a_part_with_a_rule_needs_no_right_inverse() -> None:
     module = registered(nn.Linear(8, 6), Positive())
     initialize_(module, {"*.original": as_given, "default": None}, key=3)
