@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Container, Sequence
 from typing import SupportsIndex, TypeVar
 
 from torch import nn
@@ -77,7 +77,8 @@ def initialize_(
 
     A module with uninitialized (lazy) parameters is initialised in its first call, once that has
     shown their shapes: the call is made on zeros first, to see the shapes, then everything is
-    initialised as above, then the call is made as asked for. Further calls draw nothing.
+    initialised as above, then the call is made as asked for. Further calls draw nothing. What is
+    loaded by `load_state_dict` before stays as it is.
 
     Args:
         module: a module whose parameters lie on real devices; see `materialize` for the meta
@@ -144,15 +145,25 @@ def initialize_(
     lazy.cancel(module)
     if lazy.has_lazy(module):
         base = key_or_drawn(key, "initialize_")
-        run = functools.partial(
-            initialize_,
-            rules=checked,
-            key=base,
-            skip=skip,
-            factory=factory,
-            progress=progress,
-            prefix=prefix,
-        )
+
+        def run(module: nn.Module, loaded: Container[int]) -> None:
+            named = named_parameters(module, prefix)
+            patterns = [skip] if isinstance(skip, (str, re.Pattern)) else [*skip]
+            patterns += [
+                re.compile(f"^{re.escape(name)}$")
+                for name, one in named.items()
+                if id(one.tensor) in loaded
+            ]
+            initialize_(
+                module,
+                checked,
+                key=base,
+                skip=patterns,
+                factory=factory,
+                progress=progress,
+                prefix=prefix,
+            )
+
         lazy.defer(module, run)
         return module
     check_plain(module, parameters, "initialize_")
@@ -194,8 +205,9 @@ def _initialize(module: nn.Module, request: Request, parameters: dict[str, Named
     state = Snapshot(module)
 
     def run(recorder: Recorder) -> Result:
+        wanted = parameters.keys() - untouched.keys()
         result = run_initialisers(
-            recorder, request, module, untouched, anew=True, others=state.tensors
+            recorder, request, module, untouched, anew=wanted, others=state.tensors
         )
         for named in untouched.values():
             state.restore_tensor(named.tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,14 +60,22 @@ def kept_state(module: nn.Module) -> Iterator[None]:
 class _Deferred:
     """One `initialize_` that waits for the first call of its module."""
 
-    def __init__(self, module: nn.Module, run: Callable[[nn.Module], Any]) -> None:
+    def __init__(self, module: nn.Module, run: Callable[[nn.Module, Container[int]], Any]) -> None:
         self._run = run
+        self._loaded: set[str] = set()
         self._lazy = [m for m in module.modules() if any(map(is_lazy, _own_tensors(m)))]
         for lazy in self._lazy:
             if callable(getattr(type(lazy), "reset_parameters", None)):
                 vars(lazy)["reset_parameters"] = _ResetWithoutDraws(lazy)
         # After the hook by which a lazy module infers its own shapes.
         module.register_forward_pre_hook(self, with_kwargs=True)
+        module.register_load_state_dict_pre_hook(self._note_loaded)  # type: ignore[no-untyped-call]
+
+    def _note_loaded(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
+    ) -> None:
+        """Note what is loaded before the first call, which is to stay."""
+        self._loaded |= {k.removeprefix(prefix) for k in state_dict if k.startswith(prefix)}
 
     def cancel(self, module: nn.Module) -> None:
         """Take everything off the module again."""
@@ -75,6 +83,9 @@ class _Deferred:
         for number in [n for n, hook in module._forward_pre_hooks.items() if hook is self]:
             del module._forward_pre_hooks[number]
             module._forward_pre_hooks_with_kwargs.pop(number, None)
+        hooks = module._load_state_dict_pre_hooks
+        for number in [n for n, hook in hooks.items() if _is_of(hook, self)]:
+            del hooks[number]
         for lazy in self._lazy:
             vars(lazy).pop("reset_parameters", None)
 
@@ -93,7 +104,15 @@ class _Deferred:
                 reset()  # the call has changed its statistics
         self.cancel(module)
         _waiting.pop(module, None)
-        self._run(module)
+        both = (module.named_parameters(remove_duplicate=False), module.named_buffers())
+        loaded = {id(t) for named in both for name, t in named if name in self._loaded}
+        self._run(module, loaded)
+
+
+def _is_of(hook: Any, deferred: _Deferred) -> bool:
+    """Whether torch has this hook from there; it wraps those that want the module."""
+    inner = getattr(hook, "hook", hook)
+    return getattr(inner, "__self__", None) is deferred
 
 
 def cancel(module: nn.Module) -> None:
@@ -104,8 +123,11 @@ def cancel(module: nn.Module) -> None:
         deferred.cancel(module)
 
 
-def defer(module: nn.Module, run: Callable[[nn.Module], Any]) -> None:
-    """Have `run(module)` called in the first call of a module, when its shapes are known."""
+def defer(module: nn.Module, run: Callable[[nn.Module, Container[int]], Any]) -> None:
+    """Have `run(module, loaded)` called in the first call of a module, when its shapes are known.
+
+    `loaded` has the ids of parameters and buffers that have been loaded meanwhile.
+    """
     _waiting[module] = weakref.ref(_Deferred(module, run))
 
 

@@ -1,9 +1,12 @@
-"""Parameters that transformers has loaded from a checkpoint."""
+"""What is loaded: by transformers, which marks it, or from a state dict that is given."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
 
 from fastinit._models.names import Named
 from fastinit._models.notes import outside
@@ -24,3 +27,50 @@ def warn_of_loaded(parameters: Mapping[str, Named]) -> None:
         UserWarning,
         stacklevel=outside(),
     )
+
+
+def check_state_dict(state_dict: Any) -> Mapping[str, Tensor]:
+    """Check that this maps names to tensors; None is an empty one.
+
+    Raises:
+        TypeError: if it does not.
+    """
+    if state_dict is None:
+        return {}
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            "fastinit.materialize: argument 'state_dict' must be a mapping from names to tensors, "
+            f"got {type(state_dict).__name__}"
+        )
+    for name, value in state_dict.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise TypeError(
+                "fastinit.materialize: argument 'state_dict' must map names to tensors, got "
+                f"{type(value).__name__} for {name!r}"
+            )
+    return state_dict
+
+
+def places_of(
+    state_dict: Mapping[str, Tensor], named: Mapping[str, Named], argument: str
+) -> dict[str, Tensor]:
+    """Give what is loaded by the first names of its places; a tied one may have any of its names.
+
+    Raises:
+        ValueError: if a name is that of no parameter or buffer, or its shape is another.
+    """
+    if not state_dict:
+        return {}
+    first = {alias: name for name, one in named.items() for alias in (*one.aliases, name)}
+    found: dict[str, Tensor] = {}
+    for name, value in state_dict.items():
+        if name not in first:
+            raise ValueError(f"{argument}: there is no parameter or buffer {name!r}")
+        place = named[first[name]].tensor
+        if place.shape != value.shape:
+            raise ValueError(
+                f"{argument}: {name} has shape {tuple(value.shape)}, the module's is "
+                f"{tuple(place.shape)}"
+            )
+        found[first[name]] = value
+    return found

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeVar, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastinit._models import rules as _rules
 from fastinit._models.default_dtype import default_dtype
+from fastinit._models.loaded import check_state_dict
 from fastinit._models.names import (
     Named,
     Pattern,
     check_patterns,
+    matches,
     named_buffers,
     named_parameters,
 )
-from fastinit._models.placing import give_memory, move, take_memory_back
+from fastinit._models.placing import Given, give_memory, move, take_memory_back
 from fastinit._models.recording import recording, without_collections
 from fastinit._models.session import (
     Request,
@@ -31,6 +34,7 @@ from fastinit._models.session import (
     settle,
 )
 from fastinit._models.snapshot import Snapshot, held_tensors
+from fastinit._models.unmade import made_in_spite_of_meta, warn_of_unmade
 from fastinit._recording.recorder import Recorder
 from fastinit.key import Key
 
@@ -55,6 +59,8 @@ def materialize(
     key: Key | SupportsIndex | None = ...,
     progress: bool = ...,
     prefix: str = ...,
+    skip: Pattern | Sequence[Pattern] = ...,
+    state_dict: Mapping[str, Tensor] | None = ...,
     allow_uninitialized: Pattern | Sequence[Pattern] = ...,
 ) -> _M: ...
 
@@ -69,6 +75,8 @@ def materialize(
     key: Key | SupportsIndex | None = ...,
     progress: bool = ...,
     prefix: str = ...,
+    skip: Pattern | Sequence[Pattern] = ...,
+    state_dict: Mapping[str, Tensor] | None = ...,
     allow_uninitialized: Pattern | Sequence[Pattern] = ...,
 ) -> _M: ...
 
@@ -82,21 +90,28 @@ def materialize(
     key: Key | SupportsIndex | None = None,
     progress: bool = False,
     prefix: str = "",
+    skip: Pattern | Sequence[Pattern] = (),
+    state_dict: Mapping[str, Tensor] | None = None,
     allow_uninitialized: Pattern | Sequence[Pattern] = (),
 ) -> Any:
     """Build a model with weights, each of them drawn once and written once.
 
     A factory (any callable without arguments that returns a module) runs as it is, but what it
-    allocates lies on the meta device and what it fills is written down. Tables of constants, such
-    as rotary frequencies, position ids and masks, are computed as ever. Then the memory is
-    allocated and everything that has not been overwritten since is filled in one go, under the keys
-    that `initialize_` uses: the values are those of `initialize_(factory(), key=key)` wherever the
-    module can initialise itself. Operators on weights are repeated on real memory; a constructor
-    that reads a value gets it. Tied parameters stay tied, and parameters stay the objects they
-    were.
+    fills waits: in the end everything that has not been overwritten since is filled in one go,
+    under the keys that `initialize_` uses. So the values are those of `initialize_(factory(),
+    key=key)` wherever the module can initialise itself. A constructor that reads a value gets it.
+    If that was drawn before it could be told what for, the factory runs once more, with everything
+    that it has changed in tensors put back; so it should not count on being called once. Threads
+    that it starts belong to it. Parameters, hooks, optimizers and ties are what the factory made
+    them. Layers that are copies of one, as those of `torch.nn.TransformerEncoder`, stay copies;
+    `fastinit.report` flags them.
 
     A module on the meta device is given memory and initialised by what it defines itself (see
-    `initialize_`), its buffers as well; parameters and buffers that are real already stay.
+    `initialize_`), its buffers as well. Parameters and buffers that are real already stay, but for
+    those that constructors make in spite of `torch.device("meta")`, by `torch.Tensor(n)` or
+    `torch.normal`: a UserWarning names them, and they are initialised like the others.
+
+    Python's and NumPy's own generators are seeded from the key meanwhile, and put back.
 
     Peak memory is that of the model, plus the largest temporary of its initialisers. Large
     parameters on the CPU get huge pages where the kernel grants them; FASTINIT_HUGE_PAGES=0 in the
@@ -112,6 +127,11 @@ def materialize(
         key: a `Key` or an int; None draws one from torch's default generator.
         progress: whether to show a progress bar (needs tqdm).
         prefix: the name of the module inside a larger one, as for `initialize_`.
+        skip: globs or compiled regular expressions; parameters and buffers whose names match are
+            not initialised: they get memory without values, or keep what they have. Each has to
+            match one.
+        state_dict: what is loaded: parameters and buffers by their names, copied into their places
+            instead of drawn. It may be a part of all. A name that there is not is an error.
         allow_uninitialized: globs or compiled regular expressions; parameters and buffers whose
             names match may stay uninitialized, to be loaded. Each has to match one.
 
@@ -120,13 +140,19 @@ def materialize(
 
     Raises:
         ValueError: if a parameter or buffer has not been given values; the message lists these. If
-            no rule matches a parameter, or what may stay uninitialized matches nothing.
+            nothing of a module that is given is on the meta device, or a parameter is lazy. If
+            no rule matches a parameter, or what may stay uninitialized or is to be skipped matches
+            nothing, or a name or a shape in `state_dict` is none of the module's.
         NotImplementedError: if a parameter of a module that is given is a tensor subclass with
-            memory of its own, such as a DTensor.
+            memory of its own, or one that a factory makes is a part of one (a DTensor, FSDP1,
+            ZeRO-3).
         TypeError: if an argument, or what the factory returns, has the wrong type.
-        RuntimeError: if a module that is given was made in inference mode and this is not called
-            there.
         ImportError: if `progress` is asked for and tqdm is missing.
+
+    Warns:
+        UserWarning: if constructors have made parameters in spite of `torch.device("meta")`; if
+            rules match nothing; if what is drawn depends on what was drawn before in a way that
+            names do not settle.
 
     Examples:
         >>> model = fastinit.materialize(lambda: AutoModel.from_config(config), key=0)
@@ -147,9 +173,11 @@ def materialize(
         "materialize",
         key_or_drawn(key, "materialize"),
         checked,
-        allow=allow_uninitialized,
-        progress=progress,
-        prefix=prefix,
+        skip,
+        allow_uninitialized,
+        check_state_dict(state_dict),
+        progress,
+        prefix,
     )
     with without_collections():
         if isinstance(module_or_factory, nn.Module):
@@ -158,10 +186,70 @@ def materialize(
         return _build(module_or_factory, request, place, dtype)
 
 
-def _check_allowed(request: Request, result: Result) -> None:
+def _named(request: Request, module: nn.Module) -> dict[str, Named]:
+    return {**named_parameters(module, request.prefix), **named_buffers(module, request.prefix)}
+
+
+def _left_alone(request: Request, named: dict[str, Named]) -> dict[str, Named]:
+    """Choose what is not to be initialised: what is skipped, and what is loaded."""
+    check_patterns(request.skip, named, request.argument("skip"), "parameter or buffer")
+    loaded = request.loaded(named)
+    return {n: one for n, one in named.items() if n in loaded or matches(n, request.skip)}
+
+
+def _load(recorder: Recorder, request: Request, result: Result) -> None:
+    """Copy what is loaded into its places."""
+    named = {**result.parameters, **result.buffers}
+    with recording(recorder), torch.no_grad():
+        for name, value in request.loaded(named).items():
+            named[name].tensor.copy_(value)
+
+
+def _complete(
+    recorder: Recorder,
+    request: Request,
+    module: nn.Module,
+    given: list[Given],
+    others: Iterable[Tensor] = (),
+) -> Result:
+    """Give what is on the meta device memory, and run the initialisers that have not been run."""
+    named = _named(request, module)
+    lazy = [name for name, one in named.items() if is_lazy(one.tensor)]
+    if lazy:
+        raise ValueError(
+            f"fastinit.{request.where}: parameters without a shape yet: {', '.join(lazy)}; call "
+            "fastinit.initialize_, which waits for the first call of the module"
+        )
+    alone = _left_alone(request, named)
+    unmade = made_in_spite_of_meta({n: one for n, one in named.items() if n not in alone})
+    on_meta = {n for n, one in named.items() if one.tensor.is_meta}
+    if on_meta:
+        warn_of_unmade(unmade, request.where)
+        real = {n: o for n, o in named.items() if n not in on_meta and n not in unmade}
+        given.extend(give_memory(recorder, named.values()))
+        result = run_initialisers(
+            recorder,
+            request,
+            module,
+            {**real, **alone},
+            anew=unmade.keys(),
+            own_as_well=True,
+            others=others,
+        )
+        for name, owner, tensor in held_tensors(module, request.prefix):
+            if tensor.is_meta:
+                result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
+    elif request.rules is not None:
+        result = run_initialisers(recorder, request, module, alone)
+    else:
+        parameters = named_parameters(module, request.prefix)
+        buffers = named_buffers(module, request.prefix)
+        result = Result(module, parameters, buffers, untouched=list(alone.values()))
+    _load(recorder, request, result)
     holders = {**result.parameters, **result.buffers}
     argument = request.argument("allow_uninitialized")
     check_patterns(request.allow, holders, argument, "parameter or buffer")
+    return result
 
 
 def _build(
@@ -170,6 +258,12 @@ def _build(
     device: torch.device | None,
     dtype: torch.dtype | None,
 ) -> nn.Module:
+    given: list[Given] = []
+
+    def undo() -> None:
+        take_memory_back(given)  # a module on the meta device may be there before and afterwards
+        given.clear()
+
     def run(recorder: Recorder) -> Result:
         recorder.redirect = True
         with recording(recorder), default_dtype(dtype):
@@ -180,46 +274,18 @@ def _build(
                 "fastinit.materialize: argument 'module_or_factory' must return a torch.nn.Module, "
                 f"got {type(module).__name__}"
             )
-        parameters = named_parameters(module, request.prefix)
-        buffers = named_buffers(module, request.prefix)
-        check_unsharded(module, parameters, "materialize")
-        result = Result(module, parameters, buffers)
-        on_meta = [n for n, named in {**parameters, **buffers}.items() if named.tensor.is_meta]
-        if request.rules is not None:
-            _rules.warn_of_unused(request.rules, parameters, "materialize", buffers)
-        if on_meta:
-            result = _give_and_run(recorder, request, module)
-        elif request.rules is not None:
-            result = run_initialisers(recorder, request, module, {})
-        _check_allowed(request, result)
-        return result
+        _warn(request, module)
+        check_unsharded(module, named_parameters(module, request.prefix), request.where)
+        return _complete(recorder, request, module, given)
 
-    found = settle(request, run, lambda: None)
+    found = settle(request, run, undo)
     try:
         finish(found, request, lambda: move(found.recorder, found.result, device, None))
     except BaseException:
         found.recorder.restore()
+        undo()
         raise
     return found.result.module
-
-
-def _give_and_run(
-    recorder: Recorder,
-    request: Request,
-    module: nn.Module,
-) -> Result:
-    """Give what is on the meta device memory, and run what the module defines."""
-    both = {
-        **named_parameters(module, request.prefix),
-        **named_buffers(module, request.prefix),
-    }
-    untouched = {name: named for name, named in both.items() if not named.tensor.is_meta}
-    given = give_memory(recorder, both.values())
-    try:
-        return run_initialisers(recorder, request, module, untouched, own_as_well=True)
-    except BaseException:
-        take_memory_back(given)
-        raise
 
 
 def _fill_in(
@@ -228,13 +294,17 @@ def _fill_in(
     device: torch.device | None,
     dtype: torch.dtype | None,
 ) -> None:
-    parameters = named_parameters(module, request.prefix)
-    if request.rules is not None:
-        buffers = named_buffers(module, request.prefix)
-        _rules.warn_of_unused(request.rules, parameters, "materialize", buffers)
-    check_plain(module, parameters, "materialize")
+    _warn(request, module)
+    named = _named(request, module)
+    check_plain(module, named_parameters(module, request.prefix), request.where)
+    if named and not any(one.tensor.is_meta or is_lazy(one.tensor) for one in named.values()):
+        raise ValueError(
+            f"fastinit.{request.where}: nothing of {type(module).__name__} is on the meta device, "
+            f"so nothing would be initialised; {', '.join(list(named)[:5])} have memory, and "
+            "fastinit.initialize_ gives them values"
+        )
     state = Snapshot(module)
-    given: list[Any] = []
+    given: list[Given] = []
 
     def undo() -> None:
         state.restore()
@@ -242,17 +312,7 @@ def _fill_in(
         given.clear()
 
     def run(recorder: Recorder) -> Result:
-        both = {**parameters, **named_buffers(module, request.prefix)}
-        untouched = {name: named for name, named in both.items() if not named.tensor.is_meta}
-        given.extend(give_memory(recorder, both.values()))
-        result = run_initialisers(
-            recorder, request, module, untouched, own_as_well=True, others=state.tensors
-        )
-        for name, owner, tensor in held_tensors(module, request.prefix):
-            if tensor.is_meta:
-                result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
-        _check_allowed(request, result)
-        return result
+        return _complete(recorder, request, module, given, state.tensors)
 
     found = settle(request, run, undo)
     try:
@@ -261,3 +321,10 @@ def _fill_in(
         found.recorder.restore()
         undo()
         raise
+
+
+def _warn(request: Request, module: nn.Module) -> None:
+    if request.rules is not None:
+        parameters = named_parameters(module, request.prefix)
+        buffers = named_buffers(module, request.prefix)
+        _rules.warn_of_unused(request.rules, parameters, request.where, buffers)

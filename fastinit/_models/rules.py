@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastinit._models.layouts import with_fans
 from fastinit._models.names import Computed, Named, matches
@@ -282,11 +282,23 @@ def apply(rule: Rule, named: Named, declare: Declare | None = None) -> None:
         raise
 
 
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    try:
+        return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # a kind of tensor that has none
+        return True
+
+
 def _initialise(initialiser: Initialiser, named: Named) -> None:
     if takes_name(initialiser):
-        initialiser(named.tensor, name=named.name)
+        result = initialiser(named.tensor, name=named.name)
     else:
-        with_fans(initialiser, named)(named.tensor)
+        result = with_fans(initialiser, named)(named.tensor)
+    if isinstance(result, Tensor) and not _share_memory(result, named.tensor):
+        raise ValueError(
+            "an initialiser fills the tensor that it is given; this one has returned another, of "
+            f"shape {tuple(result.shape)}"
+        )
     for row in named.padding_rows:  # no gradient reaches it, so it would stay what was drawn
         named.tensor[row].zero_()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
@@ -15,6 +15,7 @@ from fastinit._fills.region import Region
 from fastinit._models import module_methods
 from fastinit._models import rules as _rules
 from fastinit._models.history import History
+from fastinit._models.loaded import places_of
 from fastinit._models.names import Named, Pattern, matches, named_buffers, named_parameters
 from fastinit._models.recording import recording
 from fastinit._models.snapshot import held_tensors
@@ -40,6 +41,7 @@ class Request:
         rules: those that were given.
         skip: names of what is to be left alone.
         allow: names of what may stay without values.
+        state_dict: what is loaded, by name.
         progress: whether to show a bar.
         prefix: the name of the module.
     """
@@ -49,12 +51,17 @@ class Request:
     rules: list[_rules.Rule] | None = None
     skip: Sequence[Pattern] | Pattern = ()
     allow: Sequence[Pattern] | Pattern = ()
+    state_dict: Mapping[str, Tensor] = field(default_factory=dict)
     progress: bool = False
     prefix: str = ""
 
     def argument(self, name: str) -> str:
         """Word an argument for a message."""
         return f"fastinit.{self.where}: argument {name!r}"
+
+    def loaded(self, named: Mapping[str, Named]) -> dict[str, Tensor]:
+        """Give what is loaded by the first names of its places."""
+        return places_of(self.state_dict, named, self.argument("state_dict"))
 
 
 @dataclass
@@ -67,7 +74,6 @@ class Result:
         buffers: its buffers now, and tensors that it holds otherwise.
         applied: the rule of each parameter that has one.
         untouched: the parameters and buffers that are to stay as they were.
-        anew: whether parameters are to get new values, so that those they had do not count.
     """
 
     module: nn.Module
@@ -75,7 +81,6 @@ class Result:
     buffers: dict[str, Named]
     applied: dict[str, str] = field(default_factory=dict)
     untouched: list[Named] = field(default_factory=list)
-    anew: bool = False
 
 
 class Run(NamedTuple):
@@ -173,6 +178,9 @@ def finish(
     )
     history = History(result.parameters, result.applied, settled.named_ops(), recorder.log)
     history.unwritten = set(_unwritten(recorder, result))
+    for op in ops:
+        if op.writes[0].storage in spared:  # a part of it
+            recorder.remember(op.writes[0].storage)
     moves()
     with _bar(nbytes_of(ops), request.progress) as written:
         settled.finish(ops, written)
@@ -241,7 +249,16 @@ def _unwritten(recorder: Recorder, result: Result) -> list[str]:
 
     spared = {named.name for named in result.untouched}
     everything = {**result.parameters, **result.buffers}
-    return unwritten(where((n, one) for n, one in everything.items() if n not in spared))
+    others = [(n, one) for n, one in everything.items() if n not in spared]
+    nowhere = [n for n, one in others if one.tensor.is_meta and one.tensor.numel() > 0]
+    return unwritten(where(others)) + nowhere
+
+
+def _sort(result: Result, name: str) -> str:
+    if name in result.parameters:
+        return "parameter"
+    named = result.buffers[name]
+    return "buffer" if named.attribute in named.owner._buffers else "attribute"
 
 
 def _check_written(recorder: Recorder, request: Request, result: Result) -> None:
@@ -250,13 +267,11 @@ def _check_written(recorder: Recorder, request: Request, result: Result) -> None
     wrong = [name for name in missing if not matches(name, request.allow)]
     if not wrong:
         return
-    listed = ", ".join(
-        f"{name} ({'parameter' if name in result.parameters else 'buffer'})" for name in wrong
-    )
+    listed = ", ".join(f"{name} ({_sort(result, name)})" for name in wrong)
     advice = (
         'give it a rule (rules={"...": ..., "default": None} leaves the others to the module), '
         "or skip it"
-        if result.anew
+        if request.where == "initialize_"
         else "give it a rule, or list it in allow_uninitialized if it is to be loaded"
     )
     raise ValueError(
@@ -348,7 +363,7 @@ def run_initialisers(
     module: nn.Module,
     untouched: Mapping[str, Named],
     *,
-    anew: bool = False,
+    anew: Container[str] = (),
     own_as_well: bool = False,
     others: Iterable[Tensor] = (),
 ) -> Result:
@@ -359,7 +374,7 @@ def run_initialisers(
         request: what was asked for.
         module: the module.
         untouched: those of its parameters and buffers that are to stay as they are.
-        anew: whether those values that parameters have do not count.
+        anew: the names of parameters and buffers whose values do not count.
         own_as_well: whether to run what the module itself defines even if rules decide on all.
         others: further tensors that the module holds.
     """
@@ -367,9 +382,9 @@ def run_initialisers(
     buffers = named_buffers(module, request.prefix)
     with recorder.lock:
         for name, named in before.items():
-            recorder.follow(named.tensor, name, anew=anew and name not in untouched)
+            recorder.follow(named.tensor, name, anew=name in anew)
         for name, named in buffers.items():
-            recorder.follow(named.tensor, name, anew=False)
+            recorder.follow(named.tensor, name, anew=name in anew)
         recorder.watch(others)
     wanted = {name: named for name, named in before.items() if name not in untouched}
     rules = request.rules
@@ -402,5 +417,4 @@ def run_initialisers(
         named_buffers(module, request.prefix),
         applied,
         list(untouched.values()),
-        anew,
     )

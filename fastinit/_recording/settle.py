@@ -62,9 +62,6 @@ class Settled:
         """Do it, and let everybody at the memory again."""
         recorder = self._recorder
         with recorder.lock:
-            for storage in {op.writes[0].storage for op in ops}:
-                if storage.outside:
-                    recorder.remember(storage)
             recorder.run(ops, written)
             recorder.open_all()
 
