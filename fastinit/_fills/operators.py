@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    _pop_mode,
+    _push_mode,
+)
 
 from fastinit._compiled import (
     orthogonal_many_op,
@@ -33,6 +38,15 @@ class DispatchMode(TorchDispatchMode):
         super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
         own: Any = cls
         own.__torch_dispatch__ = untraced(own.__torch_dispatch__, "a mode of fastinit's")
+
+    def __exit__(self, *exception: Any) -> None:
+        # Tasks that take turns on a thread leave theirs in any order; those entered later stay.
+        above = []
+        while _get_current_dispatch_mode() not in (self, None):
+            above.append(_pop_mode())
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        for mode in reversed(above):
+            _push_mode(mode)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -75,6 +76,8 @@ class _Queue(Memory):
         self.open(list(self._storages.values()))
 
 
+# Those of this task: tasks that take turns on a thread have each other's modes on their stack.
+_entered: ContextVar[tuple[_Queue, ...]] = ContextVar("fastinit.batch", default=())
 _LOOKING = ESCAPES | READERS | {torch.Tensor.__deepcopy__}
 
 
@@ -105,14 +108,14 @@ class _DispatchMode(DispatchMode):
                 if touched:
                     self._queue.open(touched)
         result = func(*args, **kwargs)
-        if func in ALLOCATING:
+        if func in ALLOCATING and self._queue in _entered.get():
             with torch._C.DisableTorchFunction():
                 if not (isinstance(result, Tensor) and result.is_inference()):
                     self._queue.close(result)
         return result
 
 
-class _FunctionMode(TorchFunctionMode):
+class BatchMode(TorchFunctionMode):
     """Sees the functions that read a tensor's memory without an operator."""
 
     def __init__(self, queue: _Queue) -> None:
@@ -131,11 +134,21 @@ class _FunctionMode(TorchFunctionMode):
                 self._queue.open(self._queue.touched((args, kwargs or {})))
         return func(*args, **(kwargs or {}))
 
+    def __exit__(self, *_: object) -> None:
+        above = []
+        while torch._C._len_torch_function_stack():
+            mode = torch._C._pop_torch_function_stack()
+            if mode is self:
+                break
+            above.append(mode)  # left out of order: those entered later stay
+        for mode in reversed(above):
+            torch._C._push_on_torch_function_stack(mode)
+
 
 class batch:
     """Queue the fills made inside and run them together on leaving: one launch per device.
 
-    A context manager. On the thread that enters it, the fills of fastinit (under `patch()`
+    A context manager. In the thread and task that enter it, the fills of fastinit (under `patch()`
     torch's, too), `fill_` and `zero_` wait if they go to memory that was allocated inside; those
     that a later fill overwrites entirely are never computed. Everything else runs at once. What
     comes out is, bit for bit, what the same code gives without `batch()`: keys are drawn when a
@@ -165,8 +178,10 @@ class batch:
         stack = ExitStack()
         queue = _Queue()
         stack.callback(queue.open_all)
+        _entered.set((*_entered.get(), queue))
+        stack.callback(lambda: _entered.set(tuple(q for q in _entered.get() if q is not queue)))
         stack.enter_context(_DispatchMode(queue))
-        stack.enter_context(_FunctionMode(queue))
+        stack.enter_context(BatchMode(queue))
         self._entered = stack
         return self
 

@@ -11,7 +11,7 @@ from support.batch_programs import PARTS, PROGRAM, check
 from fastinit import _C
 from fastinit._fills.spans import Spans
 from fastinit._recording import memory
-from fastinit._recording.batch import _FunctionMode, _Queue
+from fastinit._recording.batch import BatchMode, _Queue
 from fastinit._recording.graph import Storage
 
 CHECKS = list(HealthCheck)
@@ -36,7 +36,7 @@ def _misses_unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _misses_functions_unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        _FunctionMode, "__torch_function__", lambda self, f, t, a=(), k=None: f(*a, **(k or {}))
+        BatchMode, "__torch_function__", lambda self, f, t, a=(), k=None: f(*a, **(k or {}))
     )
     monkeypatch.setattr(_C, "guard_storage", lambda storage, closed: None)
 
