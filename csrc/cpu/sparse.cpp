@@ -49,9 +49,9 @@ struct Candidate {
   }
 };
 
-// Marks of a panel of columns, and the ranked words.
+// Marks of a panel of columns, and the ranked words: of all rows, for they decide together.
 struct Panel {
-  int64_t first, cols;
+  int64_t first, cols;         // of the task's columns
   std::vector<uint8_t> marks;  // rows x cols
   std::vector<uint8_t> sums;
   std::vector<int64_t> zeros;
@@ -75,13 +75,14 @@ void mark_panel(const Job& job, Panel& panel, Window window, uint32_t* words) {
   const Capability& by = capability();
   std::fill(panel.zeros.begin(), panel.zeros.end(), 0);
   for (auto& list : panel.candidates) list.clear();
-  const bool whole = panel.cols == task.cols;
+  const MatrixPlace& whole = task.whole;
+  const int64_t first = whole.first_col + panel.first;
   const int64_t rows_at_once = std::max<int64_t>(1, kWordsAtOnce / panel.cols);
-  for (int64_t row = 0; row < task.rows; row += rows_at_once) {
-    const int64_t rows = std::min(rows_at_once, task.rows - row), n = rows * panel.cols;
-    Run run{static_cast<uint64_t>(row * task.cols + panel.first), panel.cols, rows,
-            static_cast<uint64_t>(task.cols), panel.cols * 4};
-    if (whole) run = {static_cast<uint64_t>(row * task.cols), n, 1, 0, 0};
+  for (int64_t row = 0; row < whole.rows; row += rows_at_once) {
+    const int64_t rows = std::min(rows_at_once, whole.rows - row), n = rows * panel.cols;
+    Run run{static_cast<uint64_t>(row * whole.cols + first), panel.cols, rows,
+            static_cast<uint64_t>(whole.cols), panel.cols * 4};
+    if (panel.cols == whole.cols) run = {static_cast<uint64_t>(row * whole.cols), n, 1, 0, 0};
     by.generate(job.words, run, reinterpret_cast<char*>(words));
     uint8_t* const marks = panel.marks.data() + row * panel.cols;
     by.mark_words(words, n, window.low, window.high, marks);
@@ -96,9 +97,11 @@ void mark_panel(const Job& job, Panel& panel, Window window, uint32_t* words) {
 // Calls f(word, row) for all of a column of the panel, in order.
 template <class F>
 void each_word(const Job& job, const Panel& panel, int64_t c, uint32_t* words, const F& f) {
-  const uint64_t first = static_cast<uint64_t>(panel.first + c), step = job.task.cols;
-  for (int64_t row = 0; row < job.task.rows; row += kWordsAtOnce) {
-    const int64_t n = std::min(kWordsAtOnce, job.task.rows - row);
+  const MatrixPlace& whole = job.task.whole;
+  const uint64_t first = static_cast<uint64_t>(whole.first_col + panel.first + c);
+  const uint64_t step = whole.cols;
+  for (int64_t row = 0; row < whole.rows; row += kWordsAtOnce) {
+    const int64_t n = std::min(kWordsAtOnce, whole.rows - row);
     const Run run{first + static_cast<uint64_t>(row) * step, 1, n, step, 4};
     capability().generate(job.words, run, reinterpret_cast<char*>(words));
     for (int64_t k = 0; k < n; ++k) f(words[k], row + k);
@@ -139,7 +142,7 @@ void settle(const Job& job, Panel& panel, uint32_t* words) {
 template <class Item>
 void write_zeros(const SparseTask& task, const Panel& panel) {
   Item* const data = reinterpret_cast<Item*>(task.data) + panel.first * task.col_stride;
-  const uint8_t* const marks = panel.marks.data();
+  const uint8_t* const marks = panel.marks.data() + task.whole.first_row * panel.cols;
   if (task.col_stride == 1) {
     for (int64_t r = 0; r < task.rows; ++r) {
       Item* const to = data + r * task.row_stride;
@@ -169,14 +172,14 @@ void write_panel(const SparseTask& task, const Panel& panel) {
 class Worker {
  public:
   explicit Worker(const Job& job)
-      : job_(job), window_(likely_window(job.task.count, job.task.rows)) {}
+      : job_(job), window_(likely_window(job.task.count, job.task.whole.rows)) {}
 
   void operator()(int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; ++at) {
       const SparseTask& task = job_.task;
       panel_.first = at * job_.width;
       panel_.cols = std::min(job_.width, task.cols - panel_.first);
-      panel_.marks.resize(static_cast<size_t>(task.rows * panel_.cols));
+      panel_.marks.resize(static_cast<size_t>(task.whole.rows * panel_.cols));
       panel_.sums.resize(static_cast<size_t>(panel_.cols));
       panel_.zeros.resize(static_cast<size_t>(panel_.cols));
       panel_.candidates.resize(static_cast<size_t>(panel_.cols));
@@ -205,9 +208,10 @@ void zero_smallest(const SparseTask& task, const ThreadPool& pool) {
   job.words.transform.dtype = DType::Word;
   job.words.key = task.key;
   job.words.purpose = Purpose::Mask;
-  job.width = std::clamp(kPanelBytes / task.rows / 16 * 16, kNarrowestPanel, kWidestPanel);
+  const int64_t rows = task.whole.rows;
+  job.width = std::clamp(kPanelBytes / rows / 16 * 16, kNarrowestPanel, kWidestPanel);
   const int64_t panels = (task.cols + job.width - 1) / job.width;
-  parallel_for<Worker>(pool, {panels, task.rows * task.cols / kElementsPerWorker}, job);
+  parallel_for<Worker>(pool, {panels, rows * task.cols / kElementsPerWorker}, job);
 }
 
 }  // namespace fastinit::cpu

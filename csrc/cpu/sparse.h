@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/matrix_place.h"
 #include "cpu/parallel.h"
 
 namespace fastinit::cpu {
@@ -13,7 +14,8 @@ struct SparseTask {
   int64_t row_stride, col_stride;  // in elements
   int item_size;                   // 1, 2, 4, 8 or 16
   uint64_t key;
-  int64_t count;  // of zeros in each column, in [0, rows]
+  int64_t count;      // of zeros in each column of the whole, in [0, whole.rows]
+  MatrixPlace whole;  // what these rows and columns are a part of
 };
 
 void zero_smallest(const SparseTask& task, const ThreadPool& pool);

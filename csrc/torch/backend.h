@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "core/matrix_place.h"
 #include "core/small_matrices.h"
 #include "core/task.h"
 
@@ -39,9 +40,10 @@ struct Backend {
   at::Tensor (*column_lengths)(const at::Tensor& x);
 
   // ---- sparse matrices
-  // Zeroes `count` elements, 1 to the number of rows, of every column: those with the smallest MASK
-  // words. Takes no more rows than most_sparse_rows.
-  void (*zero_smallest)(const at::Tensor& self, int64_t count, uint64_t key);
+  // Zeroes `count` elements, 1 to the number of rows, of every column of the whole, as far as they
+  // are in `self`: those with the smallest MASK words. Takes no more rows than most_sparse_rows.
+  void (*zero_smallest)(const at::Tensor& self, const MatrixPlace& whole, int64_t count,
+                        uint64_t key);
   int64_t most_sparse_rows;
 };
 
@@ -56,7 +58,8 @@ struct RegisterBackend {
 // ---- for devices that have no kernel of their own -----------------------------------------------
 
 at::Tensor column_lengths_by_norm(const at::Tensor& x);  // reflections.cpp
-void zero_smallest_by_ranking(const at::Tensor& self, int64_t count, uint64_t key);  // sparse.cpp
+void zero_smallest_by_ranking(const at::Tensor& self, const MatrixPlace& whole, int64_t count,
+                              uint64_t key);       // sparse.cpp
 constexpr int64_t kMostRanked = int64_t{1} << 32;  // of rows: a rank is a word before a row
 
 }  // namespace fastinit::ops

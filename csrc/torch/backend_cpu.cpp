@@ -60,10 +60,10 @@ at::Tensor column_lengths(const at::Tensor& x) {
   return squares.sum(2).sqrt_();
 }
 
-void zero_smallest(const at::Tensor& self, int64_t count, uint64_t key) {
+void zero_smallest(const at::Tensor& self, const MatrixPlace& whole, int64_t count, uint64_t key) {
   cpu::zero_smallest(
       {static_cast<char*>(self.mutable_data_ptr()), self.size(0), self.size(1), self.stride(0),
-       self.stride(1), static_cast<int>(self.element_size()), key, count},
+       self.stride(1), static_cast<int>(self.element_size()), key, count, whole},
       torch_pool());
 }
 

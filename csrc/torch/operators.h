@@ -21,6 +21,12 @@ void fill_many_nowhere_(at::TensorList tensors, at::IntArrayRef plan, at::ArrayR
 
 int64_t reserve_key(at::Device device, Generator generator);
 
+// ---- shards.cpp; those of other files below take `full_size` and `boxes` likewise ---------------
+
+template <On on>
+void fill_shard_(const at::Tensor& self, std::string_view distribution, at::ArrayRef<double> args,
+                 at::IntArrayRef full_size, at::IntArrayRef boxes, Key key, Generator generator);
+
 // ---- orthogonal.cpp -----------------------------------------------------------------------------
 
 template <On on>
@@ -33,9 +39,23 @@ void orthogonal_many_nowhere_(at::TensorList tensors, at::ArrayRef<double> gains
                               int64_t batch_dims, std::string_view method, Keys keys,
                               Generator generator);
 
+// ---- orthogonal_shard.cpp -----------------------------------------------------------------------
+
+template <On on>
+void orthogonal_shard_(const at::Tensor& self, double gain, at::IntArrayRef full_size,
+                       at::IntArrayRef boxes, int64_t batch_dims, std::string_view method, Key key,
+                       Generator generator);
+// A part always made by orthogonal_part.h, for tests.
+template <On on>
+void orthogonal_by_rows_(const at::Tensor& self, double gain, at::IntArrayRef full_size,
+                         at::IntArrayRef boxes, int64_t batch_dims, int64_t key);
+
 // ---- sparse.cpp ---------------------------------------------------------------------------------
 
 template <On on>
 void sparse_(const at::Tensor& self, double sparsity, double std, Key key, Generator generator);
+template <On on>
+void sparse_shard_(const at::Tensor& self, double sparsity, double std, at::IntArrayRef full_size,
+                   at::IntArrayRef boxes, Key key, Generator generator);
 
 }  // namespace fastinit::ops

@@ -26,13 +26,6 @@ using at::ScalarType;
 using at::Tensor;
 using Request = OrthogonalRequest;
 
-// The type that reflections are computed in.
-ScalarType compute_type(ScalarType type) {
-  const bool wide = type == ScalarType::Double || type == ScalarType::ComplexFloat ||
-                    type == ScalarType::ComplexDouble;
-  return wide ? type : ScalarType::Float;
-}
-
 // Complex memory need not be aligned to more than its parts (NumPy's is not), which ATen's loops
 // over complex numbers rely on; those over the parts do not.
 void copy(const Tensor& to, const Tensor& from) {
@@ -51,7 +44,7 @@ struct Target {
   Tensor self;
   Tensor matrices;  // a view of `self`, or memory of the compute type where there can be none
   Tensor gaussian;  // in place of the draws; or undefined
-  int64_t key;
+  int64_t key, first;
 };
 
 Target make_target(const Request& request, int64_t key) {
@@ -61,7 +54,7 @@ Target make_target(const Request& request, int64_t key) {
   const int64_t rows = self.size(request.batch_dims);
   const std::vector<int64_t> size{count, rows, self.numel() / (count * rows)};
   const auto options = self.options().dtype(compute_type(self.scalar_type()));
-  Target target{self, Tensor(), Tensor(), key};
+  Target target{self, Tensor(), Tensor(), key, request.first};
   if (request.given) {
     target.gaussian = at::empty(size, options);
     copy(target.gaussian.view(self.sizes()), self);
@@ -117,8 +110,9 @@ void draw_pieces(const std::vector<Piece>& pieces, const Tensor& panel, int64_t 
   std::vector<Tensor> parts;
   std::vector<Fill> fills;
   std::vector<int64_t> keys;
-  std::vector<std::array<int64_t, 3>> offsets;
-  offsets.reserve(pieces.size());  // the fills refer to them
+  std::vector<std::array<int64_t, 3>> sizes, offsets;
+  sizes.reserve(pieces.size());  // the fills refer to them
+  offsets.reserve(pieces.size());
   int64_t at = 0;
   for (const Piece& piece : pieces) {
     const Tensor part = panel.narrow(0, at, piece.count);
@@ -130,9 +124,11 @@ void draw_pieces(const std::vector<Piece>& pieces, const Tensor& panel, int64_t 
       continue;
     }
     parts.push_back(part);
-    offsets.push_back({piece.first, k, k});
-    fills.push_back(
-        {Distribution::Normal, {0, 1}, {piece.target->matrices.sizes(), offsets.back()}});
+    const Tensor& matrices = piece.target->matrices;
+    const int64_t first = piece.target->first;
+    sizes.push_back({first + matrices.size(0), matrices.size(1), matrices.size(2)});
+    offsets.push_back({first + piece.first, k, k});
+    fills.push_back({Distribution::Normal, {0, 1}, {sizes.back(), offsets.back()}});
     keys.push_back(piece.target->key);
   }
   fill_all("orthogonal_", parts, fills, keys);
@@ -147,7 +143,8 @@ void make_small(const Group& group, const std::vector<Piece>& pieces) {
     const auto* given =
         gaussian.defined() ? static_cast<const char*>(gaussian.const_data_ptr()) : nullptr;
     batches.push_back({static_cast<uint64_t>(piece.target->key),
-                       static_cast<uint64_t>(piece.first) * static_cast<uint64_t>(shape.size()),
+                       static_cast<uint64_t>(piece.target->first + piece.first) *
+                           static_cast<uint64_t>(shape.size()),
                        given == nullptr ? nullptr : given + piece.first * bytes,
                        piece.out.mutable_data_ptr(), piece.out.stride(0), piece.count});
   }
@@ -162,14 +159,6 @@ int64_t matrices_at_once(const Group& group) {
       group.rows * group.cols * static_cast<int64_t>(c10::elementSize(group.type));
   const int64_t most = is_small(group) ? backend.small_matrix_bytes : backend.matrix_bytes;
   return std::max<int64_t>(1, most / std::max<int64_t>(1, bytes));
-}
-
-// The write through layout and type. Small types saturate, as in every other fill.
-void write(const Tensor& to, const Tensor& values, double gain) {
-  const DType dtype = *float_dtype(to.scalar_type());
-  const double max = format_of(dtype).max;
-  const bool saturates = item_size(dtype) < 4 && std::abs(gain) > max;
-  copy(to, saturates ? values.clamp(-max, max) : values);
 }
 
 void make_pieces(const Group& group, std::vector<Piece>& pieces) {
@@ -210,7 +199,7 @@ void make_pieces(const Group& group, std::vector<Piece>& pieces) {
   }
   for (Piece& piece : pieces) {
     const Tensor to = piece.target->matrices.narrow(0, piece.first, piece.count);
-    if (!piece.out.is_alias_of(to)) write(to, piece.out, group.gain);
+    if (!piece.out.is_alias_of(to)) write_orthogonal(to, piece.out, group.gain);
   }
 }
 
@@ -238,14 +227,29 @@ void make_group(const Group& group) {
 
 }  // namespace
 
-void check_request(const Request& request) {
+ScalarType compute_type(ScalarType type) {
+  const bool wide = type == ScalarType::Double || type == ScalarType::ComplexFloat ||
+                    type == ScalarType::ComplexDouble;
+  return wide ? type : ScalarType::Float;
+}
+
+void write_orthogonal(const Tensor& to, const Tensor& values, double gain) {
+  const DType dtype = *float_dtype(to.scalar_type());
+  const double max = format_of(dtype).max;
+  const bool saturates = item_size(dtype) < 4 && std::abs(gain) > max;
+  copy(to, saturates ? values.clamp(-max, max) : values);
+}
+
+void check_request(const Request& request, std::optional<at::IntArrayRef> full_size) {
   check_fill(request.name, request.self, {Distribution::Normal, {0, 1}});
+  const int64_t dims = full_size ? static_cast<int64_t>(full_size->size()) : request.self.dim();
   TORCH_CHECK_VALUE(request.batch_dims >= 0, request.name,
                     ": argument 'batch_dims' must not be negative, but got ", request.batch_dims);
-  TORCH_CHECK_VALUE(request.self.dim() >= 2 + request.batch_dims, request.name,
+  TORCH_CHECK_VALUE(dims >= 2 + request.batch_dims, request.name,
                     ": argument 'tensor' must have at least 2 dimensions",
                     request.batch_dims > 0 ? " besides those of the batch" : "", ", but got shape ",
-                    request.self.sizes(), " and batch_dims=", request.batch_dims);
+                    full_size ? *full_size : request.self.sizes(),
+                    " and batch_dims=", request.batch_dims);
   TORCH_CHECK_VALUE(request.method == "householder" || request.method == "qr", request.name,
                     ": argument 'method' must be 'householder' or 'qr', but got '",
                     std::string(request.method), "'");
@@ -290,7 +294,7 @@ void make_orthogonal(const std::vector<OrthogonalRequest>& requests, at::IntArra
     make_group(group);
     for (const Target* target : group.targets)
       if (!target->matrices.is_alias_of(target->self))
-        write(target->self, target->matrices.view(target->self.sizes()), group.gain);
+        write_orthogonal(target->self, target->matrices.view(target->self.sizes()), group.gain);
   }
 }
 

@@ -18,26 +18,16 @@
 #include "torch/backend.h"
 
 namespace fastinit::ops {
-namespace {
-
 using at::Tensor;
 
-struct Scales {
-  Tensor half_square;  // |v|^2 / 2
-  Tensor diagonal;     // what the columns of the identity are multiplied by
-};
-
-// make_reflector of core/reflector.h, for all columns of (matrices, rows, width) lower trapezoids.
-Scales make_reflectors(const Tensor& v, double gain) {
-  const bool single = v.scalar_type() == at::kFloat || v.scalar_type() == at::kComplexFloat;
-  const auto wide_type = v.is_complex() ? at::kComplexDouble : at::kDouble;
-  const Tensor first = v.diagonal(0, 1, 2);
+Reflectors make_reflectors(const Tensor& first, const Tensor& length, double gain) {
+  const bool single = first.scalar_type() == at::kFloat || first.scalar_type() == at::kComplexFloat;
+  const auto wide_type = first.is_complex() ? at::kComplexDouble : at::kDouble;
   const Tensor x = first.to(wide_type, /*non_blocking=*/false, /*copy=*/true);
-  const Tensor length = backend_of(v.device())->column_lengths(v);
   const Tensor zero =
       length.ge(single ? Negligible<float>::length : Negligible<double>::length).logical_not_();
   Tensor phase;
-  if (v.is_complex()) {
+  if (first.is_complex()) {
     phase = at::sgn(x);
     phase.masked_fill_(phase.eq(0), 1);
   } else {
@@ -47,10 +37,8 @@ Scales make_reflectors(const Tensor& v, double gain) {
   first.copy_((x + phase * length).masked_fill_(zero, 1));
   const Tensor square = at::abs(first.to(wide_type)).square_() - at::abs(x).square_();
   const Tensor half = (length * length + square).mul_(0.5).masked_fill_(zero, 0.5);
-  return {half, phase.mul_(-gain).to(v.scalar_type())};
+  return {half, phase.mul_(-gain).to(first.scalar_type())};
 }
-
-}  // namespace
 
 at::Tensor column_lengths_by_norm(const at::Tensor& x) {
   const auto wide_type = x.is_complex() ? at::kComplexDouble : at::kDouble;
@@ -82,7 +70,9 @@ void householder(const Tensor& out, double gain, int64_t panel_width, const Draw
     draw(panel, k);
     const Tensor v = wide ? panel.transpose(1, 2) : panel;
     v.narrow(1, 0, width).tril_();
-    const Scales scales = make_reflectors(v, gain);
+    const Tensor first = v.diagonal(0, 1, 2);
+    const Reflectors scales =
+        make_reflectors(first, backend_of(v.device())->column_lengths(v), gain);
     const Tensor top = v.narrow(1, 0, width), below = v.narrow(1, width, m - k - width);
 
     Tensor s = at::bmm(v.mH(), v).triu_(1);

@@ -20,6 +20,16 @@ void householder(const at::Tensor& out, double gain, int64_t panel_width, const 
 // How many it should be. `frugal` asks for narrower panels, where they are large beside the matrix.
 int64_t panel_width(const at::Tensor& out, bool frugal);
 
+// Reflections made of columns of a Gaussian.
+struct Reflectors {
+  at::Tensor half_square;  // |v|^2 / 2
+  at::Tensor diagonal;     // what the columns of the identity are multiplied by
+};
+
+// make_reflector of core/reflector.h: turns the first elements of columns, of these lengths (in
+// double), into those of v.
+Reflectors make_reflectors(const at::Tensor& first, const at::Tensor& length, double gain);
+
 // The same distribution the literal way: Q of the Gaussian's QR factorisation, its phases fixed.
 void qr(const at::Tensor& out, double gain, const Draw& draw);
 

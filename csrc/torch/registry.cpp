@@ -29,6 +29,18 @@ const Operators& operators() {
          "Tensor(a!) self, float sparsity, float std=0.01, *, int? key=None, "
          "Generator? generator=None",
          true, make<&sparse_<On::Device>>, make<&sparse_<On::Meta>>, nullptr},
+        {"fill_shard_",
+         "Tensor(a!) self, str distribution, float[] args, int[] full_size, int[] boxes, *, "
+         "int? key=None, Generator? generator=None",
+         true, make<&fill_shard_<On::Device>>, make<&fill_shard_<On::Meta>>, nullptr},
+        {"orthogonal_shard_",
+         "Tensor(a!) self, float gain, int[] full_size, int[] boxes, int batch_dims=0, "
+         "str method='householder', *, int? key=None, Generator? generator=None",
+         true, make<&orthogonal_shard_<On::Device>>, make<&orthogonal_shard_<On::Meta>>, nullptr},
+        {"sparse_shard_",
+         "Tensor(a!) self, float sparsity, float std, int[] full_size, int[] boxes, *, "
+         "int? key=None, Generator? generator=None",
+         true, make<&sparse_shard_<On::Device>>, make<&sparse_shard_<On::Meta>>, nullptr},
     };
     all.insert(all.end(), others.begin(), others.end());
     return all;

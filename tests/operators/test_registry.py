@@ -22,6 +22,8 @@ from fastinit import _C, _compiled
 OPS = torch.ops.fastinit
 TESTING = torch.ops.fastinit_testing
 SHAPE = (6, 5)
+# A tensor that one of SHAPE is a part of: its size, and the one box.
+FULL, BOXES = [9, 8], [0, 0, *SHAPE, 2, 3]
 Fill = Callable[[torch.Tensor], object]
 # All operators that write tensors, keyed or drawing nothing.
 FILLS: dict[str, Fill] = {
@@ -34,6 +36,10 @@ FILLS: dict[str, Fill] = {
     "orthogonal_many_": lambda t: OPS.orthogonal_many_([t], [1.0], keys=[1]),
     "orthogonal_from_": lambda t: TESTING.orthogonal_from_(t),
     "sparse_": lambda t: OPS.sparse_(t, 0.5, key=1),
+    "fill_shard_": lambda t: OPS.fill_shard_(t, "normal_", [0.0, 1.0], FULL, BOXES, key=1),
+    "sparse_shard_": lambda t: OPS.sparse_shard_(t, 0.5, 1.0, FULL, BOXES, key=1),
+    "orthogonal_shard_": lambda t: OPS.orthogonal_shard_(t, 1.0, FULL, BOXES, key=1),
+    "orthogonal_by_rows_": lambda t: TESTING.orthogonal_by_rows_(t, 1.0, FULL, BOXES, key=1),
     "zero_smallest_": lambda t: TESTING.zero_smallest_(t, 2, 1),
 }
 NOT_COMPLEX = ("trunc_normal_", "random_words_")
@@ -42,6 +48,7 @@ ANYWHERE = ("reserve_key", "last_fill_threads", "fill_waves")
 # Of the library for tests alone.
 FOR_TESTS = (
     "random_words_",
+    "orthogonal_by_rows_",
     "orthogonal_from_",
     "zero_smallest_",
     "last_fill_threads",
