@@ -9,6 +9,7 @@ from fastinit import _compiled as _compiled  # first: it says what is missing
 from fastinit import init
 from fastinit._compiled import STREAM_VERSION
 from fastinit._config import Config, show_config
+from fastinit._distributed.sharding import shard
 from fastinit._models.initialize import initialize_
 from fastinit._models.materialize import materialize
 from fastinit._patch.patch import patch
@@ -98,6 +99,7 @@ __all__ = [
     "philox4x32",
     "report",
     "reserve_key",
+    "shard",
     "show_config",
     "sparse",
     "sparse_",

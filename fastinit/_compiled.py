@@ -119,11 +119,14 @@ __all__ = [
     "STREAM_VERSION",
     "extension",
     "fill_many_op",
+    "fill_shard_op",
     "operator",
     "orthogonal_many_op",
     "orthogonal_op",
+    "orthogonal_shard_op",
     "reserve_key_op",
     "sparse_op",
+    "sparse_shard_op",
 ]
 
 
@@ -138,6 +141,9 @@ orthogonal_op = operator("orthogonal_")
 orthogonal_many_op = operator("orthogonal_many_")
 sparse_op = operator("sparse_")
 reserve_key_op = operator("reserve_key")
+fill_shard_op = operator("fill_shard_")
+orthogonal_shard_op = operator("orthogonal_shard_")
+sparse_shard_op = operator("sparse_shard_")
 
 STREAM_VERSION: int = extension.STREAM_VERSION
 HAS_CUDA = extension.build_info()["cuda"] != "no"

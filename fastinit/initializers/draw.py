@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Generator, Tensor
 
+from fastinit._distributed.fill import is_sharded
 from fastinit._fallback import fallback, handled
 from fastinit._tensors import DTYPES
 from fastinit.key import NOTHING, Key, source
@@ -110,7 +111,7 @@ def draw(
     if key is not None or generator is not None:
         given = source(key, generator, function.__name__)
     op, names, dtypes, numbers = INITIALIZERS[function]
-    if not handled(tensor, dtypes):
+    if not handled(tensor, dtypes) and not is_sharded(tensor):
         by_name = dict(zip(names, arguments, strict=True))
         return fallback(function, tensor, by_name, given, dtypes, beyond)
     values: Sequence[Any] | None = arguments

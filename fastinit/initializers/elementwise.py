@@ -8,6 +8,7 @@ import warnings
 from torch import Generator, Tensor
 
 from fastinit._compiled import operator
+from fastinit._distributed.fill import check_placements
 from fastinit._fallback import ORIGINALS
 from fastinit._tensors import REAL_DTYPES, check_open
 from fastinit.initializers.draw import as_double, draw, initializer
@@ -219,6 +220,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
         `tensor`.
     """
     check_open("constant_", tensor)
+    check_placements(tensor)
     result: Tensor = ORIGINALS["constant_"](tensor, val)
     return result
 
@@ -233,6 +235,7 @@ def ones_(tensor: Tensor) -> Tensor:
         `tensor`.
     """
     check_open("ones_", tensor)
+    check_placements(tensor)
     result: Tensor = ORIGINALS["ones_"](tensor)
     return result
 
@@ -247,5 +250,6 @@ def zeros_(tensor: Tensor) -> Tensor:
         `tensor`.
     """
     check_open("zeros_", tensor)
+    check_placements(tensor)
     result: Tensor = ORIGINALS["zeros_"](tensor)
     return result

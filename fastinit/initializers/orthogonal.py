@@ -10,6 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from fastinit._compiled import orthogonal_many_op, orthogonal_op
+from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.structured import delta_orthogonal
 from fastinit._fallback import handled
 from fastinit._tensors import DTYPES, check_open
 from fastinit.initializers.draw import as_double, draw, initializer
@@ -187,7 +189,7 @@ def delta_orthogonal_(
             take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
             says which).
     """
-    source(key, generator, "delta_orthogonal_")
+    given = source(key, generator, "delta_orthogonal_")
     shape = tuple(tensor.shape)
     if len(shape) not in (3, 4, 5):
         raise ValueError(
@@ -199,6 +201,9 @@ def delta_orthogonal_(
             "fastinit.delta_orthogonal_: argument 'tensor' must have at least as many outputs as "
             f"inputs, got shape {shape}"
         )
+    if is_sharded(tensor):
+        delta_orthogonal(tensor, as_double(gain, "gain"), given)
+        return tensor
     check_open("delta_orthogonal_", tensor)
     with torch.no_grad():
         matrix = orthogonal_(tensor.new_empty(shape[:2]), gain, generator, key=key)

@@ -6,6 +6,9 @@ import torch
 from torch import Generator, Tensor
 
 from fastinit._compiled import sparse_op
+from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.structured import dirac as dirac_of_shard
+from fastinit._distributed.structured import eye as eye_of_shard
 from fastinit._fallback import ORIGINALS
 from fastinit._tensors import check_open, is_plain
 from fastinit.initializers.draw import draw, initializer
@@ -65,7 +68,8 @@ def eye_(tensor: Tensor) -> Tensor:
     Raises:
         ValueError: if `tensor` does not have 2 dimensions.
     """
-    if not (is_plain(type(tensor)) and tensor.layout is torch.strided):
+    sharded = is_sharded(tensor)
+    if not (sharded or (is_plain(type(tensor)) and tensor.layout is torch.strided)):
         result: Tensor = ORIGINALS["eye_"](tensor)
         return result
     if tensor.dim() != 2:
@@ -73,6 +77,9 @@ def eye_(tensor: Tensor) -> Tensor:
             f"fastinit.eye_: argument 'tensor' must have 2 dimensions, got shape "
             f"{tuple(tensor.shape)}"
         )
+    if sharded:
+        eye_of_shard(tensor)
+        return tensor
     check_open("eye_", tensor)
     with torch.no_grad():
         tensor.zero_().diagonal().fill_(1)
@@ -96,7 +103,8 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
         ValueError: if `tensor` has another number of dimensions, or `groups` is not a positive
             divisor of its first size.
     """
-    if not (is_plain(type(tensor)) and tensor.layout is torch.strided):
+    sharded = is_sharded(tensor)
+    if not (sharded or (is_plain(type(tensor)) and tensor.layout is torch.strided)):
         result: Tensor = ORIGINALS["dirac_"](tensor, groups)
         return result
     if tensor.dim() not in (3, 4, 5):
@@ -110,6 +118,9 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
             f"fastinit.dirac_: argument 'groups' must be a positive divisor of {outputs}, the size "
             f"of dimension 0; got {groups}"
         )
+    if sharded:
+        dirac_of_shard(tensor, groups)
+        return tensor
     check_open("dirac_", tensor)
     if tensor.numel() == 0:
         return tensor

@@ -14,6 +14,8 @@ import torch
 from torch import Generator, Tensor
 from torch.compiler import is_compiling
 
+from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.structured import trunc_normal_of_parts
 from fastinit._tensors import DTYPES
 from fastinit.initializers.draw import as_double
 from fastinit.initializers.elementwise import (
@@ -27,7 +29,7 @@ from fastinit.initializers.fans import (
     fan_of,
     fans_of_shape,
 )
-from fastinit.key import Key
+from fastinit.key import Key, source
 
 Nonlinearity = Literal[
     "linear",
@@ -120,6 +122,10 @@ def _complex_trunc_normal(
 ) -> None:
     """Fill both parts with normals of variance `std`**2 / 2, truncated at two of their std."""
     std /= math.sqrt(2.0)
+    if is_sharded(tensor):
+        given = source(key, generator, "variance_scaling_")
+        trunc_normal_of_parts(tensor, (0.0, std, -2 * std, 2 * std), given)
+        return
     with torch.no_grad():
         if is_compiling():  # which cannot ask whether a conjugation is pending
             parts = torch.empty((*tensor.shape, 2), dtype=tensor.real.dtype, device=tensor.device)

@@ -25,6 +25,7 @@ FLOORS = (
     ("fastinit.init", "fastinit._config"),
     ("fastinit.initializers",),
     ("fastinit._fallback",),
+    ("fastinit._distributed",),
     ("fastinit._vmap",),
     ("fastinit.key",),
     ("fastinit._tensors",),

@@ -1,0 +1,1 @@
+"""Tensors that are spread over processes: which part is here, and filling it as a part of all."""

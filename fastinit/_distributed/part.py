@@ -1,0 +1,205 @@
+"""One mechanism for every kind of shard: a tensor of this process as boxes of a larger one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from fastinit._distributed.layout import (
+    Box,
+    Split,
+    UndecodableError,
+    boxes_of,
+    boxes_of_range,
+)
+
+
+class Part(NamedTuple):
+    """What a process holds of a tensor.
+
+    Attributes:
+        local: the memory.
+        size: the shape of the full tensor.
+        boxes: what of it is where in `local`.
+        start: instead of boxes: `local` is a vector, the row-major elements from this one on.
+    """
+
+    local: Tensor
+    size: tuple[int, ...]
+    boxes: tuple[Box, ...]
+    start: int | None = None
+
+    def numbers(self) -> list[int]:
+        """Give the boxes as the operators take them."""
+        return [n for box in self.boxes for n in itertools.chain(*box)]
+
+    def as_vector(self) -> Part:
+        """See a range of elements as a box of the flattened tensor; others are what they are."""
+        if self.start is None:
+            return self
+        length = self.local.shape[0]
+        box = Box((0,), (length,), (self.start,))
+        return Part(self.local, (math.prod(self.size),), (box,) if length else ())
+
+    def as_boxes(self) -> list[Part]:
+        """See a range of elements as boxes of the tensor; others are what they are."""
+        if self.start is None:
+            return [self]
+        found = []
+        at, stop = 0, self.start + self.local.shape[0]
+        for offset, size in boxes_of_range(self.size, self.start, stop):
+            view = self.local.narrow(0, at, math.prod(size)).view(size)
+            found.append(Part(view, self.size, (Box((0,) * len(size), size, offset),)))
+            at += math.prod(size)
+        return found
+
+    def views(self) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+        """Give every box as a view and its offset in the full tensor."""
+        for part in self.as_boxes():
+            for box in part.boxes:
+                view = part.local
+                for dim, (start, length) in enumerate(zip(box.start, box.size, strict=True)):
+                    if length != view.shape[dim]:
+                        view = view.narrow(dim, start, length)
+                yield view, box.offset
+
+    def as_real(self) -> Part:
+        """See the real and imaginary parts of complex elements, as torch.view_as_real does."""
+        real = torch.view_as_real(self.local)
+        vector = self.as_vector()
+        boxes = (Box((*b.start, 0), (*b.size, 2), (*b.offset, 0)) for b in vector.boxes)
+        return Part(real, (*vector.size, 2), tuple(boxes))
+
+
+class TensorShard(Tensor):
+    """What `fastinit.shard` returns: a stand-in of the full size, with the memory of a part.
+
+    It is for initialisers alone; other operations raise NotImplementedError.
+    """
+
+    part: Part
+
+    @staticmethod
+    def __new__(cls, part: Part) -> TensorShard:
+        wrapper: Any = torch.Tensor._make_wrapper_subclass
+        local = part.local
+        made: TensorShard = wrapper(cls, part.size, dtype=local.dtype, device=local.device)
+        made.part = part
+        return made
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        held = self.part.boxes[0].offset if self.part.boxes else self.part.start
+        return (
+            f"fastinit.shard(<{self.part.local.dtype}, {tuple(self.part.local.shape)}>, "
+            f"{self.part.size}, {held})"
+        )
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        handler = HANDLERS.get(func)
+        if handler is None:
+            raise NotImplementedError(
+                f"{func}: what fastinit.shard() returns can be handed to initialisers only; use "
+                "the tensor that it was made from"
+            )
+        return handler(func, types, args, kwargs)
+
+
+# By operator, what it does to a shard. Filled by fill.py.
+HANDLERS: dict[Any, Any] = {}
+
+
+# ---- DTensor -------------------------------------------------------------------------------------
+
+
+def _refuse(tensor: Any, why: str, advice: str) -> NoReturn:
+    raise NotImplementedError(
+        f"fastinit: argument 'tensor' is a DTensor of shape {tuple(tensor.shape)} with placements "
+        f"{tuple(tensor.placements)}, {why}; {advice}"
+    )
+
+
+def _splits(tensor: Any) -> tuple[Split | None, ...]:
+    found: list[Split | None] = []
+    for placement in tensor.placements:
+        dim = getattr(placement, "dim", None)
+        strided = getattr(placement, "split_factor", None)  # such a placement is no Shard
+        if placement.is_partial():
+            _refuse(
+                tensor,
+                "whose values are sums over ranks, so there is nothing one rank could write",
+                "redistribute() it to Replicate() or Shard(...) first",
+            )
+        if placement.is_replicate():
+            found.append(None)
+        elif isinstance(dim, int) and (strided is not None or placement.is_shard()):
+            found.append(Split(dim % max(1, tensor.ndim), 1 if strided is None else int(strided)))
+        else:
+            _refuse(
+                tensor,
+                f"of which {placement!r} is of a kind that fastinit does not know",
+                "redistribute() it to Replicate() or Shard(...) first",
+            )
+    return tuple(found)
+
+
+def part_of_dtensor(tensor: Any) -> Part:
+    """Say what of a DTensor is on this rank.
+
+    Raises:
+        NotImplementedError: if that is partial sums, or its placements do not say.
+    """
+    spec = tensor._spec
+    local = tensor._local_tensor
+    wait = getattr(local, "trigger_wait", None)  # of a collective that is still under way
+    if wait is not None:
+        local = wait()
+    splits = _splits(tensor)
+    size = tuple(map(int, tensor.shape))
+    coordinate = spec.mesh.get_coordinate()
+    if coordinate is None:  # of a rank outside of the mesh
+        return Part(local, size, ())
+    order = getattr(spec, "shard_order", None)
+    try:
+        boxes = boxes_of(
+            size,
+            tuple(map(int, spec.mesh.shape)),
+            tuple(map(int, coordinate)),
+            splits,
+            None if order is None else tuple(dim for entry in order for dim in entry.mesh_dims),
+            tuple(map(int, local.shape)),
+            getattr(spec, "use_strided_shard_as_shard_order", None) is not False,
+        )
+    except UndecodableError as error:
+        (dim,) = error.args
+        if dim is None:
+            why = f"which do not give the shape {tuple(local.shape)} that this rank has"
+        else:
+            why = f"which leave open what of dimension {dim} each rank holds"
+        _refuse(
+            tensor,
+            why,
+            "shard over another dimension, with fully_shard by its shard_placement_fn",
+        )
+    return Part(local, size, boxes)
+
+
+def part_of(tensor: Any) -> Part:
+    """Say what of a DTensor, or of what `fastinit.shard` returns, is here."""
+    return tensor.part if isinstance(tensor, TensorShard) else part_of_dtensor(tensor)
