@@ -123,6 +123,11 @@ def _handle(
     written(tensor)
 
 
+def _handle_dtensor(mode: None, *call: Any) -> None:
+    """As torch calls what it has a rule for; of classes there is no mode."""
+    _handle(*call)
+
+
 def _fill_by_torch(
     func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
 ) -> Any:
@@ -148,7 +153,7 @@ def _dtensor_class() -> type | None:
     if isinstance(kind, type) and kind not in _registered:
         _registered.add(kind)
         for func in _OPERATORS:
-            torch.library.register_torch_dispatch(func._schema.name, kind, _handle)
+            torch.library.register_torch_dispatch(func._schema.name, kind, _handle_dtensor)
         return kind
     return kind if isinstance(kind, type) else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,6 +18,7 @@ from fastinit._distributed.layout import (
     boxes_of,
     boxes_of_range,
 )
+from fastinit._tensors import is_plain
 
 
 class Part(NamedTuple):
@@ -95,7 +97,7 @@ class TensorShard(Tensor):
     def __init__(self, part: Part) -> None:
         super().__init__()
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         held = self.part.boxes[0].offset if self.part.boxes else self.part.start
         return (
             f"fastinit.shard(<{self.part.local.dtype}, {tuple(self.part.local.shape)}>, "
@@ -159,6 +161,13 @@ def _splits(tensor: Any) -> tuple[Split | None, ...]:
     return tuple(found)
 
 
+def _is_memory(local: Tensor) -> bool:
+    """Whether this is an ordinary tensor, or what stands for one while torch.compile traces."""
+    functional = sys.modules.get("torch._subclasses.functional_tensor")
+    kind = type(local)
+    return is_plain(kind) or (functional is not None and kind is functional.FunctionalTensor)
+
+
 def part_of_dtensor(tensor: Any) -> Part:
     """Say what of a DTensor is on this rank.
 
@@ -170,6 +179,12 @@ def part_of_dtensor(tensor: Any) -> Part:
     wait = getattr(local, "trigger_wait", None)  # of a collective that is still under way
     if wait is not None:
         local = wait()
+    if not _is_memory(local):
+        _refuse(
+            tensor,
+            f"whose shards are of the class {type(local).__qualname__}",
+            "initialise it before it gets shards of that class",
+        )
     splits = _splits(tensor)
     size = tuple(map(int, tensor.shape))
     coordinate = spec.mesh.get_coordinate()

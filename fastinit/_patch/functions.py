@@ -19,10 +19,12 @@ import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
 import fastinit.init as fast
+from fastinit._distributed.fill import is_sharded
 from fastinit._fallback import OVERRIDABLE
-from fastinit._patch import fast_paths
+from fastinit._patch import dtensors, fast_paths
 from fastinit._patch.methods import PatchMode
-from fastinit._patch.scope import Scope, current, draw, is_plain_tensor, torch_only
+from fastinit._patch.scope import Scope, current, draw, is_ours, torch_only
+from fastinit._patch.stubs import code_calling
 
 # Given the scope in force, a callable that makes the call with the saved code, and its arguments.
 _Hook = Callable[[Scope, Callable[[], Any], tuple[Any, ...]], Any]
@@ -33,6 +35,18 @@ def _filling(fill: Callable[..., Any]) -> _Hook:
 
     def hook(scope: Scope, original: Callable[[], Any], args: tuple[Any, ...]) -> Any:
         return draw(scope, fill, original, args[0], args[1:-1], args[-1])
+
+    return hook
+
+
+def _of_shards(fill: Callable[..., Any]) -> _Hook:
+    """Make the hook of a function that draws nothing, which torch gets wrong for DTensors alone."""
+
+    def hook(scope: Scope, original: Callable[[], Any], args: tuple[Any, ...]) -> Any:
+        if not is_sharded(args[0]):
+            return original()
+        with torch_only():
+            return fill(*args)
 
     return hook
 
@@ -63,9 +77,11 @@ _FILLS: dict[str, Callable[..., Any]] = {
     "kaiming_normal_": fast.kaiming_normal_,
     "orthogonal_": fast.orthogonal_,
     "sparse_": fast.sparse_,
-    # Imported by name in some code. The rest of __all__ draws nothing and stays torch's.
+    # Imported by name in some code.
     "_no_grad_trunc_normal_": fast.trunc_normal_,
 }
+# The rest of __all__ draws nothing and stays torch's.
+_STRUCTURED: dict[str, Callable[..., Any]] = {"eye_": fast.eye_, "dirac_": fast.dirac_}
 # Where timm keeps, or kept, its versions. Its other initialisers call these and tensor methods.
 _TIMM_MODULES = ("timm.layers.weight_init", "timm.models.layers.weight_init")
 _TIMM_HOOKS: dict[str, _Hook] = {
@@ -83,13 +99,14 @@ _TORCH_FUNCTIONS: list[tuple[Any, tuple[str, ...], _Hook, bool]] = [
             for name, parameter in inspect.signature(fill).parameters.items()
             if parameter.kind is not inspect.Parameter.KEYWORD_ONLY  # ours alone
         ),
-        _filling(fill),
+        hook,
         name in OVERRIDABLE,
     )
-    for name, fill in _FILLS.items()
+    for name, fill, hook in [
+        *((name, fill, _filling(fill)) for name, fill in _FILLS.items()),
+        *((name, fill, _of_shards(fill)) for name, fill in _STRUCTURED.items()),
+    ]
 ]
-
-_PLACEHOLDER = "fastinit: the dispatching function"
 
 
 def _foreign_modes() -> bool:
@@ -111,7 +128,7 @@ def _dispatcher(
 
     def dispatch(*args: Any) -> Any:
         scope = current()
-        if scope is None or not is_plain_tensor(args[0]):
+        if scope is None or not is_ours(args[0]):
             return saved(*args)
         if overridable and has_torch_function(args[:1]) and _foreign_modes():
             # Each mode comes off the stack before it calls on, so this comes back with fewer.
@@ -119,29 +136,6 @@ def _dispatcher(
         return hook(scope, lambda: saved(*args), args)
 
     return dispatch
-
-
-def _code_calling(
-    dispatch: Callable[..., Any], saved: FunctionType, names: tuple[str, ...]
-) -> CodeType:
-    """Make code with the parameters of `saved` that returns `dispatch(*parameters)`.
-
-    It runs with the other module's globals, so it carries `dispatch` among its constants: nothing
-    is added to that module, and a thread that is still inside when the patch ends finds everything
-    it needs.
-    """
-    parameters = ", ".join(names)
-    source = f"def stub({parameters}):\n call = {_PLACEHOLDER!r}\n return call({parameters})\n"
-    namespace: dict[str, Any] = {}
-    exec(source, namespace)
-    code: CodeType = namespace["stub"].__code__
-    # Name and place stay the original's, for tracebacks and inspect.getsource.
-    return code.replace(
-        co_consts=tuple(dispatch if c == _PLACEHOLDER else c for c in code.co_consts),
-        co_name=saved.__name__,
-        co_filename=saved.__code__.co_filename,
-        co_firstlineno=saved.__code__.co_firstlineno,
-    )
 
 
 class _Exchange:
@@ -210,7 +204,8 @@ def _exchange_draws(
             function.__code__, function.__globals__, function.__name__, function.__defaults__
         )
         dispatch = _dispatcher(function, saved, names, hook, overridable)
-        return _code_calling(dispatch, saved, names)
+        parameters = ", ".join(names)
+        return code_calling(dispatch, saved.__code__, parameters, parameters)
 
     # torch.compile cannot trace a function among the constants: it shall call this one instead.
     _exchange(function, module, substitute, traceable=False)
@@ -233,6 +228,8 @@ def install() -> None:
                 for name, hook in _TIMM_HOOKS.items():
                     function = getattr(module, name, None)
                     _exchange_draws(function, module_name, _TRUNC_PARAMETERS, hook)
+            for factory, make_code in dtensors.factories():
+                _exchange(factory, dtensors.MODULE, make_code, traceable=False)
             for forward, module_name in fast_paths.FORWARDS:
                 _exchange(forward, module_name, fast_paths.asking_us, traceable=True)
         except BaseException:

@@ -14,7 +14,14 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import fastinit.init as fast
-from fastinit._patch.scope import Scope, current, draw, is_plain_tensor, is_transformed
+from fastinit._patch.scope import (
+    Scope,
+    current,
+    draw,
+    is_ours,
+    is_plain_tensor,
+    is_transformed,
+)
 
 # Bound here, as other libraries exchange torch's attributes.
 _empty, _empty_like = torch.empty, torch.empty_like
@@ -78,7 +85,7 @@ class _Call:
             tensor = create(*size, **options)
         except Exception:  # wrong sizes or options: torch shall say so of the function called
             return self.original()
-        if not is_plain_tensor(tensor):
+        if not is_ours(tensor):
             return self.original()
         result = self.draw(fill, tensor, numbers)
         if result is tensor and self.kwargs.get("requires_grad"):
@@ -109,7 +116,7 @@ def _method(
             if bound is None or not call.kwargs.keys() <= keywords:
                 return call.original()
         tensor, first, second = bound
-        if not is_plain_tensor(tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
+        if not is_ours(tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
             return call.original()
         if first is _NOT_GIVEN:
             first = defaults[0]
@@ -137,11 +144,7 @@ def _like(fill: Callable[..., Any], *numbers: float) -> _Handler:
 
     def handler(call: _Call) -> Any:
         bound = call.bind("input")
-        if (
-            bound is None
-            or not call.kwargs.keys() <= _LIKE_KEYWORDS
-            or not is_plain_tensor(bound[0])
-        ):
+        if bound is None or not call.kwargs.keys() <= _LIKE_KEYWORDS or not is_ours(bound[0]):
             return call.original()
         return call.draw_new(fill, numbers, _empty_like, bound[0])
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from fastinit._distributed.fill import is_sharded
 from fastinit._tensors import PLAIN_TYPES, is_captured, is_fake, is_plain, on_handled_device
 from fastinit.key import Key
 
@@ -102,11 +103,16 @@ def torch_only() -> Iterator[None]:
 
 
 def is_plain_tensor(tensor: object) -> bool:
-    """Whether this is an ordinary tensor.
-
-    Anything else, a DTensor, say, or an object that is no tensor at all, is torch's business.
-    """
+    """Whether this is an ordinary tensor."""
     return is_plain(type(tensor))
+
+
+def is_ours(tensor: object) -> bool:
+    """Whether draws into this are fastinit's: an ordinary tensor, or one spread over ranks.
+
+    Anything else, an object that is no tensor at all, say, is torch's business.
+    """
+    return is_plain(type(tensor)) or is_sharded(tensor)
 
 
 def is_transformed() -> bool:
@@ -133,7 +139,7 @@ def draw(
     token = _innermost.set(None)
     try:
         with torch._C.DisableTorchFunction():
-            if scope.take is not None:
+            if scope.take is not None and not is_sharded(tensor):
                 return scope.take(fill, tensor, arguments, generator)
             # A device that may not be there: torch makes as if, and the draw counts.
             imaginary = (
@@ -149,7 +155,9 @@ def draw(
                     if not imaginary:
                         return result
                 except NotImplementedError:
-                    pass
+                    # What torch draws into shards depends on the ranks, or is the same on all.
+                    if is_sharded(tensor):
+                        raise
             # A replay of a graph and a call of what was traced draw anew by torch alone.
             elif not (imaginary or is_captured(tensor) or torch._C._is_tracing()):
                 return fill(tensor, *arguments, generator=generator)

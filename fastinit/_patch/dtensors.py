@@ -1,0 +1,60 @@
+"""torch.distributed.tensor's rand and randn under a patch.
+
+They draw each rank's shard by torch.rand and torch.randn, of which a patch would see the local size
+alone: every rank's shard would be the same. So their code is exchanged, as functions.py has it, for
+an empty DTensor that is filled as one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any
+
+import fastinit.init as fast
+from fastinit._patch.scope import current, draw, torch_only
+from fastinit._patch.stubs import code_calling
+
+MODULE = "torch.distributed.tensor"
+FILLS: dict[str, tuple[Callable[..., Any], tuple[float, float]]] = {
+    "rand": (fast.uniform_, (0.0, 1.0)),
+    "randn": (fast.normal_, (0.0, 1.0)),
+}
+
+
+def factories() -> list[tuple[FunctionType, Callable[[FunctionType], CodeType | None]]]:
+    """List the functions, if their module is loaded, and what makes other code for each."""
+    module = sys.modules.get(MODULE)
+    found: list[tuple[FunctionType, Callable[[FunctionType], CodeType | None]]] = []
+    for name in FILLS:
+        function = getattr(module, name, None)
+        if isinstance(function, FunctionType):
+            found.append((function, _substitute))
+    return found
+
+
+def _substitute(function: FunctionType) -> CodeType | None:
+    """Make code with the original's sizes and keywords that draws into an empty tensor."""
+    code = function.__code__
+    keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    fill, numbers = FILLS[function.__name__]
+    empty = getattr(sys.modules[MODULE], "empty", None)
+    if code.co_argcount or not code.co_flags & 0x04 or "requires_grad" not in keywords:
+        return None  # of another version
+    saved = FunctionType(
+        code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    saved.__kwdefaults__ = function.__kwdefaults__
+
+    def drawn(*size: Any, **options: Any) -> Any:
+        scope = current()
+        if scope is None or empty is None:
+            return saved(*size, **options)
+        with torch_only():
+            tensor = empty(*size, **{**options, "requires_grad": False})
+        tensor = draw(scope, fill, lambda: saved(*size, **options), tensor, numbers, None)
+        return tensor.requires_grad_() if options["requires_grad"] else tensor
+
+    given = ", ".join(f"{name}={name}" for name in keywords)
+    return code_calling(drawn, code, f"*size, {', '.join(keywords)}", f"*size, {given}")
