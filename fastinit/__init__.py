@@ -9,6 +9,7 @@ from fastinit import _compiled as _compiled  # first: it says what is missing
 from fastinit import init
 from fastinit._compiled import STREAM_VERSION
 from fastinit._config import Config, show_config
+from fastinit._distributed.agreement import check_ranks
 from fastinit._distributed.sharding import shard
 from fastinit._models.initialize import initialize_
 from fastinit._models.materialize import materialize
@@ -72,6 +73,7 @@ __all__ = [
     "_calculate_fan_in_and_fan_out",
     "batch",
     "calculate_gain",
+    "check_ranks",
     "constant",
     "constant_",
     "delta_orthogonal_",

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from fastinit._compiled import operator
 from fastinit._distributed.fill import check_placements
 from fastinit._fallback import ORIGINALS
-from fastinit._tensors import REAL_DTYPES, check_open
+from fastinit._tensors import PLAIN_TYPES, REAL_DTYPES, check_open
 from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.key import Key
 
@@ -220,7 +220,8 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
         `tensor`.
     """
     check_open("constant_", tensor)
-    check_placements(tensor)
+    if type(tensor) not in PLAIN_TYPES:
+        check_placements(tensor)
     result: Tensor = ORIGINALS["constant_"](tensor, val)
     return result
 
@@ -235,7 +236,8 @@ def ones_(tensor: Tensor) -> Tensor:
         `tensor`.
     """
     check_open("ones_", tensor)
-    check_placements(tensor)
+    if type(tensor) not in PLAIN_TYPES:
+        check_placements(tensor)
     result: Tensor = ORIGINALS["ones_"](tensor)
     return result
 
@@ -250,6 +252,7 @@ def zeros_(tensor: Tensor) -> Tensor:
         `tensor`.
     """
     check_open("zeros_", tensor)
-    check_placements(tensor)
+    if type(tensor) not in PLAIN_TYPES:
+        check_placements(tensor)
     result: Tensor = ORIGINALS["zeros_"](tensor)
     return result
