@@ -20,10 +20,15 @@ PROGRAMS = ("tests/recording/test_batch_programs.py", "-k", "eager_result")
 INITIALIZE = "tests/models/test_initialize.py"
 CUDA_HOST = "tests/cuda/test_cuda_host.py"
 NATIVE = "tests/core/test_native.py"
+SHARD = "tests/distributed/test_shard.py"
+DTENSOR = "tests/distributed/test_dtensor.py"
+LAYOUTS = "tests/distributed/test_layout.py"
+PROCESSES = "tests/distributed/test_processes.py"
 
 DEVICE = "P1: one stream on every device"
 SCHEDULE = "P2: any schedule"
 LAYOUT = "P3: any layout and shard"
+SHARDS = "P3: every rank its part of the whole"
 DTYPE = "P4: types round the same value"
 BOUNDS = "P5: bounds"
 STREAM = "P6: the stream is specified"
@@ -205,6 +210,74 @@ DEFECTS = [
         "    backend_of(self.device())->reserve_key(name, self.device(), generator);\n"
         "  check_fill(name, self, what);",
         ("tests/operators/test_ops.py", "-k", "rejected"),
+    ),
+    # ---- shards
+    Defect(
+        "a key where something is held, not where there is something", SHARDS,
+        "csrc/torch/shards.cpp", "fill_shard_",
+        "on == On::Device && has_elements(full_size)", "on == On::Device && !found.empty()",
+        (DTENSOR, "-k", "one_key"),
+    ),
+    Defect(
+        "zeros counted in the rows that are held", SHARDS, "csrc/torch/sparse.cpp", "make_sparse",
+        "const int64_t rows = full_size[0]", "const int64_t rows = self.size(0)",
+        (SHARD, "-k", "sparse"),
+    ),
+    Defect(
+        "zeros of the first rows, whichever are held", SHARDS, "csrc/cpu/sparse.cpp", "write_zeros",
+        "panel.marks.data() + task.whole.first_row * panel.cols", "panel.marks.data()",
+        (SHARD, "-k", "sparse"),
+    ),
+    Defect(
+        "a shard's experts numbered from its own first", SHARDS,
+        "csrc/torch/orthogonal_shard.cpp", "each_run",
+        "number * full_size[0] + offset[0]", "number * full_size[0]", (SHARD, "-k", "experts"),
+    ),
+    Defect(
+        "reflections without their new first elements", SHARDS,
+        "csrc/torch/orthogonal_part.cpp", "OrthogonalParts::OrthogonalParts",
+        "s.addcmul_(top_.tril(-1).mH(), (first - x1).unsqueeze(0));", "", (SHARD, "-k", "by_rows"),
+    ),
+    Defect(
+        "boxes at offset 0", SHARDS, "fastinit/_distributed/layout.py", "_boxes",
+        "(at, n, first) for", "(at, n, at) for", (DTENSOR, "-k", "every_initialiser"),
+    ),
+    Defect(
+        "meshes always divide from left to right", SHARDS,
+        "fastinit/_distributed/layout.py", "boxes_of",
+        "(True, False) if decode", "(False,) if decode", (LAYOUTS, "-k", "fsdp"),
+    ),
+    Defect(
+        "an order given beside the placements is ignored", SHARDS,
+        "fastinit/_distributed/layout.py", "_runs",
+        "if order is not None", "if order is None and splits is None", (LAYOUTS, "-k", "generated"),
+    ),
+    Defect(
+        "what nobody can decode is guessed", SHARDS, "fastinit/_distributed/layout.py", "_runs",
+        "len(dims) > 1", "len(dims) > 9", (LAYOUTS, "-k", "leave_open"),
+    ),
+    Defect(
+        "fans of the shard", SHARDS, "fastinit/_distributed/part.py", "TensorShard.__new__",
+        "wrapper(cls, part.size,", "wrapper(cls, tuple(local.shape),", (SHARD, "-k", "fans"),
+    ),
+    Defect(
+        "partial sums are filled", SHARDS, "fastinit/_distributed/part.py", "_splits",
+        "placement.is_partial()", "False", (LAYOUTS, "-k", "partial"),
+    ),
+    Defect(
+        "a patch leaves shards to torch", SHARDS, "fastinit/_patch/scope.py", "is_ours",
+        "or is_sharded(tensor)", "", (DTENSOR, "-k", "test_patch"),
+    ),
+    Defect(
+        "a patch draws shards of DTensors as tensors of their own", SHARDS,
+        "fastinit/_patch/functions.py", "install",
+        "_exchange(factory, dtensors.MODULE, make_code, traceable=False)", "pass",
+        (DTENSOR, "-k", "test_patch"),
+    ),
+    Defect(
+        "ranks compare all but keys", SHARDS, "fastinit/_distributed/agreement.py",
+        "check_ranks._note",
+        "_digest(key)", "''", (PROCESSES, "-k", "seed"),
     ),
     # ---- Python
     Defect(
