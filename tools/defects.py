@@ -219,6 +219,16 @@ DEFECTS = [
         (DTENSOR, "-k", "one_key"),
     ),
     Defect(
+        "boxes that share an edge are taken for ones apart",
+        "fault: overlapping tensors in one call",
+        "csrc/host/boxes_apart.h", "BoxesApart::moved",
+        "d >= a_[k] ||", "d >= a_[k] - 1 ||", ("tests/operators/test_fill_many.py", "-k", "boxes"),
+    ),
+    Defect(
+        "boxes of one shard wait for each other", SCHEDULE, "csrc/torch/fills.cpp", "may_share",
+        "x.strides() != y.strides()", "true", ("tests/operators/test_fill_many.py", "-k", "boxes"),
+    ),
+    Defect(
         "zeros counted in the rows that are held", SHARDS, "csrc/torch/sparse.cpp", "make_sparse",
         "const int64_t rows = full_size[0]", "const int64_t rows = self.size(0)",
         (SHARD, "-k", "sparse"),

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "host/boxes_apart.h"
 #include "host/fp_env.h"
 #include "torch/backend.h"
 #include "torch/operators.h"
@@ -35,13 +36,16 @@ void fill(On on, const char* name, const at::Tensor& self, const Fill& what, con
 
 namespace {
 
+using at::Tensor;
+
 // ---- many tensors -------------------------------------------------------------------------------
 
 // What one device has to do of a list: the tasks of tensors that have elements, in their order.
 struct DeviceFills {
   at::Device device;
   std::vector<FillTask> tasks;
-  std::vector<Span> spans;         // of the tensors
+  std::vector<const Tensor*> tensors;
+  std::vector<Span> spans;         // of them
   std::vector<size_t> first_task;  // of each of them
 };
 
@@ -49,16 +53,27 @@ struct DeviceFills {
 DeviceFills& fills_of(std::vector<DeviceFills>& groups, at::Device device, size_t expected) {
   for (auto group = groups.rbegin(); group != groups.rend(); ++group)
     if (group->device == device) return *group;
-  groups.push_back({device, {}, {}, {}});
+  groups.push_back({device, {}, {}, {}, {}});
   groups.back().tasks.reserve(expected);
   groups.back().spans.reserve(expected);
   groups.back().first_task.reserve(expected);
   return groups.back();
 }
 
+// Whether two tensors whose spans meet may share an element; boxes of one shard do not.
+bool may_share(const Tensor& x, const Tensor& y) {
+  if (x.strides() != y.strides() || x.element_size() != y.element_size()) return true;
+  const int64_t bytes =
+      static_cast<const char*>(y.const_data_ptr()) - static_cast<const char*>(x.const_data_ptr());
+  return bytes % x.element_size() != 0 ||
+         !BoxesApart::check(static_cast<int>(x.dim()), x.sizes().data(), y.sizes().data(),
+                            x.strides().data(), bytes / x.element_size());
+}
+
 // Tensors that share memory are filled one after the other, all others at once: those of a wave
 // share none, and each comes after all that it shares memory with and that stand before it.
-std::vector<size_t> waves_of(const std::vector<Span>& spans) {
+std::vector<size_t> waves_of(const std::vector<Span>& spans,
+                             const std::vector<const Tensor*>& tensors) {
   const size_t n = spans.size();
   std::vector<size_t> by_address(n), wave(n, 0);
   for (size_t k = 0; k < n; ++k) by_address[k] = k;
@@ -75,7 +90,7 @@ std::vector<size_t> waves_of(const std::vector<Span>& spans) {
     for (auto later = group; later != behind; ++later)
       for (auto earlier = group; earlier != later; ++earlier) {
         const Span &a = spans[*earlier], &b = spans[*later];
-        if (a.begin < b.end && b.begin < a.end)
+        if (a.begin < b.end && b.begin < a.end && may_share(*tensors[*earlier], *tensors[*later]))
           wave[*later] = std::max(wave[*later], wave[*earlier] + 1);
       }
   }
@@ -88,7 +103,7 @@ void run(const char* name, const DeviceFills& fills) {
     backend.execute(name, fills.device, fills.tasks.data(), fills.tasks.size());
     return;
   }
-  const std::vector<size_t> wave = waves_of(fills.spans);
+  const std::vector<size_t> wave = waves_of(fills.spans, fills.tensors);
   std::vector<std::vector<FillTask>> waves(1 + *std::max_element(wave.begin(), wave.end()));
   for (size_t k = 0; k < wave.size(); ++k) {
     const bool last = k + 1 == wave.size();
@@ -154,6 +169,7 @@ void fill_all(const char* name, at::TensorList tensors, const std::vector<Fill>&
     const size_t first = group.tasks.size();
     append_tasks(name, group.tasks, t, fills[k], static_cast<uint64_t>(keys[k]));
     if (t.numel() == 0) continue;
+    group.tensors.push_back(&t);
     group.spans.push_back(span_of(t));
     group.first_task.push_back(first);
   }
@@ -203,8 +219,12 @@ int64_t reserve_key(at::Device device, Generator generator) {
 
 std::vector<int64_t> waves_of(at::TensorList tensors) {
   std::vector<Span> spans;
-  for (const at::Tensor& t : tensors) spans.push_back(span_of(t));
-  const std::vector<size_t> waves = waves_of(spans);
+  std::vector<const Tensor*> those;
+  for (const Tensor& t : tensors) {
+    spans.push_back(span_of(t));
+    those.push_back(&t);
+  }
+  const std::vector<size_t> waves = waves_of(spans, those);
   return {waves.begin(), waves.end()};
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -167,3 +169,26 @@ def test_waves(pieces):
     )
     OPS.fill_many_(tensors, plan, args, [0] * len(pieces))
     assert torch.equal(memory, order)
+
+
+@given(data=st.data())
+def test_boxes_of_one_tensor_wait_only_for_those_they_share_elements_with(data):
+    size = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    order = data.draw(st.permutations(range(len(size))))
+    numbers = (
+        torch.arange(math.prod(size))
+        .view([size[k] for k in order])
+        .permute([order.index(k) for k in range(len(size))])
+    )
+    memory = torch.zeros(math.prod(size)).as_strided(size, numbers.stride())
+    boxes, held, waves = [], [], []
+    for _ in range(data.draw(st.integers(1, 12))):
+        ends = [sorted(data.draw(st.tuples(*[st.integers(0, n)] * 2))) for n in size]
+        box = [slice(min(a, n - 1), max(a + 1, b)) for (a, b), n in zip(ends, size, strict=True)]
+        boxes.append(memory[tuple(box)])
+        elements = set(numbers[tuple(box)].flatten().tolist())
+        waves.append(
+            1 + max((w for w, e in zip(waves, held, strict=True) if e & elements), default=-1)
+        )
+        held.append(elements)
+    assert torch.ops.fastinit_testing.fill_waves(boxes) == waves
