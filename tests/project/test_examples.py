@@ -36,3 +36,21 @@ def test_compare_inits(tmp_path: Path) -> None:
     assert all(value < 30 for value in (accuracy["zeros"], accuracy["ones"]))
     assert all(accuracy[name] > 85 for name in ("xavier", "kaiming", "orthogonal", "N(0, 1/√n)"))
     assert picture.stat().st_size > 10_000
+
+
+def test_what_torch_does() -> None:
+    title, *rows = run(str(ROOT / "examples" / "what_torch_does.py")).splitlines()
+    assert title.split()[0] == "call"
+    assert len(rows) == 9
+    assert all(row.split()[-1] == "right" for row in rows), rows
+    assert not any("right" in row[24:60] for row in rows), rows
+
+
+def test_fsdp2_init() -> None:
+    """The digests of all weights are the same by one process and by three."""
+    lines = []
+    for ranks in (1, 3):
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        lines.append(run(*launch, str(ROOT / "examples" / "fsdp2_init.py")))
+    assert lines[0].startswith("by call ")
+    assert lines[0] == lines[1]
