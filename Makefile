@@ -20,7 +20,7 @@ export PYTHON_EXPLICIT VENV TORCH_SPEC TORCH_INDEX CXX
 
 DEV := $(PYTHON) tools/dev.py
 TESTED = $(shell $(PYTHON) -c "exec(open('fastinit/_version.py').read()); print(*TORCH_TESTED)")
-TORCH_TESTS = $(addprefix tests/,operators initializers patch models fills recording core/test_keys.py \
+TORCH_TESTS = $(addprefix tests/,operators initializers patch models distributed fills recording core/test_keys.py \
 	core/test_known_answers.py project/test_import.py project/test_setup.py)
 CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' \
 	-o -name '*.cuh')

@@ -85,7 +85,7 @@ class Config:
 _FALLBACK = (
     "other devices: torch.nn.init; with key=, filled on the CPU and copied",
     "other dtypes (trunc_normal_: complex too): torch.nn.init; with key=, NotImplementedError",
-    "sparse and nested layouts, subclasses such as DTensor, torch.func but vmap: likewise",
+    "sparse and nested layouts, subclasses but DTensor, torch.func but vmap: likewise",
     "constant_, ones_ and zeros_ are torch's own",
 )
 

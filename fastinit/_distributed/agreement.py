@@ -121,7 +121,7 @@ class check_ranks:
             exception; it is named, too. An exception from inside comes through as it is.
 
     Examples:
-        >>> with fastinit.check_ranks(model):
+        >>> with fastinit.patch(), fastinit.check_ranks(model):
         ...     model.init_weights()
     """
 

@@ -26,7 +26,10 @@ class patch:
     - `Tensor.normal_` and `Tensor.uniform_`;
     - `torch.rand`, `torch.randn`, `torch.normal`, `torch.rand_like` and `torch.randn_like`.
 
-    Functions that draw nothing (`constant_`, `eye_`, …) stay torch's. Everything is as before on
+    A DTensor gets on every rank its part of what these write into the full tensor (its own `rand`
+    and `randn` are reached, too), or NotImplementedError if its placements do not say which part
+    that is. Functions that draw nothing (`constant_`, `ones_`, …) stay torch's, but for `eye_` and
+    `dirac_` of DTensors, where torch has none that work. Everything is as before on
     leaving, also after an exception. Patches nest: the inner one's key (or lack of one) applies
     inside it, the outer one's afterwards. Threads that enter no patch run torch, and so do tasks of
     asyncio, but for those that are started inside: they belong to it until it ends.

@@ -115,6 +115,9 @@ def test_the_calls_of_the_table_run() -> None:
         "rules": {"bias": torch.nn.init.zeros_, "default": fastinit.normal_},
         "factory_or_module": lambda: torch.nn.Linear(4, 4),
         "inputs": torch.ones(2, 4),
+        "part": torch.empty(2, 4),
+        "full_size": (8, 4),
+        "offset": (2, 0),
     }
     section = README.read_text().partition("## Which call when")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]

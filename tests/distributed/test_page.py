@@ -1,0 +1,87 @@
+"""`docs/distributed.md`: every block runs, and does what the page says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support.common import same_bits
+from torch import distributed, nn
+
+import fastinit
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "distributed.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+
+
+class Model(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, 2 * width)
+        self.experts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(2))
+
+    def init_weights(self) -> None:
+        nn.init.trunc_normal_(self.layer.weight, std=0.02)
+
+
+@pytest.fixture(scope="module")
+def after() -> Iterator[list[dict[str, Any]]]:
+    """What there is after each block, in a process group of one."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    names: dict[str, Any] = {
+        "torch": torch,
+        "fastinit": fastinit,
+        "distributed": distributed,
+        "Transformer": Model,
+        "config": 8,
+        "rank": 3,
+    }
+    states = []
+    for block in BLOCKS:
+        if "enumerate(model.experts)" in block:
+            names["model"] = Model(8)  # sharded by hand
+        exec(compile(block.replace('"cuda"', '"cpu"'), "distributed.md", "exec"), names)
+        model = names["model"]
+        weights = {
+            name: getattr(p, "full_tensor", lambda p=p: p)().detach().clone()
+            for name, p in model.named_parameters()
+        }
+        states.append({**names, "weights": weights})
+        if "enumerate(model.experts)" in block:
+            names["model"] = states[0]["model"]
+    yield states
+    distributed.destroy_process_group()
+
+
+def test_dtensors(after: list[dict[str, Any]]) -> None:
+    key = fastinit.Key(0).fold_in("layer.weight")
+    want = fastinit.trunc_normal_(torch.empty(16, 8), std=0.02, key=key)
+    assert same_bits(after[0]["weights"]["layer.weight"], want)
+
+
+def test_patch(after: list[dict[str, Any]]) -> None:
+    want = fastinit.trunc_normal_(torch.empty(16, 8), std=0.02, key=fastinit.Key(0).fold_in(0))
+    assert same_bits(after[1]["weights"]["layer.weight"], want)
+
+
+def test_shards_by_hand(after: list[dict[str, Any]]) -> None:
+    names = SimpleNamespace(**after[2])
+    full = fastinit.kaiming_uniform_(torch.empty(4096, 4096), key=names.key)
+    assert same_bits(names.rows, full[3072:])
+    assert same_bits(names.flat, full.flatten()[10_000_000:15_000_000])
+
+
+def test_experts_by_hand(after: list[dict[str, Any]]) -> None:
+    key = fastinit.Key(0).fold_in("experts.7.weight")
+    want = fastinit.normal_(torch.empty(8, 8), std=0.02, key=key)
+    assert same_bits(after[3]["weights"]["experts.1.weight"], want)
+
+
+def test_all_blocks_are_looked_at(after: list[dict[str, Any]]) -> None:
+    assert len(after) == len(BLOCKS) == 5
+    assert "check_ranks" in BLOCKS[4]
