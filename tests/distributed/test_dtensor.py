@@ -145,6 +145,25 @@ def test_lists_of_matrices() -> None:
             assert same_bits(got, want[3:])
 
 
+def test_batches_fill_shards() -> None:
+    want = fastinit.normal_(torch.empty(6, 4), key=KEY)
+    with as_rank_of((2,), 1) as mesh, fastinit.batch():
+        shard = spread.empty(6, 4, device_mesh=mesh, placements=[Shard(0)])
+        fastinit.ones_(shard)
+        fastinit.normal_(shard, key=KEY)
+    assert same_bits(shard._local_tensor, want[3:])
+
+
+def test_shards_that_are_still_on_their_way() -> None:
+    """A collective that has not been waited for would write over what is filled."""
+    with as_rank_of((2,), 1) as mesh:
+        shard = dtensor(torch.zeros(3, 4), (6, 4), mesh, [Shard(0)])
+        gathered: Any = shard.redistribute(placements=[Replicate()], async_op=True)
+        assert type(gathered._local_tensor) is not torch.Tensor
+        fastinit.normal_(gathered, key=KEY)
+        assert same_bits(gathered.to_local().clone(), fastinit.normal_(torch.empty(6, 4), key=KEY))
+
+
 def test_bad_arguments_leave_everything_as_it_was() -> None:
     with as_rank_of((2,), 1) as mesh:
         shard = dtensor(torch.zeros(3, 4), (6, 4), mesh, [Shard(0)])

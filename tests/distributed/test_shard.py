@@ -312,6 +312,31 @@ def test_boxes_with_rows_between_each_others() -> None:
     assert np.array_equal(bits(local), bits(full[:, [*range(1000, 2000), *range(3000, 4000)]]))
 
 
+def test_parameters() -> None:
+    """Leaves that require grad, with grad enabled, as every initialiser takes them."""
+    parameter = torch.nn.Parameter(torch.zeros(4, 4))
+    shard = fastinit.shard(parameter, (8, 4), (4, 0))
+    for name in ("normal_", "orthogonal_", "sparse_", "zeros_", "eye_", "constant_"):
+        fill(name, shard)
+        assert same_bits(parameter.detach(), whole(name, (8, 4), torch.float32)[4:])
+        assert parameter.is_leaf and parameter.requires_grad and parameter.grad_fn is None
+
+
+def test_batches_fill_shards() -> None:
+    with fastinit.batch():
+        local = torch.empty(3, 5)
+        waiting = fastinit.normal_(torch.empty(20), key=1)
+        fastinit.normal_(fastinit.shard(local, (9, 5), (3, 0)), key=KEY)
+        fastinit.uniform_(local[0], key=2)
+    assert same_bits(waiting, fastinit.normal_(torch.empty(20), key=1))
+    assert same_bits(local[1:], whole_rows(9, 5)[4:6])
+    assert same_bits(local[0], fastinit.uniform_(torch.empty(5), key=2))
+
+
+def whole_rows(rows: int, columns: int) -> torch.Tensor:
+    return fastinit.normal_(torch.empty(rows, columns), key=KEY)
+
+
 def test_scalars() -> None:
     local = torch.zeros(())
     fastinit.normal_(fastinit.shard(local, (), ()), key=3)
