@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,12 +24,11 @@ from fastinit._compiled import (
     sparse_op,
     sparse_shard_op,
 )
-from fastinit._distributed.part import HANDLERS, Part, TensorShard, part_of
-from fastinit._tensors import check_open, on_handled_device
+from fastinit._distributed.part import RULES, Part, TensorShard, part_of, written
+from fastinit._tensors import on_handled_device
 from fastinit.key import reserve_word
 
 _ELEMENTWISE = tuple(operator(name) for name in ("uniform_", "normal_", "trunc_normal_"))
-_aten = torch.ops.aten
 
 # Told of every call that is drawn, with its key: (tensor, name, numbers, key).
 OBSERVERS: list[Callable[[Any, str, tuple[Any, ...], int], None]] = []
@@ -104,12 +104,6 @@ def run(name: str, part: Part, numbers: tuple[Any, ...], given: dict[str, Any]) 
             _call(name, piece, numbers, given)
 
 
-def written(tensor: Tensor) -> None:
-    """Count a write to the memory of a DTensor, which has a count of its own."""
-    if not isinstance(tensor, TensorShard) and not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
-
-
 def _handle(
     func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
 ) -> None:
@@ -123,28 +117,13 @@ def _handle(
     written(tensor)
 
 
-def _handle_dtensor(mode: None, *call: Any) -> None:
-    """As torch calls what it has a rule for; of classes there is no mode."""
-    _handle(*call)
-
-
-def _fill_by_torch(
-    func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-) -> Any:
-    """Run an operator that does the same to every element, and what autograd does around it."""
-    local = args[0].part.local
-    check_open(func._schema.name.rpartition("::")[2], local)
-    func(local, *args[1:], **(kwargs or {}))
-    written(local)
-    return args[0]
-
-
-_OPERATORS = (*_ELEMENTWISE, sparse_op, orthogonal_op)
-HANDLERS.update(dict.fromkeys(_OPERATORS, _handle))
-HANDLERS.update(
-    dict.fromkeys((_aten.fill_.Scalar, _aten.fill_.Tensor, _aten.zero_.default), _fill_by_torch)
-)
+RULES.update(dict.fromkeys((*_ELEMENTWISE, sparse_op, orthogonal_op), _handle))
 _registered: set[type] = set()
+
+
+def _of_class(rule: Callable[..., None]) -> Callable[..., None]:
+    """Take the class, too, which torch passes first to the rules it is told of."""
+    return lambda kind, *call: rule(*call)
 
 
 def _dtensor_class() -> type | None:
@@ -152,8 +131,10 @@ def _dtensor_class() -> type | None:
     kind: Any = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     if isinstance(kind, type) and kind not in _registered:
         _registered.add(kind)
-        for func in _OPERATORS:
-            torch.library.register_torch_dispatch(func._schema.name, kind, _handle_dtensor)
+        for func, rule in RULES.items():
+            # RuntimeError: it has one from before this module was loaded again.
+            with suppress(RuntimeError):
+                torch.library.register_torch_dispatch(func._schema.name, kind, _of_class(rule))
         return kind
     return kind if isinstance(kind, type) else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -18,7 +18,7 @@ from fastinit._distributed.layout import (
     boxes_of,
     boxes_of_range,
 )
-from fastinit._tensors import is_plain
+from fastinit._tensors import check_open, is_plain
 
 
 class Part(NamedTuple):
@@ -114,17 +114,32 @@ class TensorShard(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        handler = HANDLERS.get(func)
-        if handler is None:
+        rule = RULES.get(func)
+        if rule is not None:
+            return rule(func, types, args, kwargs)
+        if func not in _ALIKE:
             raise NotImplementedError(
                 f"{func}: what fastinit.shard() returns can be handed to initialisers only; use "
                 "the tensor that it was made from"
             )
-        return handler(func, types, args, kwargs)
+        tensor: Any = args[0]
+        local = tensor.part.local
+        check_open(func._schema.name.rpartition("::")[2], local)
+        func(local, *args[1:], **(kwargs or {}))
+        written(local)
+        return tensor
 
 
-# By operator, what it does to a shard. Filled by fill.py.
-HANDLERS: dict[Any, Any] = {}
+# By operator of fastinit's, what it does where it meets a shard of any kind.
+RULES: dict[Any, Callable[..., None]] = {}
+# Operators of torch's that do the same to every element.
+_ALIKE = (torch.ops.aten.fill_.Scalar, torch.ops.aten.fill_.Tensor, torch.ops.aten.zero_.default)
+
+
+def written(tensor: Tensor) -> None:
+    """Count a write where torch's own count has not seen it: of a wrapper, or below autograd."""
+    if not isinstance(tensor, TensorShard) and not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
 
 
 # ---- DTensor -------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ def delta_orthogonal_(
             f"inputs, got shape {shape}"
         )
     if is_sharded(tensor):
-        delta_orthogonal(tensor, as_double(gain, "gain"), given)
+        delta_orthogonal(tensor, as_double(gain, "gain"), **given)
         return tensor
     check_open("delta_orthogonal_", tensor)
     with torch.no_grad():

@@ -124,7 +124,7 @@ def _complex_trunc_normal(
     std /= math.sqrt(2.0)
     if is_sharded(tensor):
         given = source(key, generator, "variance_scaling_")
-        trunc_normal_of_parts(tensor, (0.0, std, -2 * std, 2 * std), given)
+        trunc_normal_of_parts(tensor, (0.0, std, -2 * std, 2 * std), **given)
         return
     with torch.no_grad():
         if is_compiling():  # which cannot ask whether a conjugation is pending

@@ -197,16 +197,17 @@ def test_a_shard_that_is_no_ordinary_tensor_is_refused() -> None:
 
 # ---- torch.compile -------------------------------------------------------------------------------
 
-COMPILED = [name for name in DRAWN if name != "delta_orthogonal_"] + ["constant_", "zeros_"]
 
-
-@pytest.mark.parametrize("name", COMPILED)
-def test_one_graph(name: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("name", [*DRAWN, *CONSTANT])
+def test_one_graph(name: str, dtype: torch.dtype) -> None:
+    if dtype not in dtypes_of(name):
+        return
     size = shapes_of(name)[0]
     placements = [Shard(0), Shard(1)]
     with as_rank_of((2, 2), 1) as mesh:
         torch._dynamo.reset()
-        want = split(whole(name, size, torch.float32), mesh, placements)
+        want = split(whole(name, size, dtype), mesh, placements)
 
         def filled(x: torch.Tensor) -> torch.Tensor:
             return fill(name, x) + 1
