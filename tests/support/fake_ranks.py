@@ -14,16 +14,21 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 
+def _forget_other_ranks() -> None:
+    """Empty DTensor's caches: meshes compare equal, whatever the rank that they are seen from."""
+    debug._clear_python_sharding_prop_cache()
+    debug._clear_fast_path_sharding_prop_cache()
+
+
 @contextmanager
 def as_rank(rank: int, world: int) -> Iterator[None]:
     distributed.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
-    # Meshes compare equal whatever the rank, so what was cached for another would come back.
-    debug._clear_sharding_prop_cache()
+    _forget_other_ranks()
     try:
         yield
     finally:
         distributed.destroy_process_group()
-        debug._clear_sharding_prop_cache()
+        _forget_other_ranks()
 
 
 @contextmanager
