@@ -109,8 +109,8 @@ def _handle(
 ) -> None:
     tensor, given = args[0], dict(kwargs or {})
     numbers = (*args[1:], *_defaults(func)[len(args) :])
-    part = part_of(tensor)
     name = func._schema.name.rpartition("::")[2]
+    part = part_of(tensor, name)
     if OBSERVERS:
         refuse_early(name, part, numbers)
     run(name, part, numbers, observed(tensor, name, part, numbers, given))
@@ -154,11 +154,11 @@ def is_sharded(tensor: Any) -> bool:
     return dtensor is not None and issubclass(kind, dtensor)
 
 
-def check_placements(tensor: Any) -> None:
+def check_placements(name: str, tensor: Any) -> None:
     """Refuse a DTensor of which no rank knows what it holds.
 
     Raises:
         NotImplementedError: as `part_of` does.
     """
     if is_sharded(tensor) and not is_compiling():
-        part_of(tensor)
+        part_of(tensor, name)

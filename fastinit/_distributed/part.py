@@ -145,20 +145,21 @@ def written(tensor: Tensor) -> None:
 # ---- DTensor -------------------------------------------------------------------------------------
 
 
-def _refuse(tensor: Any, why: str, advice: str) -> NoReturn:
+def _refuse(name: str, tensor: Any, why: str, advice: str) -> NoReturn:
     raise NotImplementedError(
-        f"fastinit: argument 'tensor' is a DTensor of shape {tuple(tensor.shape)} with placements "
-        f"{tuple(tensor.placements)}, {why}; {advice}"
+        f"fastinit.{name}: argument 'tensor' is a DTensor of shape {tuple(tensor.shape)} with "
+        f"placements {tuple(tensor.placements)}, {why}; {advice}"
     )
 
 
-def _splits(tensor: Any) -> tuple[Split | None, ...]:
+def _splits(name: str, tensor: Any) -> tuple[Split | None, ...]:
     found: list[Split | None] = []
     for placement in tensor.placements:
         dim = getattr(placement, "dim", None)
         strided = getattr(placement, "split_factor", None)  # such a placement is no Shard
         if placement.is_partial():
             _refuse(
+                name,
                 tensor,
                 "whose values are sums over ranks, so there is nothing one rank could write",
                 "redistribute() it to Replicate() or Shard(...) first",
@@ -169,6 +170,7 @@ def _splits(tensor: Any) -> tuple[Split | None, ...]:
             found.append(Split(dim % max(1, tensor.ndim), 1 if strided is None else int(strided)))
         else:
             _refuse(
+                name,
                 tensor,
                 f"of which {placement!r} is of a kind that fastinit does not know",
                 "redistribute() it to Replicate() or Shard(...) first",
@@ -183,12 +185,7 @@ def _is_memory(local: Tensor) -> bool:
     return is_plain(kind) or (functional is not None and kind is functional.FunctionalTensor)
 
 
-def part_of_dtensor(tensor: Any) -> Part:
-    """Say what of a DTensor is on this rank.
-
-    Raises:
-        NotImplementedError: if that is partial sums, or its placements do not say.
-    """
+def _part_of_dtensor(name: str, tensor: Any) -> Part:
     spec = tensor._spec
     local = tensor._local_tensor
     wait = getattr(local, "trigger_wait", None)  # of a collective that is still under way
@@ -196,11 +193,12 @@ def part_of_dtensor(tensor: Any) -> Part:
         local = wait()
     if not _is_memory(local):
         _refuse(
+            name,
             tensor,
             f"whose shards are of the class {type(local).__qualname__}",
             "initialise it before it gets shards of that class",
         )
-    splits = _splits(tensor)
+    splits = _splits(name, tensor)
     size = tuple(map(int, tensor.shape))
     coordinate = spec.mesh.get_coordinate()
     if coordinate is None:  # of a rank outside of the mesh
@@ -223,6 +221,7 @@ def part_of_dtensor(tensor: Any) -> Part:
         else:
             why = f"which leave open what of dimension {dim} each rank holds"
         _refuse(
+            name,
             tensor,
             why,
             "shard over another dimension, with fully_shard by its shard_placement_fn",
@@ -230,6 +229,12 @@ def part_of_dtensor(tensor: Any) -> Part:
     return Part(local, size, boxes)
 
 
-def part_of(tensor: Any) -> Part:
-    """Say what of a DTensor, or of what `fastinit.shard` returns, is here."""
-    return tensor.part if isinstance(tensor, TensorShard) else part_of_dtensor(tensor)
+def part_of(tensor: Any, name: str) -> Part:
+    """Say what of a DTensor, or of what `fastinit.shard` returns, is here.
+
+    `name`: of the initialiser, for messages.
+
+    Raises:
+        NotImplementedError: if that is partial sums, or the placements do not say.
+    """
+    return tensor.part if isinstance(tensor, TensorShard) else _part_of_dtensor(name, tensor)

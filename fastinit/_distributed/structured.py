@@ -32,7 +32,7 @@ def _operator(schema: str) -> Callable[[Callable[..., None]], Any]:
         op = getattr(getattr(torch.ops, _SPACE), name).default
 
         def handle(func: Any, types: Any, args: Any = (), kwargs: Any = None) -> None:
-            part = part_of(args[0])
+            part = part_of(args[0], name)
             check_open(name, part.local)
             with torch.no_grad():  # where an operator has no rule for it, autograd is still on
                 function(part, *args, **(kwargs or {}))

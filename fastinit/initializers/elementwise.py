@@ -221,7 +221,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """
     check_open("constant_", tensor)
     if type(tensor) not in PLAIN_TYPES:
-        check_placements(tensor)
+        check_placements("constant_", tensor)
     result: Tensor = ORIGINALS["constant_"](tensor, val)
     return result
 
@@ -237,7 +237,7 @@ def ones_(tensor: Tensor) -> Tensor:
     """
     check_open("ones_", tensor)
     if type(tensor) not in PLAIN_TYPES:
-        check_placements(tensor)
+        check_placements("ones_", tensor)
     result: Tensor = ORIGINALS["ones_"](tensor)
     return result
 
@@ -253,6 +253,6 @@ def zeros_(tensor: Tensor) -> Tensor:
     """
     check_open("zeros_", tensor)
     if type(tensor) not in PLAIN_TYPES:
-        check_placements(tensor)
+        check_placements("zeros_", tensor)
     result: Tensor = ORIGINALS["zeros_"](tensor)
     return result

@@ -316,6 +316,6 @@ def test_patch_takes_shards() -> None:
 def test_parts_are_found_for_a_scalar() -> None:
     with as_rank_of((2,), 1) as mesh:
         shard = dtensor(torch.zeros(()), (), mesh, [Replicate()])
-        assert part_of(shard).size == ()
+        assert part_of(shard, "").size == ()
         fastinit.normal_(shard, key=KEY)
         assert same_bits(shard._local_tensor, fastinit.normal_(torch.zeros(()), key=KEY))

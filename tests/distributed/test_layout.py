@@ -15,7 +15,7 @@ from support.common import bits
 from support.fake_ranks import as_rank_of, dtensor
 from torch import nn
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor._dtensor_spec import DTensorSpec
 from torch.distributed.tensor.placement_types import _StridedShard
 
@@ -232,7 +232,7 @@ def test_fsdp_over_tensor_parallelism_on_one_dimension(mesh_shape: tuple[int, in
                     distribute_tensor(numbers, mesh["tp"], [Shard(0)], src_data_rank=None)
                 )
                 fully_shard(layer, mesh=mesh["dp"])
-                part = part_of(layer.weight)
+                part = part_of(layer.weight, "normal_")
                 held: Any = layer.weight
                 held = held._local_tensor.detach().flatten().tolist()
                 rows_here = [
@@ -249,12 +249,26 @@ def test_placements_that_leave_open_what_is_held() -> None:
     with as_rank_of((2, 3), 1) as mesh:
         shard = dtensor(torch.zeros(4, 3), (24, 3), mesh, placements)
         for function in (fastinit.normal_, fastinit.zeros_, fastinit.eye_):
-            with pytest.raises(NotImplementedError, match=r"of dimension 0.*shard_placement_fn"):
+            with pytest.raises(
+                NotImplementedError,
+                match=rf"{function.__name__}: .*of dimension 0.*shard_placement_fn",
+            ):
                 function(shard)
         assert not shard._local_tensor.any()
         other = dtensor(torch.zeros(5, 3), (24, 3), mesh, [Shard(0), Shard(0)])
         with pytest.raises(NotImplementedError, match=r"do not give the shape \(5, 3\)"):
             fastinit.normal_(other, key=1)
+
+
+def test_placements_of_an_unknown_kind_are_refused() -> None:
+    class Ragged(Placement):
+        dims = (0, 1)
+
+    with as_rank_of((2, 2), 1) as mesh:
+        shard = dtensor(torch.zeros(4, 3), (8, 3), mesh, [Shard(0), Replicate()])
+        shard._spec.placements = (Shard(0), Ragged())
+        with pytest.raises(NotImplementedError, match=r"sparse_: .*of a kind that fastinit does"):
+            fastinit.sparse_(shard, 0.5)
 
 
 def test_partial_sums_are_refused() -> None:
