@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from fastinit._compiled import (
+    extension,
     fill_shard_op,
     operator,
     orthogonal_op,
@@ -28,7 +29,12 @@ from fastinit._distributed.part import RULES, Part, TensorShard, part_of, writte
 from fastinit._tensors import on_handled_device
 from fastinit.key import reserve_word
 
-_ELEMENTWISE = tuple(operator(name) for name in ("uniform_", "normal_", "trunc_normal_"))
+# Those of the table of distributions that are operators; words are for tests alone.
+_ELEMENTWISE = tuple(
+    operator(row["name"])
+    for row in extension.distributions()
+    if row["random"] and hasattr(torch.ops.fastinit, row["name"])
+)
 
 # Told of every call that is drawn, with its key: (tensor, name, numbers, key).
 OBSERVERS: list[Callable[[Any, str, tuple[Any, ...], int], None]] = []
@@ -65,8 +71,9 @@ def refuse_early(
     name: str, part: Part, numbers: tuple[Any, ...], size: tuple[int, ...] | None = None
 ) -> None:
     """Say what the operator would complain about, before a key is drawn."""
-    nothing = torch.empty(0, dtype=part.local.dtype, device="meta")
-    _call(name, Part(nothing, size or part.size, ()), numbers, {"key": 0})
+    full = part.size if size is None else size
+    nothing = torch.empty((0,) if full else (), dtype=part.local.dtype, device="meta")
+    _call(name, Part(nothing, full, ()), numbers, {"key": 0})
 
 
 def observed(
@@ -92,7 +99,8 @@ def run(name: str, part: Part, numbers: tuple[Any, ...], given: dict[str, Any]) 
         given = drawn_on_all(part, given)
         buffer = torch.empty(local.shape, dtype=local.dtype, device="cpu")
         run(name, part._replace(local=buffer), numbers, given)
-        local.copy_(buffer)
+        with torch.no_grad():
+            local.copy_(buffer)
     elif name not in ("sparse_", "orthogonal_"):
         _call(name, part.as_vector(), numbers, given)
     elif part.start is None:

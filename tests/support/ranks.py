@@ -237,8 +237,13 @@ def agreement() -> None:
     with fastinit.check_ranks(timeout=60):
         drawn()
         if rank() < 2:
-            drawn(mesh="2")
+            drawn(mesh="2", key=5)
         drawn(key=3)
+        fastinit.normal_(empty((), device_mesh=mesh_of("4"), placements=[Replicate()]))
+        fastinit.lecun_normal_(
+            empty(4, 6, dtype=torch.complex64, device_mesh=mesh_of("4"), placements=[Shard(1)])
+        )
+        fastinit.delta_orthogonal_(empty(4, 2, 3, device_mesh=mesh_of("4"), placements=[Shard(0)]))
         fastinit.normal_(torch.empty(rank() + 1), key=rank())  # nobody else's
         fastinit.kaiming_uniform_(fastinit.shard(torch.empty(2, 3), (8, 3), (2 * rank(), 0)))
     distributed.barrier()
