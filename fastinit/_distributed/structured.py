@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinit._compiled import orthogonal_shard_op
 from fastinit._distributed.fill import drawn_on_all, observed, refuse_early, run
 from fastinit._distributed.layout import Box
 from fastinit._distributed.part import RULES, Part, part_of, written
@@ -117,8 +116,7 @@ def delta_orthogonal(part: Part, tensor: Tensor, gain: float, **given: Any) -> N
             places = _centre(box.offset[2:], box.size[2:], centre)
             if places is not None:
                 middle.append((Box(box.start[:2], box.size[:2], box.offset[:2]), box, places))
-        boxes = Part(made, matrix, tuple(flat for flat, _, _ in middle)).numbers()
-        orthogonal_shard_op(made, gain, list(matrix), boxes, **given)
+        run("orthogonal_", Part(made, matrix, tuple(b for b, _, _ in middle)), numbers, given)
         piece.local.zero_()
         for flat, box, places in middle:
             at = [start + place for start, place in zip(box.start[2:], places, strict=True)]

@@ -337,6 +337,36 @@ def whole_rows(rows: int, columns: int) -> torch.Tensor:
     return fastinit.normal_(torch.empty(rows, columns), key=KEY)
 
 
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("name", DRAWN)
+def test_devices_without_kernels(name: str, flat: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard elsewhere is filled on the CPU and copied; here one is taken for such."""
+    size = shapes_of(name)[0]
+    local = torch.zeros(20) if flat else torch.zeros(2, *size[1:])
+    there = local.data_ptr()
+    handled = fastinit._distributed.fill.on_handled_device
+    monkeypatch.setattr(
+        fastinit._distributed.fill,
+        "on_handled_device",
+        lambda t: handled(t) and t.data_ptr() != there,
+    )
+    calls: list[torch.device] = []
+    monkeypatch.setattr(
+        fastinit._distributed.fill, "reserve_word", lambda device, _: calls.append(device) or 5
+    )
+    zeros = (0,) * (len(size) - 1)
+    shard = (
+        fastinit.shard(local, size, start=7) if flat else fastinit.shard(local, size, (1, *zeros))
+    )
+    fill(name, shard)
+    want = whole(name, size, torch.float32)
+    assert same(name, local, want.flatten()[7:27] if flat else want[1:3])
+    assert not calls  # a key was given
+    if flat or name != "delta_orthogonal_":  # whose matrix is here
+        DRAWN[name](shard)
+        assert calls == [local.device]
+
+
 def test_scalars() -> None:
     local = torch.zeros(())
     fastinit.normal_(fastinit.shard(local, (), ()), key=3)
