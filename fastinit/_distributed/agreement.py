@@ -112,7 +112,7 @@ class check_ranks:
     What `fastinit.shard` describes is not compared: nothing says which ranks share it.
 
     Args:
-        module: where the names of parameters in messages come from; shapes must do without it.
+        module: whose names its parameters have in messages; without it they have shapes alone.
         timeout: how many seconds to wait for other ranks.
 
     Raises:
