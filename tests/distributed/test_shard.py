@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.common import OTHER_DTYPES, bits, no_randomness, same_bits
 from support.shard_cases import CONSTANT, DRAWN, KEY, dtypes_of, fill, same, shapes_of, whole
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastinit
 from fastinit._distributed.layout import boxes_of_range
@@ -279,6 +280,34 @@ def test_memory_that_elements_share_is_refused() -> None:
     for fill_it in (lambda t: fastinit.normal_(t, key=1), fastinit.zeros_, fastinit.eye_):
         with pytest.raises(RuntimeError, match="inference tensor"):
             fill_it(fastinit.shard(closed, (9, 4), (0, 0)))
+
+
+OPERATORS: dict[str, tuple[Any, ...]] = {
+    "fill_shard_": ("normal_", [0.0, 1.0]),
+    "sparse_shard_": (0.5, 1.0),
+    "orthogonal_shard_": (1.0,),
+}
+
+
+@pytest.mark.parametrize("boxes", [[0, 0, 3, 4, 3, 0], []])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck(name: str, boxes: list[int]) -> None:
+    op = getattr(torch.ops.fastinit, name).default
+    arguments = (*OPERATORS[name], [9, 4], boxes)
+    torch.library.opcheck(op, (torch.zeros(3, 4), *arguments), {"key": -3})
+    # Without the comparison with an eager run, which would draw other values.
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(op, (torch.zeros(3, 4), *arguments), test_utils=utils)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_meta_and_fake_calls_draw_nothing(name: str) -> None:
+    op = getattr(torch.ops.fastinit, name)
+    arguments = (*OPERATORS[name], [9, 4], [0, 0, 3, 4, 3, 0])
+    with no_randomness():
+        op(torch.zeros(3, 4, device="meta"), *arguments)
+        with FakeTensorMode():
+            op(torch.zeros(3, 4), *arguments)
 
 
 def test_operators_check_their_boxes() -> None:
