@@ -53,6 +53,20 @@ class DispatchMode(TorchDispatchMode):
         return False
 
 
+_TRACING = (
+    torch._C._TorchDispatchModeKey.PROXY,
+    torch._C._TorchDispatchModeKey.FUNCTIONAL,
+    torch._C._TorchDispatchModeKey.FAKE,
+)
+
+
+def is_traced() -> bool:
+    """Whether a mode of torch's compiler is below, which takes what is done here for the user's."""
+    return torch._C._len_torch_dispatch_stack() > 0 and any(
+        torch._C._get_dispatch_mode(key) is not None for key in _TRACING
+    )
+
+
 # Operators that give memory nobody has written to.
 ALLOCATING = frozenset(
     {
@@ -165,9 +179,12 @@ def made_of_others(func: Any) -> bool:
 
     Such an operator says too little of what it does. `reshape`, for one, is a view or a copy.
     """
-    composite: bool = func.has_kernel_for_dispatch_key(
-        torch._C.DispatchKey.CompositeImplicitAutograd
-    )
+    try:
+        composite: bool = func.has_kernel_for_dispatch_key(
+            torch._C.DispatchKey.CompositeImplicitAutograd
+        )
+    except RuntimeError:  # prim::device, say, which the dispatcher does not know
+        return False
     return composite
 
 

@@ -100,9 +100,10 @@ def materialize(
     fills waits: in the end everything that has not been overwritten since is filled in one go,
     under the keys that `initialize_` uses. So the values are those of `initialize_(factory(),
     key=key)` wherever the module can initialise itself. A constructor that reads a value gets it.
-    If that was drawn before it could be told what for, the factory runs once more, with everything
-    that it has changed in tensors put back; so it should not count on being called once. Threads
-    that it starts belong to it. Parameters, hooks, optimizers and ties are what the factory made
+    If that was drawn before it could be told what for, the factory runs again (once, as a rule; at
+    most four times), with everything that it has changed in tensors put back; so it must not count
+    on being called once. Threads that it starts belong to it, and so does what it gives to pools of
+    threads. Parameters, hooks, optimizers and ties are what the factory made
     them. Layers that are copies of one, as those of `torch.nn.TransformerEncoder`, stay copies;
     `fastinit.report` flags them.
 
@@ -111,7 +112,9 @@ def materialize(
     those that constructors make in spite of `torch.device("meta")`, by `torch.Tensor(n)` or
     `torch.normal`: a UserWarning names them, and they are initialised like the others.
 
-    Python's and NumPy's own generators are seeded from the key meanwhile, and put back.
+    Every draw has a key of its own, whatever state torch's generators are put in meanwhile; one
+    with a `generator=` takes its numbers from there. Python's and NumPy's own generators are seeded
+    from the key meanwhile, and put back.
 
     Peak memory is that of the model, plus the largest temporary of its initialisers. Large
     parameters on the CPU get huge pages where the kernel grants them; FASTINIT_HUGE_PAGES=0 in the
@@ -265,10 +268,8 @@ def _build(
         given.clear()
 
     def run(recorder: Recorder) -> Result:
-        recorder.redirect = True
         with recording(recorder), default_dtype(dtype):
             module = factory()
-        recorder.redirect = False
         if not isinstance(module, nn.Module):
             raise TypeError(
                 "fastinit.materialize: argument 'module_or_factory' must return a torch.nn.Module, "

@@ -304,7 +304,8 @@ def _of_hook(module: nn.Module, hook: Any) -> Parametrized | None:
 def parametrized(module: nn.Module) -> list[Parametrized]:
     """List the tensors that a module itself computes from parameters."""
     found: list[Parametrized] = []
-    lists = module._modules.get("parametrizations")
+    # The tables of scripted modules have no get().
+    lists = getattr(module, "parametrizations", None)
     if lists is not None:
         found += [
             _ByList(module, name, steps)

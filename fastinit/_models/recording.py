@@ -52,9 +52,14 @@ def recording(recorder: Recorder) -> Iterator[None]:
         number = recorder.new_thread()
 
         def belonging() -> Any:
-            recorder.thread.number = number
-            with recording(recorder):
-                return run()
+            thread = recorder.thread
+            before = thread.number, thread.draws
+            thread.number, thread.draws = number, 0
+            try:
+                with recording(recorder):
+                    return run()
+            finally:
+                thread.number, thread.draws = before
 
         return belonging
 

@@ -17,6 +17,7 @@ from fastinit._models import rules as _rules
 from fastinit._models.history import History
 from fastinit._models.loaded import places_of
 from fastinit._models.names import Named, Pattern, matches, named_buffers, named_parameters
+from fastinit._models.notes import note
 from fastinit._models.recording import recording
 from fastinit._models.snapshot import held_tensors
 from fastinit._patch.fork import Fork
@@ -149,9 +150,15 @@ def _run_once(
             result = run(recorder)
         recorder.see_written()
         return Run(recorder, result, Settled(recorder, _names(recorder, request, result)))
-    except BaseException:
+    except BaseException as error:
         recorder.restore()
         undo()
+        if table and isinstance(error, Exception):
+            note(
+                error,
+                f"in a further run of the initialisers, which fastinit.{request.where} needs as "
+                "they have read what they drew before it was known what it is for",
+            )
         raise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
@@ -58,6 +58,9 @@ def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
                 continue
             found = [(f"{way}.{a}" if a else way, item) for a, item in inside(value)]
             waiting += reversed(found)
+        for attribute, parameter in owner._parameters.items():
+            if parameter is not None and parameter.is_leaf and parameter.grad is not None:
+                yield f"{path}.{attribute}.grad".removeprefix("."), owner, parameter.grad
 
 
 class _TensorState:
@@ -103,6 +106,27 @@ class _TensorState:
         ) != Region.of(before)
 
 
+def _same(now: Any, before: Any) -> bool:
+    if isinstance(now, dict):
+        pairs = zip(now.items(), before.items(), strict=True)
+        return len(now) == len(before) and all(
+            a == b and now[a] is before[b] for (a, _), (b, _) in pairs
+        )
+    if isinstance(now, set):
+        return bool(now == before)
+    return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
+
+
+def _put_back(container: Any, before: Any) -> None:
+    """Give a container what it held; by the methods of its kind, which its class may refuse."""
+    if _same(container, before):
+        return
+    kind: Any = next(kind for kind in (OrderedDict, *_CONTAINERS) if isinstance(container, kind))
+    kind.clear(container)
+    add = kind.update if issubclass(kind, (dict, set)) else kind.extend
+    add(container, before)
+
+
 class Snapshot:
     """The objects that make a module: restored, it has these again, and they what they held.
 
@@ -144,11 +168,7 @@ class Snapshot:
         """Put everything back."""
         with torch.no_grad():
             for container, before in self._containers:
-                container.clear()
-                if isinstance(container, (dict, set)):
-                    container.update(before)
-                else:
-                    container.extend(before)
+                _put_back(container, before)
             for state in self._tensors.values():
                 state.restore()
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fills.fill import Fill, parse_fill
 from fastinit._fills.operators import (
@@ -19,6 +20,7 @@ from fastinit._fills.operators import (
     METADATA_ONLY,
     READERS,
     DispatchMode,
+    is_traced,
     made_of_others,
 )
 from fastinit._fills.region import Region
@@ -99,6 +101,10 @@ class _DispatchMode(DispatchMode):
         if made_of_others(func):
             with self:
                 return func.decompose(*args, **kwargs)
+        if is_traced():
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
+                self._queue.open(self._queue.touched((args, kwargs)))
+            return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             fill = parse_fill(func, args, kwargs)
             if fill is not None and self._queue.add(func, args[0], fill):

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastinit._compiled import extension
 from fastinit._fills.fill import Fill, run_fills
 from fastinit._recording.graph import Op, Storage
-from fastinit._tensors import is_plain, on_handled_device
+from fastinit._tensors import is_fake, is_plain, on_handled_device
 
 _HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
 
@@ -43,6 +43,8 @@ def is_real(tensor: Any) -> bool:
         and tensor.layout is torch.strided
         and on_handled_device(tensor)
         and not tensor.is_meta
+        and not tensor.is_nested
+        and not is_fake(tensor)
     )
 
 
@@ -66,7 +68,7 @@ class Memory:
         """Find the storage of a tensor; None if it is not among them."""
         try:
             return self._storages.get(tensor.untyped_storage()._cdata)
-        except (NotImplementedError, RuntimeError):  # a kind of tensor that has none
+        except (NotImplementedError, RuntimeError, ValueError):  # a kind of tensor that has none
             return None
 
     def register(self, tensor: Tensor, *, known: bool) -> Storage:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, made_of_others
+from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, is_traced, made_of_others
 from fastinit._recording.recorder import Recorder
-from fastinit._tensors import is_plain
+from fastinit._tensors import overrides_dispatch
 
 # Of these nobody has the memory afterwards.
 _READING = READERS | frozenset(
@@ -36,14 +39,16 @@ class OperatorWatch(DispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         for kind in types:
-            if not is_plain(
-                kind
-            ):  # shall take itself apart, and what it is made of comes back here
+            if overrides_dispatch(kind):  # it takes itself apart, and its parts come back here
                 return NotImplemented
         if made_of_others(func):
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         with torch._C.DisableTorchFunction():
+            if is_traced():
+                with _disable_current_modes():
+                    self._recorder.hand_out((args, kwargs or {}), keeps=False)
+                return func(*args, **(kwargs or {}))
             return self._recorder.dispatch(func, args, kwargs or {})
 
 
@@ -66,8 +71,6 @@ class FunctionWatch:
                 given = args[1:] if func is Tensor.new_tensor else args
                 self._recorder.hand_out((given, kwargs), func not in _READING)
         if func in READERS:
-            if self._recorder.is_redirected(kwargs.get("device")):
-                kwargs = {**kwargs, "device": "cpu"}
             with self._recorder.busy():  # what they write past the dispatcher is written
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -76,33 +79,53 @@ class FunctionWatch:
 class _Threads:
     """Sees the threads that are started while a recording is on, which are to belong to it.
 
-    `threading.Thread.start` is exchanged as long as there is one.
+    So do tasks that are given to a pool of threads, which may have been there before. What starts
+    these, `Thread.start` and `ThreadPoolExecutor.submit`, is exchanged as long as there is one.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._original: Callable[..., None] = threading.Thread.start
+        self._start: Callable[..., None] = threading.Thread.start
+        self._submit: Callable[..., Any] = ThreadPoolExecutor.submit
         self.here = threading.local()
 
     def install(self) -> None:
         with self._lock:
             if self._users == 0:
-                self._original = threading.Thread.start
+                self._start, self._submit = threading.Thread.start, ThreadPoolExecutor.submit
                 threading.Thread.start = _start  # type: ignore[method-assign]
+                ThreadPoolExecutor.submit = _submit  # type: ignore[method-assign,assignment]
             self._users += 1
 
     def uninstall(self) -> None:
         with self._lock:
             self._users -= 1
-            if self._users == 0 and threading.Thread.start is _start:
-                threading.Thread.start = self._original  # type: ignore[method-assign]
+            if self._users > 0:
+                return
+            if threading.Thread.start is _start:
+                threading.Thread.start = self._start  # type: ignore[method-assign]
+            if ThreadPoolExecutor.submit is _submit:
+                ThreadPoolExecutor.submit = self._submit  # type: ignore[method-assign]
 
     def start(self, thread: threading.Thread) -> None:
         carry = getattr(self.here, "carry", None)
         if carry is not None:
             thread.run = carry(thread.run)  # type: ignore[method-assign]
-        self._original(thread)
+        self._start(thread)
+
+    def submit(
+        self, pool: ThreadPoolExecutor, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        carry = getattr(self.here, "carry", None)
+        if carry is None:
+            return self._submit(pool, function, *args, **kwargs)
+        # The pool starts threads of its own for it, which are not this recording's.
+        self.here.carry = None
+        try:
+            return self._submit(pool, carry(functools.partial(function, *args, **kwargs)))
+        finally:
+            self.here.carry = carry
 
 
 _threads = _Threads()
@@ -110,6 +133,10 @@ _threads = _Threads()
 
 def _start(self: threading.Thread) -> None:
     _threads.start(self)
+
+
+def _submit(self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    return _threads.submit(self, fn, args, kwargs)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ initialisers have to run again, with the right one.
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +23,7 @@ from fastinit._fills.fill import Fill, distribution_of, parse_fill
 from fastinit._fills.operators import WHOLE_MANY, written_arguments
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
-from fastinit._recording.graph import Op, Ref
+from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.kinds import COPYING, Kind, Way, kind_of, single
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
@@ -34,18 +36,31 @@ from fastinit.key import NOTHING, Key, source
 _ALL = 1 << 62
 
 
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _compute_before_fork() -> None:
+    """Compute what waits before a process forks: nobody would know of what its child reads."""
+    for recorder in list(_recorders):
+        if not recorder.ended:
+            recorder.compute_all()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_compute_before_fork)
+
+
 class Recorder(Waiting):
     """One recording: what it does with each operator. Arguments as those of `Waiting`.
 
     Attributes:
-        redirect: whether memory on the CPU is given to who asks for some on the meta device.
         followed: tensors that were there when it began, and their names.
         declared: memory that was given a name meanwhile.
     """
 
     def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING, *, waits: bool = True) -> None:
         super().__init__(key, table, waits=waits)
-        self.redirect = False
+        _recorders.add(self)
         self.followed: list[tuple[Tensor, str]] = []
         self.declared: list[tuple[Ref, str]] = []
 
@@ -83,9 +98,12 @@ class Recorder(Waiting):
             self.names.add(Ref(storage, Region.of(tensor)), name)
             self.declared.append((Ref(storage, Region.of(tensor)), name))
 
-    def is_redirected(self, device: Any) -> bool:
-        """Whether to give memory on the CPU to who asks for some on a device."""
-        return self.redirect and device is not None and torch.device(device).type == "meta"
+    def compute_all(self) -> None:
+        """Compute all that waits, for somebody who may read any of it."""
+        with self.busy():
+            for storage in self.storages():
+                if storage.pending:
+                    self._read(storage)
 
     # ---- operators -------------------------------------------------------------------------------
 
@@ -97,8 +115,6 @@ class Recorder(Waiting):
         way = kind.way
         if way is Way.PASS:
             return func(*args, **kwargs)
-        if self.is_redirected(kwargs.get("device")):
-            kwargs = {**kwargs, "device": "cpu"}
         if way is Way.ALLOCATE:
             result = func(*args, **kwargs)
             with self.lock:
@@ -174,6 +190,7 @@ class Recorder(Waiting):
         times: dict[int, int] = {}
         for tensor in tensors:
             times[id(tensor)] = times.get(id(tensor), 0) + 1
+        own = self.storage_of(args[0]) if args and isinstance(args[0], Tensor) else None
         partial = kind.partial and not kwargs.get("accumulate") and not kwargs.get("reduce")
         partial = partial and not any(value is True for value in args)
         reads: list[Ref] = []
@@ -196,6 +213,8 @@ class Recorder(Waiting):
             not self._has_values(ref)
             for ref in reads
             if not (partial and any(ref.storage is w.storage for w in writes))
+            # Memory without values that is given to be written to, beside what is worked on.
+            and not any(ref.storage is w.storage and ref.storage is not own for w in writes)
         )
         drawn = kind.draws or any(ref.storage.drawn for ref in reads)
         op = Op(
@@ -273,7 +292,7 @@ class Recorder(Waiting):
                 storage.written.remove_region(ref.region)
             elif made and partly is not None:
                 storage.known, storage.written = False, partly
-            elif kind.overwrites or made:
+            elif kind.overwrites or made or tensor is not written[0]:
                 storage.written.add_region(ref.region)
             storage.drawn = storage.drawn or drawn
             storage.escaped = storage.escaped or kind.keeps
@@ -328,13 +347,17 @@ class Recorder(Waiting):
                     if keeps and is_real(tensor) and tensor.numel() > 0:
                         self.register(tensor, known=True).escaped = True
                     continue
-                self.compute(storage)
-                if storage.drawn:
-                    every = Region((_ALL,), (1,), 0, torch.uint8)
-                    self._log(Op("read", (Ref(storage, every),), read=True))
+                self._read(storage)
                 if keeps and not storage.escaped:
                     storage.escaped = True
                     self._watch(storage)
+
+    def _read(self, storage: Storage) -> None:
+        """Compute a storage for somebody who reads it."""
+        self.compute(storage)
+        if storage.drawn:
+            every = Region((_ALL,), (1,), 0, torch.uint8)
+            self._log(Op("read", (Ref(storage, every),), read=True))
 
     def copied(self, tensor: Tensor, memo: dict[Any, Any]) -> None:
         """Copy the memory of a tensor that is about to be deep-copied."""

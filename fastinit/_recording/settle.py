@@ -54,7 +54,9 @@ class Settled:
                 for op in late:
                     if op.draw is not None and op.key is None:
                         name = self._names.of(op.writes[0]) or UNNAMED
-                        op.key = self.keys.get(op.draw) or self._keys.next(name)
+                        known = self.keys.get(op.draw) or self._recorder.guessed.get(op.draw)
+                        op.key = known or self._keys.next(name)
+                        self._recorder.guessed[op.draw] = op.key
                 ops += late
         return [op for op in ops if not untouched(op.writes[0])]
 

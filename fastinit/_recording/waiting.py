@@ -67,6 +67,7 @@ class Waiting(Values):
         log: what was done, in order.
         order: draws, by their numbers, in the order in which they were called.
         thread: of the thread that asks.
+        guessed: the keys of draws that could not wait.
     """
 
     def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING, *, waits: bool = True) -> None:
@@ -79,6 +80,7 @@ class Waiting(Values):
         self.thread = OfThread()
         self._table = table
         self._guesses = Keys(key)
+        self.guessed: dict[Any, int] = {}
         self._accepted: set[Any] = set()
         self._threads = itertools.count(1)
 
@@ -111,12 +113,13 @@ class Waiting(Values):
         return draw
 
     def _guess(self, draw: Any, refs: Sequence[Ref]) -> int:
-        """Give the key of a draw that cannot wait for its name."""
-        key = self._table.get(draw)
-        if key is not None:
-            return key
-        names = (self.names.of(ref) for ref in refs)
-        return self._guesses.next(next(filter(None, names), UNNAMED))
+        """Give the key of a draw that cannot wait for its name; the same for all copies of it."""
+        key = self._table.get(draw) or self.guessed.get(draw)
+        if key is None:
+            names = (self.names.of(ref) for ref in refs)
+            key = self._guesses.next(next(filter(None, names), UNNAMED))
+            self.guessed[draw] = key
+        return key
 
     # ---- who cannot wait -------------------------------------------------------------------------
 
