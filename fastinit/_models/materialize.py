@@ -249,6 +249,8 @@ def _complete(
         buffers = named_buffers(module, request.prefix)
         result = Result(module, parameters, buffers, untouched=list(alone.values()))
     _load(recorder, request, result)
+    loaded = request.loaded(named)
+    result.untouched = [one for one in result.untouched if one.name not in loaded]
     holders = {**result.parameters, **result.buffers}
     argument = request.argument("allow_uninitialized")
     check_patterns(request.allow, holders, argument, "parameter or buffer")
