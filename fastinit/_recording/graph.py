@@ -164,17 +164,20 @@ class Op:
             op = op.original
 
 
-def without_dead(ops: Sequence[Op], live: Callable[[Storage], bool]) -> list[Op]:
+def without_dead(
+    ops: Sequence[Op], live: Callable[[Storage], bool], *, looked_at: bool = True
+) -> list[Op]:
     """Keep what the values after the last operator depend on, or somebody has read, in order.
 
     Args:
         ops: in the order in which they were called.
         live: whether somebody may want the values of a storage after the last one.
+        looked_at: whether what somebody has read counts, although it is overwritten.
     """
     wanted: dict[Storage, Spans] = {}
     kept = []
     for op in reversed(ops):
-        needed = op.read
+        needed = op.read and looked_at
         for ref in op.writes:
             spans = wanted.get(ref.storage)
             if spans is None:

@@ -28,7 +28,12 @@ class Settled:
         self.ops = without_dead(recorder.log, names.holds)
         self._keys = Keys(recorder.key)
         found = names.of_draws(self.ops, recorder.order)
-        self.keys: dict[Any, int] = self._keys.for_draws(found.items())
+        # First what the values in the end depend on, then what somebody has only looked at, so that
+        # no look changes a weight.
+        lasting = without_dead(recorder.log, names.holds, looked_at=False)
+        lasts = {op.draw for op in lasting if op.draw is not None}
+        ordered = [d for d in found if d in lasts] + [d for d in found if d not in lasts]
+        self.keys: dict[Any, int] = self._keys.for_draws((d, found[d]) for d in ordered)
         self.right = all(
             op.key == self.keys[op.draw] for op in self.ops if op.draw is not None and op.ran
         )

@@ -236,8 +236,8 @@ class Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _computed(log: Log, final: Cells, rule: Rule) -> list[Event]:
-    """List the operators whose results are read before they are overwritten."""
+def _computed(log: Log, final: Cells, rule: Rule, looked_at: bool) -> list[Event]:
+    """List the operators whose results are used before they are overwritten, or, too, looked at."""
     live = set(final)
     storages = {storage for storage, _ in final}
     found = []
@@ -246,7 +246,7 @@ def _computed(log: Log, final: Cells, rule: Rule) -> list[Event]:
             needed = any(storage in storages for storage, _ in event.writes)
         else:
             needed = bool(event.writes & live)
-        if needed or event.root or (rule.readers and event.draw is None):
+        if needed or (event.root and looked_at) or (rule.readers and event.draw is None):
             found.append(event)
             if event.overwrites:
                 live -= event.writes
@@ -285,12 +285,16 @@ def keys_by_name(
             first.setdefault(cell[0], name)
     count: dict[str, int] = {}
     keys: list[int | None] = [None] * log.draws
-    events = _computed(log, final, rule)
-    for k, event in enumerate(events):
-        name = None if event.draw is None else _name(events[k:], names, first)
-        if event.draw is not None and name is not None:
-            keys[event.draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
-            count[name] = count.get(name, 0) + 1
+    lasting = {event.draw for event in _computed(log, final, rule, False)}
+    events = _computed(log, final, rule, True)
+    for last in (True, False):  # what was only looked at comes after what lasts
+        for k, event in enumerate(events):
+            if event.draw is None or (event.draw in lasting) is not last:
+                continue
+            name = _name(events[k:], names, first)
+            if name is not None:
+                keys[event.draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
+                count[name] = count.get(name, 0) + 1
     return keys
 
 
