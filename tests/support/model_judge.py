@@ -14,11 +14,10 @@ each draw gets the key that its name says. What is compared:
   torch must be an error, and NaN where eager torch has none is garbage.
 - Keys: the n-th draw that is computed for a name has `key.fold_in(name).fold_in(n)`. A draw belongs
   to the first name of the memory that it writes or else that its values reach first. It is computed
-  if some of its values are read before all are overwritten. Two things are not said (`Rule`):
-  whether an operator reads whose own result nobody needs, and whether what is overwritten as a part
-  of its memory is not computed; either is accepted, for all of a program. A draw that reaches no
-  name (a tensor in a list, say) has a key that is not said: what depends on it is not compared, and
-  the program runs a second time with constants for draws, where everything is.
+  if some of its values are used before all are overwritten; those that somebody has only looked at
+  are counted after the others. A draw that reaches no name (a tensor in a list, say) has a key that
+  is not said: what depends on it is not compared, and the program runs a second time with constants
+  for draws, where everything is.
 - Exceptions: an exception of the program is the same one, and leaves a given module as it was.
 - Outside: default dtype, torch's and NumPy's generators are afterwards what they were, or what
   eager torch leaves; so are skipped parameters.
@@ -44,12 +43,10 @@ from fastinit._fills.operators import DispatchMode
 from support import model_programs, model_steps
 from support.model_oracle import (
     KEY,
-    RULES,
     Cells,
     Functions,
     Log,
     Operators,
-    Rule,
     cells,
     keys_by_name,
     tainted,
@@ -148,7 +145,7 @@ def _kept(before: list[tuple[str, Tensor]], model: nn.Module) -> list[str]:
     return [name for name, tensor in before if now.get(name) is not tensor]
 
 
-def _eager(program: Program, door: str, constant: bool, rule: Rule) -> _Expected:
+def _eager(program: Program, door: str, constant: bool) -> _Expected:
     keys: list[int | None] = []
     for _ in range(5):
         log = Log(keys)
@@ -175,7 +172,7 @@ def _eager(program: Program, door: str, constant: bool, rule: Rule) -> _Expected
         entries = snapshot(result)
         named = [*_named(result), *before]
         final: Cells = frozenset().union(*(cells(tensor) for tensor in _tensors(entries)))
-        following = keys_by_name(log, named, final, rule)
+        following = keys_by_name(log, named, final)
         sure = following == keys or not log.draws
         if sure:
             break
@@ -309,7 +306,7 @@ def _is_as_before(tensor: Tensor, old: Tensor) -> bool:
 
 
 def _keyed(program: Program, door: str, constant: bool) -> list[Failure]:
-    expected = _eager(program, door, constant, RULES[0])
+    expected = _eager(program, door, constant)
     found, kept, failures = _ours(program, door, constant)
     if expected.unwritten:
         if found.error is None:
@@ -322,27 +319,16 @@ def _keyed(program: Program, door: str, constant: bool) -> list[Failure]:
     if _means_nothing(expected.outcome.entries):
         return []
     expected.outcome.outside = {}
-    best: list[Failure] = []
-    tried: list[list[int | None]] = []
-    for rule in RULES:
-        if tried:
-            expected = _eager(program, door, constant, rule)
-            expected.outcome.outside = {}
-            if expected.keys in tried:
-                continue
-        tried.append(expected.keys)
-        if not expected.sure:
-            return failures
-        taint = set()
-        if expected.outcome.error is None:
-            taint = tainted(expected.log, None if constant else expected.keys)
-        said = constant or None not in expected.keys
-        best = _compare(program, door, expected.outcome, found, taint, said and not taint)
-        if kept != expected.kept and found.error is None and expected.outcome.error is None:
-            best.append(Failure("structure", f"objects replaced: {kept} for {expected.kept}"))
-        if not best:
-            break
-    return failures + best
+    if not expected.sure:
+        return failures
+    taint = set()
+    if expected.outcome.error is None:
+        taint = tainted(expected.log, None if constant else expected.keys)
+    said = constant or None not in expected.keys
+    failures += _compare(program, door, expected.outcome, found, taint, said and not taint)
+    if kept != expected.kept and found.error is None and expected.outcome.error is None:
+        failures.append(Failure("structure", f"objects replaced: {kept} for {expected.kept}"))
+    return failures
 
 
 def _means_nothing(entries: list[Entry]) -> bool:

@@ -8,7 +8,7 @@ of how fastinit records or waits.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +20,6 @@ from fastinit._fills.operators import DispatchMode
 KEY = Key(2024)
 Cells = frozenset[tuple[int, int]]
 
-
-class Rule(NamedTuple):
-    """What counts as computed, where that is not said.
-
-    Attributes:
-        readers: whether an operator reads that gives something nobody needs.
-        wholes: whether only what is overwritten to the end of its memory is not computed.
-    """
-
-    readers: bool
-    wholes: bool
-
-
-RULES = [Rule(readers, wholes) for readers in (False, True) for wholes in (False, True)]
 
 _aten = torch.ops.aten
 _OVERWRITING = {
@@ -86,11 +72,10 @@ def offsets(tensor: Tensor) -> list[int]:
 
 @dataclass
 class Event:
-    """One operator: the elements that it reads and writes, and the storages that it fills."""
+    """One operator: the elements that it reads and writes."""
 
     reads: Cells
     writes: Cells
-    whole: frozenset[int] = frozenset()
     overwrites: bool = False
     draw: int | None = None
     known: bool = True  # without a draw, or one whose values do not depend on its key
@@ -175,15 +160,10 @@ class Operators(DispatchMode):
             for k in range(len(args[0])):
                 each = [v[k] for v in args if isinstance(v, (list, tuple)) and _is_tensor(v[k])]
                 own = frozenset().union(*(cells(v) for v in each[pure:]))
-                self.log.add(Event(own, cells(each[0]), frozenset(), pure))
+                self.log.add(Event(own, cells(each[0]), pure))
         elif writes or ends_here:
             whole = pure or (not written and draw is None)
-            filled = frozenset(
-                v.untyped_storage()._cdata
-                for v in written
-                if v.numel() * v.itemsize == v.untyped_storage().nbytes()
-            )
-            self.log.add(Event(reads, writes, filled, whole or bool(fresh), draw, known, ends_here))
+            self.log.add(Event(reads, writes, whole or bool(fresh), draw, known, ends_here))
         return result
 
 
@@ -236,23 +216,16 @@ class Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _computed(log: Log, final: Cells, rule: Rule, looked_at: bool) -> list[Event]:
+def _computed(log: Log, final: Cells, looked_at: bool) -> list[Event]:
     """List the operators whose results are used before they are overwritten, or, too, looked at."""
     live = set(final)
-    storages = {storage for storage, _ in final}
     found = []
     for event in reversed(log.events):
-        if rule.wholes:
-            needed = any(storage in storages for storage, _ in event.writes)
-        else:
-            needed = bool(event.writes & live)
-        if needed or (event.root and looked_at) or (rule.readers and event.draw is None):
+        if event.writes & live or (event.root and looked_at):
             found.append(event)
             if event.overwrites:
                 live -= event.writes
-                storages -= event.whole
             live |= event.reads
-            storages.update(storage for storage, _ in event.reads)
     return found[::-1]
 
 
@@ -273,9 +246,7 @@ def _name(events: list[Event], names: dict[tuple[int, int], str], first: dict[in
     return None
 
 
-def keys_by_name(
-    log: Log, named: list[tuple[str, Tensor]], final: Cells, rule: Rule
-) -> list[int | None]:
+def keys_by_name(log: Log, named: list[tuple[str, Tensor]], final: Cells) -> list[int | None]:
     """Give each draw of a run the key that the names say; None where they say nothing."""
     names: dict[tuple[int, int], str] = {}
     first: dict[int, str] = {}
@@ -285,8 +256,8 @@ def keys_by_name(
             first.setdefault(cell[0], name)
     count: dict[str, int] = {}
     keys: list[int | None] = [None] * log.draws
-    lasting = {event.draw for event in _computed(log, final, rule, False)}
-    events = _computed(log, final, rule, True)
+    lasting = {event.draw for event in _computed(log, final, False)}
+    events = _computed(log, final, True)
     for last in (True, False):  # what was only looked at comes after what lasts
         for k, event in enumerate(events):
             if event.draw is None or (event.draw in lasting) is not last:
