@@ -171,6 +171,11 @@ def materialize(
         )
     checked = None if rules is None else _rules.check(rules)
     place = None if device is None else torch.device(device)
+    if place is not None and place.type == "meta":
+        raise ValueError(
+            "fastinit.materialize: argument 'device' is the meta device, which has no memory to "
+            "give values to"
+        )
     check_untransformed("materialize")
     request = Request(
         "materialize",
@@ -191,6 +196,15 @@ def materialize(
 
 def _named(request: Request, module: nn.Module) -> dict[str, Named]:
     return {**named_parameters(module, request.prefix), **named_buffers(module, request.prefix)}
+
+
+def _held_on_meta(request: Request, module: nn.Module) -> list[Named]:
+    """Find tensors on the meta device that a module holds otherwise than as parameters."""
+    return [
+        Named(name, tensor, owner, name.rpartition(".")[2])
+        for name, owner, tensor in held_tensors(module, request.prefix)
+        if tensor.is_meta
+    ]
 
 
 def _left_alone(request: Request, named: dict[str, Named]) -> dict[str, Named]:
@@ -228,20 +242,21 @@ def _complete(
     on_meta = {n for n, one in named.items() if one.tensor.is_meta}
     if on_meta:
         warn_of_unmade(unmade, request.where)
-        real = {n: o for n, o in named.items() if n not in on_meta and n not in unmade}
-        given.extend(give_memory(recorder, named.values()))
+        given.extend(give_memory(recorder, [*named.values()], _held_on_meta(request, module)))
+        named = _named(request, module)  # some may be other objects
+        untouched = {
+            n: one for n, one in named.items() if n in alone or not (n in on_meta or n in unmade)
+        }
         result = run_initialisers(
             recorder,
             request,
             module,
-            {**real, **alone},
+            untouched,
             anew=unmade.keys(),
             own_as_well=True,
             others=others,
         )
-        for name, owner, tensor in held_tensors(module, request.prefix):
-            if tensor.is_meta:
-                result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
+        result.buffers.update({one.name: one for one in _held_on_meta(request, module)})
     elif request.rules is not None:
         result = run_initialisers(recorder, request, module, alone)
     else:

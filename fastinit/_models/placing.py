@@ -33,27 +33,43 @@ class Given(NamedTuple):
     swapped: bool
 
 
-def give_memory(recorder: Recorder, tensors: Iterable[Named]) -> list[Given]:
+def give_memory(
+    recorder: Recorder, tensors: Iterable[Named], others: Iterable[Named] = ()
+) -> list[Given]:
     """Give tensors that are on the meta device memory on the CPU, in which nothing is yet.
 
     Those that share a storage there do so afterwards. They stay the objects they are.
+
+    Args:
+        recorder: what guards the memory.
+        tensors: the tensors.
+        others: tensors that get memory only if they share it with those.
     """
     made: dict[int, Tensor] = {}
     given = []
     for named in tensors:
+        untyped = named.tensor.untyped_storage()
+        if named.tensor.is_meta and untyped._cdata not in made:
+            made[untyped._cdata] = torch.empty(untyped.nbytes(), dtype=torch.uint8)
+    for named in (*tensors, *others):
         old = named.tensor
-        if not old.is_meta:
-            continue
-        untyped = old.untyped_storage()
-        memory = made.get(untyped._cdata)
-        if memory is None:
-            memory = torch.empty(untyped.nbytes(), dtype=torch.uint8)
-            made[untyped._cdata] = memory
-        given.append(_exchange(named, Region.of(old).on(memory.untyped_storage())))
+        memory = made.get(old.untyped_storage()._cdata) if old.is_meta else None
+        if memory is not None:
+            given.append(_exchange(named, Region.of(old).on(memory.untyped_storage())))
     with recorder.lock:
         for memory in made.values():
             recorder.close(memory)
     return given
+
+
+def _swap(a: Tensor, b: Tensor) -> None:
+    """Exchange what two tensors are, but not the objects, nor the hooks that hang on them.
+
+    As `torch.utils.swap_tensors`, which refuses tensors that somebody holds weakly, as RNNs do.
+    """
+    hooks = a._backward_hooks, a._post_accumulate_grad_hooks
+    torch._C._swap_tensor_impl(a, b)
+    a._backward_hooks, a._post_accumulate_grad_hooks = hooks
 
 
 def _exchange(named: Named, tensor: Tensor) -> Given:
@@ -62,14 +78,13 @@ def _exchange(named: Named, tensor: Tensor) -> Given:
     new = tensor
     if isinstance(old, nn.Parameter):
         new = torch.Tensor._make_subclass(type(old), tensor, old.requires_grad)
-    elif old.requires_grad:
+    elif old.requires_grad and old.is_leaf:
         new = tensor.requires_grad_()
-    vars(new).update(vars(old))
     try:
-        torch.utils.swap_tensors(old, new)  # type: ignore[no-untyped-call]
+        _swap(old, new)
         return Given(named, new, True)
-    except RuntimeError:  # somebody holds it weakly, as LSTM does, or in a way torch does not like
-        pass
+    except RuntimeError:  # a graph holds it
+        vars(new).update(vars(old))
     _put(named, old, new)
     return Given(named, new, False)
 
@@ -89,7 +104,7 @@ def take_memory_back(given: Iterable[Given]) -> None:
     """Put on the meta device again what was there."""
     for named, before, swapped in given:
         if swapped:
-            torch.utils.swap_tensors(named.tensor, before)  # type: ignore[no-untyped-call]
+            _swap(named.tensor, before)
         else:
             _put(named, before, named.tensor)
 

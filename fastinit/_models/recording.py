@@ -70,6 +70,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             take=recorder.take,
             mode=lambda scope: _RecordingMode(scope, recorder),
         )
+        recorder.scopes.append(scope)
         try:
             with carried(wrap):
                 yield

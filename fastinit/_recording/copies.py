@@ -17,6 +17,8 @@ from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Op, Ref, Storage, without_dead
 
+_MOST = 16  # things that wait, from which on a value is computed rather than all of them copied
+
 
 @functools.cache
 def in_place(func: Any) -> Any:
@@ -36,7 +38,9 @@ def in_place(func: Any) -> Any:
 def waiting_in(storage: Storage, region: Region) -> Sequence[Op] | None:
     """List what waits for a region, if that is all that its values depend on."""
     runs = region.runs
-    if not storage.pending or runs is None or len(runs) != 1 or region.overlaps_itself:
+    if not 0 < len(storage.pending) <= _MOST:  # a copy of a copy would be longer each time
+        return None
+    if runs is None or len(runs) != 1 or region.overlaps_itself:
         return None
     written = Spans()
     for op in storage.pending:

@@ -57,11 +57,13 @@ class Memory:
     Attributes:
         lock: held while something is done to it; threads may share it.
         ended: whether nothing waits any more.
+        scopes: what sends draws here; each has an attribute `ended`.
     """
 
     def __init__(self) -> None:
         self._storages: dict[int, Storage] = {}  # by address
         self.ended = False
+        self.scopes: list[Any] = []
         self.lock = threading.RLock()
 
     def storage_of(self, tensor: Tensor) -> Storage | None:
@@ -92,6 +94,8 @@ class Memory:
     def open_all(self) -> None:
         """Let everybody at all memory again; what still waits is not done any more."""
         self.ended = True
+        for scope in self.scopes:  # of threads that outlive it
+            scope.ended = True
         for storage in list(self._storages.values()):
             storage.pending.clear()
             if storage.guarded and storage.is_alive:

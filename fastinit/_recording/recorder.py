@@ -340,6 +340,8 @@ class Recorder(Waiting):
 
     def hand_out(self, values: Sequence[Any], keeps: bool) -> None:
         """Compute tensors whose memory somebody wants to read, or, if he keeps it, to write."""
+        if self.ended:
+            return
         with self.busy():
             for tensor in tensors_in(values):
                 storage = self.storage_of(tensor)
@@ -361,6 +363,8 @@ class Recorder(Waiting):
 
     def copied(self, tensor: Tensor, memo: dict[Any, Any]) -> None:
         """Copy the memory of a tensor that is about to be deep-copied."""
+        if self.ended:
+            return
         with self.busy():
             storage = self.storage_of(tensor)
             untyped = None if storage is None else storage.alive()

@@ -535,3 +535,56 @@ def test_an_error_puts_back_what_refuses_to_be_changed() -> None:
         initialize_(module, key=KEY)
     assert module.config == {"a": 1}
     assert module.seen == []
+
+
+# ---- objects on the meta device ------------------------------------------------------------------
+
+
+def test_a_meta_module_keeps_its_objects_hooks_and_views() -> None:
+    calls: list[str] = []
+    with torch.device("meta"):
+        module: Any = nn.Linear(3, 4)
+        module.rnn = nn.LSTM(3, 4)
+        module.rows, module.held = module.weight.data[1:], [module.weight.detach()]
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        module.weight.register_hook(lambda _: calls.append("hook"))
+        module.weight.register_post_accumulate_grad_hook(lambda _: calls.append("after"))
+    before = [id(parameter) for parameter in module.parameters()]
+    materialize(module, key=KEY)
+    assert [id(parameter) for parameter in module.parameters()] == before
+    assert [id(parameter) for parameter in optimizer.param_groups[0]["params"]] == before
+    assert same_bits(module.rows, module.weight.detach()[1:])
+    assert module.held[0].data_ptr() == module.weight.data_ptr()
+    module(torch.ones(1, 3)).sum().backward()
+    assert calls == ["hook", "after"]
+    before_step = module.rnn.weight_hh_l0.detach().clone()
+    module.rnn(torch.ones(2, 1, 3))[0].sum().backward()
+    optimizer.step()
+    assert not torch.equal(module.rnn.weight_hh_l0, before_step)
+
+
+def test_a_meta_module_of_weakly_held_parameters_is_loaded_and_skipped() -> None:
+    state = nn.LSTM(3, 4).state_dict()
+    with torch.device("meta"):
+        loaded, skipped = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    materialize(loaded, key=KEY, state_dict=state)
+    materialize(skipped, key=KEY, skip="weight_ih_l0")
+    for name, value in loaded.state_dict().items():
+        assert same_bits(value, state[name])
+    assert not any(parameter.is_meta for parameter in skipped.parameters())
+
+
+def test_a_thread_that_outlives_the_factory_is_torch_s_again() -> None:
+    def make() -> Any:
+        layer: Any = nn.Linear(3, 4)
+        layer.pool = concurrent.futures.ThreadPoolExecutor(1)
+        layer.pool.submit(int).result()
+        return layer
+
+    made = materialize(make, key=KEY)
+    with made.pool as pool:
+        assert pool.submit(lambda: torch.randn(3).sum().item()).result() is not None
+        pool.submit(lambda: nn.init.constant_(made.weight, 2.0)).result()
+        pool.submit(lambda: nn.init.uniform_(made.bias, 3.0, 3.0)).result()
+    assert (made.weight == 2).all()
+    assert (made.bias == 3).all()
