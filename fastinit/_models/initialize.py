@@ -53,7 +53,9 @@ def initialize_(
     """Initialise every parameter of a module in place, each under a key of its own name.
 
     The n-th draw into a parameter called `name` uses `key.fold_in(name).fold_in(n)`, n counting
-    from 0 those that are computed: what is overwritten as a whole never is. So values do not depend
+    from 0 those that its values come from: what is overwritten never is computed, and if somebody
+    has looked at it before, it counts after the others. A draw into memory without a name has that
+    of what its values flow into first. So values do not depend
     on the order of modules, on what else the model holds, or on what it is wrapped in (the segments
     that torch.compile, data parallelism, FSDP and checkpointing add to names are dropped, and those
     of subclasses of these; names in a wrapper of your own are those in its `state_dict`; a tied
@@ -73,7 +75,10 @@ def initialize_(
     module computes (`torch.nn.utils.parametrizations`, `weight_norm`, `spectral_norm`, `prune`)
     is initialised as what the module multiplies by, under the name that it has without that, and
     brought back through `right_inverse`; rules may name its parts instead. Nothing is written
-    before all of it is known, so an error leaves the module as it was.
+    before all of it is known, so an error leaves the module as it was. An initialiser that reads
+    what it draws gets it; if that was drawn before it could be told what for, all of them run
+    again, from the module as it was. Threads that they start belong to it. Python's and NumPy's own
+    generators are seeded from the key meanwhile, and put back.
 
     A module with uninitialized (lazy) parameters is initialised in its first call, once that has
     shown their shapes: the call is made on zeros first, to see the shapes, then everything is
