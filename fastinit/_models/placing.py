@@ -50,7 +50,7 @@ def give_memory(
     for named in tensors:
         untyped = named.tensor.untyped_storage()
         if named.tensor.is_meta and untyped._cdata not in made:
-            made[untyped._cdata] = torch.empty(untyped.nbytes(), dtype=torch.uint8)
+            made[untyped._cdata] = torch.empty(untyped.nbytes(), dtype=torch.uint8, device="cpu")
     for named in (*tensors, *others):
         old = named.tensor
         memory = made.get(old.untyped_storage()._cdata) if old.is_meta else None
