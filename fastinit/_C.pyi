@@ -43,5 +43,8 @@ def advise_huge_pages(begin: int, bytes: int) -> None:
 def handled_dtype(tensor: object) -> torch.dtype | None:
     """Give the dtype of a strided tensor on a device that has a backend, or meta; else None."""
 
+def storage_address(tensor: object) -> int:
+    """Give the address of a tensor's storage (its `_cdata`); 0 for what has none."""
+
 def guard_storage(storage: int, closed: bool) -> None:
     """Make access to the memory of a storage (its `_cdata`) an error, or allow it again."""

@@ -121,7 +121,7 @@ class Key:
         value = _as_integer(seed, "seed")
         if not -_SIGN <= value < _WORDS:
             raise ValueError(f"argument 'seed' must be in [-2**63, 2**64), got {value}")
-        object.__setattr__(self, "_signed", value - _WORDS if value >= _SIGN else value)
+        object.__setattr__(self, "_signed", signed(value))
 
     def fold_in(self, data: SupportsIndex | str) -> Key:
         """Derive the key of `data`, which may be a number (taken modulo 2**64) or a name.
@@ -253,6 +253,18 @@ def reserve_key(device: torch.device | str | int, generator: Generator | None = 
     """
     key_argument(None, generator, "reserve_key")
     return Key(reserve_word(torch.device(device), generator))
+
+
+def fold_word(word: int, data: int | str) -> int:
+    """Do what `Key.fold_in` does, on words in [0, 2**64): for who derives thousands."""
+    if isinstance(data, str):
+        return extension.fold(word, _derivation.digest(data), "str")
+    return extension.fold(word, data, "int")
+
+
+def signed(word: int) -> int:
+    """Give a word as the ops take it, in two's complement."""
+    return word - _WORDS if word >= _SIGN else word
 
 
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:

@@ -85,7 +85,9 @@ py::dict build_info() {
   return info;
 }
 
-PyMethodDef methods[] = {{"handled_dtype", ops::handled_dtype, METH_O, nullptr}, {}};
+PyMethodDef methods[] = {{"handled_dtype", ops::handled_dtype, METH_O, nullptr},
+                         {"storage_address", ops::storage_address, METH_O, nullptr},
+                         {}};
 
 }  // namespace
 

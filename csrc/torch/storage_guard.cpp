@@ -1,11 +1,21 @@
 #include "torch/storage_guard.h"
 
 #include <c10/core/StorageImpl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/headeronly/version.h>
 
 #include <optional>
 
 namespace fastinit::ops {
+
+PyObject* storage_address(PyObject*, PyObject* tensor) {
+  HANDLE_TH_ERRORS
+  if (!THPVariable_Check(tensor) || !THPVariable_Unpack(tensor).has_storage())
+    return PyLong_FromLong(0);
+  return PyLong_FromVoidPtr(THPVariable_Unpack(tensor).storage().unsafeGetStorageImpl());
+  END_HANDLE_TH_ERRORS
+}
 
 #if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 12
 // Here torch can close a storage but has no function that opens it again, and the members to do it

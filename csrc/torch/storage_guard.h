@@ -1,9 +1,15 @@
-// The guard on a storage whose fills are still queued (bindings.cpp).
+// The storages of tensors, and the guard on one whose fills are still queued (bindings.cpp).
 #pragma once
+
+#include <Python.h>
 
 #include <cstdint>
 
 namespace fastinit::ops {
+
+// The address of a tensor's StorageImpl, `_cdata` in Python; 0 for what has none. Recordings ask for
+// every call, so this is a method as CPython has them.
+PyObject* storage_address(PyObject* module, PyObject* tensor);
 
 // Makes every access to the storage's memory an error, or allows it again. `address` is that of the
 // StorageImpl, `_cdata` in Python.

@@ -45,11 +45,15 @@ class Fill(NamedTuple):
         """Whether it needs a key."""
         return self.distribution != CONSTANT
 
+    def under(self, key: int) -> Fill:
+        """Give it this key."""
+        return Fill(self.distribution, self.args, key)
+
     def keyed(self, device: torch.device) -> Fill:
         """Give it a key now, from its generator or else the device's, unless it has one."""
         if not self.draws or self.key is not None:
             return self
-        return self._replace(key=reserve_word(device, self.generator), generator=None)
+        return self.under(reserve_word(device, self.generator))
 
 
 def _constant(tensor: Tensor, value: Any) -> Fill | None:

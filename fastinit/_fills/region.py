@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -12,9 +12,12 @@ from torch import Tensor
 _MOST_RUNS = 1 << 14
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Region:
     """The elements of a storage that a tensor stands for.
+
+    Those of tensors are one object for each layout, as long as there are not too many: what has
+    been worked out for one need not be again.
 
     Attributes:
         size: the tensor's shape.
@@ -31,9 +34,21 @@ class Region:
     @staticmethod
     def of(tensor: Tensor) -> Region:
         """Describe a strided tensor."""
-        return Region(
-            tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype
-        )
+        return _of_layout(tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.dtype)
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Region):
+            return NotImplemented
+        return self.dtype is other.dtype and self.layout == other.layout
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.layout, self.dtype))
 
     @property
     def layout(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
@@ -101,13 +116,18 @@ class Region:
                 merged.append((start, start + block))
         return tuple(merged)
 
+    @cached_property
+    def around(self) -> tuple[tuple[int, int], ...]:
+        """The bytes of its elements; those of its span if there are too many intervals."""
+        return (self.span,) if self.runs is None else self.runs
+
     def with_dtype(self, dtype: torch.dtype) -> Region:
         """Give the same elements as another type."""
         return Region(self.size, self.stride, self.offset, dtype)
 
     def covers(self, other: Region) -> bool:
         """Whether writing this region leaves nothing of the other."""
-        if self == other:
+        if self is other or self == other:
             return True
         if self.runs is None or other.runs is None:
             return False
@@ -124,3 +144,10 @@ class Region:
         with torch._C.DisableTorchFunction():
             empty = torch.empty(0, dtype=self.dtype, device=storage.device)
             return empty.set_(storage, self.offset, self.size, self.stride)
+
+
+@lru_cache(maxsize=1 << 12)
+def _of_layout(
+    size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype
+) -> Region:
+    return Region(tuple(size), stride, offset, dtype)

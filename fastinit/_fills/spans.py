@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import starmap
 
 from fastinit._fills.region import Region
 
@@ -66,7 +67,7 @@ class Spans:
 
     def add_around(self, region: Region) -> None:
         """Put in at least what a region reads."""
-        for begin, end in (region.span,) if region.runs is None else region.runs:
+        for begin, end in region.around:
             self.add(begin, end)
 
     def remove_region(self, region: Region) -> None:
@@ -76,10 +77,8 @@ class Spans:
 
     def meets_region(self, region: Region) -> bool:
         """Whether some of a region may be in."""
-        runs = (region.span,) if region.runs is None else region.runs
-        return any(self.meets(begin, end) for begin, end in runs)
+        return any(starmap(self.meets, region.around))
 
     def covers_region(self, region: Region) -> bool:
         """Whether all of a region is in."""
-        runs = (region.span,) if region.runs is None else region.runs
-        return all(self.covers(begin, end) for begin, end in runs)
+        return all(starmap(self.covers, region.around))

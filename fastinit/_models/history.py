@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,8 +16,7 @@ from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._tensors import version_of
 
 
-@dataclass(frozen=True)
-class Write:
+class Write(NamedTuple):
     """One thing that was done to a parameter.
 
     Attributes:
@@ -36,7 +36,7 @@ class Write:
     complex: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class ParameterHistory:
     """What is known about one parameter.
 

@@ -23,7 +23,7 @@ _WRAPPERS = frozenset(
 Pattern = str | re.Pattern[str]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Named:
     """A parameter or buffer under its first name.
 

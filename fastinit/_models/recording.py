@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastinit._patch.entered import EnteredScope
-from fastinit._patch.methods import PatchMode
+from fastinit._patch.methods import HANDLERS, PatchMode
 from fastinit._patch.scope import Scope
 from fastinit._recording.modes import FunctionWatch, OperatorWatch, carried
 from fastinit._recording.recorder import Recorder
@@ -24,9 +24,14 @@ class _RecordingMode(PatchMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func not in _LOOKED_AT:
+            return func(*args, **kwargs) if kwargs else func(*args)
         if func in FunctionWatch.functions:
             return self._watch.call(func, args, kwargs or {})
         return super().__torch_function__(func, types, args, kwargs)
+
+
+_LOOKED_AT = FunctionWatch.functions | HANDLERS.keys()
 
 
 @contextmanager

@@ -141,17 +141,21 @@ class Snapshot:
         while waiting:
             value = waiting.pop()
             kind = type(value)
-            if kind in _ATOMS_SET or id(value) in seen:
+            if kind in _ATOMS_SET:
                 continue
-            seen.add(id(value))
-            if isinstance(value, Tensor):
-                if value.layout is torch.strided and not value.is_meta:
-                    self._tensors[id(value)] = _TensorState(value)
-            elif isinstance(value, nn.Module):
+            address = id(value)
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(value, nn.Module):
                 waiting.append(vars(value))
             elif isinstance(value, _CONTAINERS):
-                self._containers.append((value, value.copy()))
+                # Most of a module's are empty.
+                self._containers.append((value, value.copy() if value else ()))
                 waiting += value.values() if isinstance(value, dict) else value
+            elif isinstance(value, Tensor):
+                if value.layout is torch.strided and not value.is_meta:
+                    self._tensors[address] = _TensorState(value)
             elif kind is tuple:
                 waiting += value
             elif kind is not FunctionType:

@@ -207,7 +207,7 @@ def _normal_of_tensors(call: _Call, mean: Any, std: Any) -> Any:
         return torch.add(tensor.mul_(std), mean, out=tensor if out is None else out)
 
 
-_HANDLERS: dict[Any, _Handler] = {
+HANDLERS: dict[Any, _Handler] = {
     torch.Tensor.uniform_: _method(fast.uniform_, ("from", "to"), (0.0, 1.0)),
     torch.Tensor.normal_: _method(fast.normal_, ("mean", "std"), (0.0, 1.0)),
     torch.rand: _factory(fast.uniform_, 0.0, 1.0),
@@ -235,7 +235,7 @@ class PatchMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        handler = _HANDLERS.get(func)
+        handler = HANDLERS.get(func)
         if handler is None or current() is not self._scope or is_transformed():
             return func(*args, **kwargs) if kwargs else func(*args)
         return handler(_Call(self._scope, func, args, kwargs or {}))

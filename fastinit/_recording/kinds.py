@@ -15,6 +15,7 @@ from fastinit._fills.operators import (
     OVERWRITING,
     WHOLE,
     WHOLE_MANY,
+    made_of_others,
 )
 from fastinit._recording.copies import in_place
 
@@ -64,6 +65,7 @@ class Kind(NamedTuple):
 
     Attributes:
         way: what is done with it.
+        composite: whether it is to be taken apart first; see `made_of_others`.
         mutable: whether it writes to an argument.
         overwrites: whether what it writes depends on nothing that was there.
         partial: whether it writes to a part of its first argument, and its schema says not which.
@@ -72,6 +74,7 @@ class Kind(NamedTuple):
     """
 
     way: Way
+    composite: bool
     mutable: bool
     overwrites: bool
     partial: bool
@@ -129,4 +132,4 @@ def kind_of(func: Any) -> Kind:
     elif func is _aten.clone.default or (not mutable and in_place(func) is not None):
         way = Way.ELEMENTWISE
     partial = func._schema.name.partition("::")[2] in _PARTIAL
-    return Kind(way, mutable, overwrites, partial, draws, keeps)
+    return Kind(way, made_of_others(func), mutable, overwrites, partial, draws, keeps)

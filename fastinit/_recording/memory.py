@@ -13,15 +13,16 @@ from torch import Tensor
 from fastinit._compiled import extension
 from fastinit._fills.fill import Fill, run_fills
 from fastinit._recording.graph import Op, Storage
-from fastinit._tensors import is_fake, is_plain, on_handled_device
+from fastinit._tensors import is_fake, is_plain
 
 _HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
 
 
 def advise_huge_pages(untyped: torch.UntypedStorage) -> None:
     """Ask for huge pages behind a large storage on the CPU that nothing has touched yet."""
-    wanted = os.environ.get("FASTINIT_HUGE_PAGES", "1") != "0"
-    if wanted and untyped.nbytes() >= _HUGE and untyped.device.type == "cpu":
+    if untyped.nbytes() < _HUGE or untyped.device.type != "cpu":
+        return
+    if os.environ.get("FASTINIT_HUGE_PAGES", "1") != "0":
         extension.advise_huge_pages(untyped.data_ptr(), untyped.nbytes())
 
 
@@ -39,11 +40,9 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
 def is_real(tensor: Any) -> bool:
     """Whether this is an ordinary tensor with memory of its own, on a device that is handled."""
     return (
-        is_plain(type(tensor))
-        and tensor.layout is torch.strided
-        and on_handled_device(tensor)
+        extension.handled_dtype(tensor) is not None
+        and is_plain(type(tensor))
         and not tensor.is_meta
-        and not tensor.is_nested
         and not is_fake(tensor)
     )
 
@@ -68,10 +67,7 @@ class Memory:
 
     def storage_of(self, tensor: Tensor) -> Storage | None:
         """Find the storage of a tensor; None if it is not among them."""
-        try:
-            return self._storages.get(tensor.untyped_storage()._cdata)
-        except (NotImplementedError, RuntimeError, ValueError):  # a kind of tensor that has none
-            return None
+        return self._storages.get(extension.storage_address(tensor))
 
     def register(self, tensor: Tensor, *, known: bool) -> Storage:
         """Make a tensor's storage one of them.
@@ -80,7 +76,9 @@ class Memory:
             tensor: the tensor.
             known: whether it has values.
         """
-        untyped = tensor.untyped_storage()
+        return self._register(tensor.untyped_storage(), known)
+
+    def _register(self, untyped: torch.UntypedStorage, known: bool) -> Storage:
         storage = Storage(untyped, known=known)
         # It is NumPy's, too, or somebody else's, whom nothing tells to wait.
         storage.escaped = not untyped.resizable()
@@ -105,8 +103,9 @@ class Memory:
         """Guard memory that has just been allocated, until it has been written and read."""
         if not is_real(tensor) or tensor.numel() == 0:
             return None
-        advise_huge_pages(tensor.untyped_storage())
-        storage = self.register(tensor, known=False)
+        untyped = tensor.untyped_storage()
+        advise_huge_pages(untyped)
+        storage = self._register(untyped, known=False)
         self.guard(storage)
         return storage
 
@@ -169,7 +168,7 @@ class Memory:
                 continue
             tensor = ref.region.on(untyped)
             if op.fill is not None:
-                fills.append((tensor, op.fill if op.key is None else op.fill._replace(key=op.key)))
+                fills.append((tensor, op.fill if op.key is None else op.fill.under(op.key)))
                 waiting.add(ref.storage)
                 continue
             if ref.storage in waiting:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, is_traced, made_of_others
+from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, is_traced
+from fastinit._recording.kinds import kind_of
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import overrides_dispatch
 
@@ -38,10 +39,11 @@ class OperatorWatch(DispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        for kind in types:
-            if overrides_dispatch(kind):  # it takes itself apart, and its parts come back here
+        for given in types:
+            if overrides_dispatch(given):  # it takes itself apart, and its parts come back here
                 return NotImplemented
-        if made_of_others(func):
+        kind = kind_of(func)
+        if kind.composite:
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         with torch._C.DisableTorchFunction():
@@ -49,7 +51,7 @@ class OperatorWatch(DispatchMode):
                 with _disable_current_modes():
                     self._recorder.hand_out((args, kwargs or {}), keeps=False)
                 return func(*args, **(kwargs or {}))
-            return self._recorder.dispatch(func, args, kwargs or {})
+            return self._recorder.dispatch(func, kind, args, kwargs or {})
 
 
 class FunctionWatch:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fastinit._fills.region import Region
 from fastinit._recording.graph import Op, Ref, Storage
-from fastinit.key import Key, key_argument
+from fastinit.key import Key, fold_word, signed
 
 # What a draw is called that nothing with a name depends on.
 UNNAMED = "fastinit: read while building"
@@ -136,14 +136,17 @@ class Names:
                     name = flow[0]
                 if name is not None:
                     break
-            if op.draw is not None:
+            if op.draw is not None and name is not None and op.original is None:
+                later = found.get(op.draw)
+                found[op.draw] = name if later is None else min(name, later)
+            elif op.draw is not None:
                 known = (self._found(op), name, found.get(op.draw))
                 found[op.draw] = min(k for k in known if k is not None)
             if name is not None:
                 for ref in op.reads:
                     if ref.storage not in self._names and ref.storage not in self._before:
-                        later = flows.get(ref.storage)
-                        if later is None or name < later[0]:
+                        known_flow = flows.get(ref.storage)
+                        if known_flow is None or name < known_flow[0]:
                             flows[ref.storage] = name, ref.region
         return {draw: found[draw].name for draw in sorted(found, key=order.__getitem__)}
 
@@ -152,16 +155,14 @@ class Keys:
     """Hands out the keys of draws: the n-th for a name gets `fold_in(name).fold_in(n)`."""
 
     def __init__(self, key: Key) -> None:
-        self._key = key
-        self._names: dict[str, tuple[Key, int]] = {}
+        self._word = int(key)
+        self._names: dict[str, tuple[int, int]] = {}
 
     def next(self, name: str) -> int:
         """Give the next key of a name, in [-2**63, 2**63)."""
-        key, count = self._names.get(name) or (self._key.fold_in(name), 0)
-        self._names[name] = key, count + 1
-        word = key_argument(key.fold_in(count), None, "materialize")
-        assert word is not None
-        return word
+        word, count = self._names.get(name) or (fold_word(self._word, name), 0)
+        self._names[name] = word, count + 1
+        return signed(fold_word(word, count))
 
     def for_draws(self, names: Iterable[tuple[Any, str]]) -> dict[Any, int]:
         """Give each draw its key, in this order."""

@@ -107,13 +107,10 @@ class Recorder(Waiting):
 
     # ---- operators -------------------------------------------------------------------------------
 
-    def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def dispatch(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operator, or let it wait."""
-        if self.ended or self.thread.busy:
-            return func(*args, **kwargs)
-        kind = kind_of(func)
         way = kind.way
-        if way is Way.PASS:
+        if way is Way.PASS or self.ended or self.thread.busy:
             return func(*args, **kwargs)
         if way is Way.ALLOCATE:
             result = func(*args, **kwargs)
@@ -171,12 +168,13 @@ class Recorder(Waiting):
         keys = kwargs.get("keys") or [None] * len(tensors)
         for tensor, number, key in zip(tensors, numbers, keys, strict=True):
             rest = {"key": key, "generator": kwargs.get("generator")}
-            self.dispatch(single, (tensor, number, *args[2:]), rest)
+            self.dispatch(single, kind_of(single), (tensor, number, *args[2:]), rest)
 
     def _foreach(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        each = single(func)
         for k in range(len(args[0])):
             one = [value[k] if isinstance(value, (list, tuple)) else value for value in args]
-            self.dispatch(single(func), tuple(one), kwargs)
+            self.dispatch(each, kind_of(each), tuple(one), kwargs)
 
     def _call(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator, after what it needs."""
@@ -391,10 +389,10 @@ class Recorder(Waiting):
         generator: Generator | None,
     ) -> Any:
         """Let a draw wait that a patch has redirected to one of fastinit's functions."""
-        with self.labelled(function.__name__):
-            if not self._take_fill(function, tensor, arguments, generator):
+        if not self._take_fill(function, tensor, arguments, generator):
+            with self.labelled(function.__name__):
                 function(tensor, *arguments, generator=generator)
-            return tensor
+        return tensor
 
     def _take_fill(
         self,
@@ -415,7 +413,7 @@ class Recorder(Waiting):
         if values is None:
             return True
         with self.busy():
-            return self._fill(how.op, tensor, Fill(name, tuple(values), **given))
+            return self._fill(how.op, tensor, Fill(name, tuple(values), **given), function.__name__)
 
     @contextmanager
     def labelled(self, label: str) -> Iterator[None]:

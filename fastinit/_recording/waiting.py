@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +52,24 @@ class OfThread(threading.local):
         self.busy = 0  # with what the recording itself does
 
 
+class _Busy:
+    """A thread holds a recording, and what it does is none of the recording's business."""
+
+    __slots__ = ("_lock", "_thread")
+
+    def __init__(self, lock: threading.RLock, thread: OfThread) -> None:
+        self._lock = lock
+        self._thread = thread
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._thread.busy += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.busy -= 1
+        self._lock.release()
+
+
 class Waiting(Values):
     """Memory for which fills wait, and what is done to it after them.
 
@@ -78,6 +95,7 @@ class Waiting(Values):
         self.log: list[Op] = []
         self.order: dict[Any, int] = {}
         self.thread = OfThread()
+        self._busy = _Busy(self.lock, self.thread)
         self._table = table
         self._guesses = Keys(key)
         self.guessed: dict[Any, int] = {}
@@ -88,15 +106,9 @@ class Waiting(Values):
         """Number a thread that is started by one of this recording's."""
         return next(self._threads)
 
-    @contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> _Busy:
         """Have operators run as if there were no recording, on this thread."""
-        with self.lock:
-            self.thread.busy += 1
-            try:
-                yield
-            finally:
-                self.thread.busy -= 1
+        return self._busy
 
     def _log(self, op: Op) -> None:
         op.position = len(self.log)
@@ -186,8 +198,8 @@ class Waiting(Values):
         storage.drawn = storage.drawn or draws
         self.wait(op, storage)
 
-    def _fill(self, func: Any, tensor: Tensor, fill: Fill) -> bool:
-        """Let a fill wait; say whether it could."""
+    def _fill(self, func: Any, tensor: Tensor, fill: Fill, label: str = "") -> bool:
+        """Let a fill wait, under this label if one is given; say whether it could."""
         ref = self._open_to_wait(tensor)
         if ref is None:
             return False
@@ -204,7 +216,7 @@ class Waiting(Values):
             torch.autograd.graph.increment_version(tensor)
         self._wait(
             Op(
-                self.thread.label or fill.distribution,
+                label or self.thread.label or fill.distribution,
                 (),
                 (ref,),
                 numbers=fill.args,
