@@ -43,6 +43,11 @@ def advise_huge_pages(begin: int, bytes: int) -> None:
 def handled_dtype(tensor: object) -> torch.dtype | None:
     """Give the dtype of a strided tensor on a device that has a backend, or meta; else None."""
 
+def layout_of(
+    tensor: torch.Tensor,
+) -> tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype]:
+    """Give size, stride, offset and dtype of a strided tensor."""
+
 def storage_address(tensor: object) -> int:
     """Give the address of a tensor's storage (its `_cdata`); 0 for what has none."""
 

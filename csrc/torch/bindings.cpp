@@ -86,6 +86,7 @@ py::dict build_info() {
 }
 
 PyMethodDef methods[] = {{"handled_dtype", ops::handled_dtype, METH_O, nullptr},
+                         {"layout_of", ops::layout_of, METH_O, nullptr},
                          {"storage_address", ops::storage_address, METH_O, nullptr},
                          {}};
 

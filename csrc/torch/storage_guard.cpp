@@ -1,6 +1,7 @@
 #include "torch/storage_guard.h"
 
 #include <c10/core/StorageImpl.h>
+#include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/headeronly/version.h>
@@ -14,6 +15,24 @@ PyObject* storage_address(PyObject*, PyObject* tensor) {
   if (!THPVariable_Check(tensor) || !THPVariable_Unpack(tensor).has_storage())
     return PyLong_FromLong(0);
   return PyLong_FromVoidPtr(THPVariable_Unpack(tensor).storage().unsafeGetStorageImpl());
+  END_HANDLE_TH_ERRORS
+}
+
+static PyObject* tuple_of(at::IntArrayRef numbers) {
+  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(numbers.size()));
+  if (tuple == nullptr) throw python_error();
+  for (size_t k = 0; k < numbers.size(); ++k)
+    PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(k), PyLong_FromLongLong(numbers[k]));
+  return tuple;
+}
+
+PyObject* layout_of(PyObject*, PyObject* object) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(THPVariable_Check(object), "layout_of: expects a tensor");
+  const at::Tensor& tensor = THPVariable_Unpack(object);
+  auto* dtype = reinterpret_cast<PyObject*>(torch::getTHPDtype(tensor.scalar_type()));
+  return Py_BuildValue("(NNLO)", tuple_of(tensor.sizes()), tuple_of(tensor.strides()),
+                       static_cast<long long>(tensor.storage_offset()), dtype);
   END_HANDLE_TH_ERRORS
 }
 

@@ -7,9 +7,13 @@
 
 namespace fastinit::ops {
 
-// The address of a tensor's StorageImpl, `_cdata` in Python; 0 for what has none. Recordings ask for
-// every call, so this is a method as CPython has them.
+// Recordings ask these two for every call, so they are methods as CPython has them.
+
+// The address of a tensor's StorageImpl, `_cdata` in Python; 0 for what has none.
 PyObject* storage_address(PyObject* module, PyObject* tensor);
+
+// (size, stride, offset, dtype) of a strided tensor.
+PyObject* layout_of(PyObject* module, PyObject* tensor);
 
 // Makes every access to the storage's memory an error, or allows it again. `address` is that of the
 // StorageImpl, `_cdata` in Python.

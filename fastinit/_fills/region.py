@@ -9,6 +9,8 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from fastinit._compiled import extension
+
 _MOST_RUNS = 1 << 14
 
 
@@ -34,7 +36,7 @@ class Region:
     @staticmethod
     def of(tensor: Tensor) -> Region:
         """Describe a strided tensor."""
-        return _of_layout(tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.dtype)
+        return _of_layout(extension.layout_of(tensor))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -147,7 +149,5 @@ class Region:
 
 
 @lru_cache(maxsize=1 << 12)
-def _of_layout(
-    size: torch.Size, stride: tuple[int, ...], offset: int, dtype: torch.dtype
-) -> Region:
-    return Region(tuple(size), stride, offset, dtype)
+def _of_layout(layout: tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype]) -> Region:
+    return Region(*layout)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from fastinit._fills.region import Region
@@ -77,6 +76,10 @@ def take_over(made: Named, named: Named) -> None:
         _histories.setdefault(named.owner, {})[named.attribute] = kept
 
 
+def _floats(numbers: Iterable[object]) -> tuple[float, ...]:
+    return tuple(float(x) for x in numbers if isinstance(x, (int, float)))
+
+
 class History:
     """Collects what one `initialize_` or `materialize` did to parameters.
 
@@ -95,7 +98,7 @@ class History:
         log: Sequence[Op],
     ) -> None:
         self._parameters = parameters
-        self.unwritten: set[str] = set()
+        self.unwritten: Set[str] = frozenset()
         self._histories = {name: ParameterHistory(applied.get(name, "")) for name in parameters}
         whole: dict[str, Region] = {}
         places: dict[Storage, str] = {}
@@ -107,8 +110,8 @@ class History:
             if region is None:
                 region = whole[name] = Region.of(parameters[name].tensor)
             places[ref.storage] = name
-            numbers = tuple(float(x) for x in op.numbers if isinstance(x, (int, float)))
             fill = None if op.fill is None else op.fill.distribution
+            numbers = _floats(op.numbers) if op.fill is None else op.fill.args
             pairs = ref.region.dtype.is_complex
             numel = ref.region.numel * (2 if pairs else 1)
             covers = op.overwrites and ref.region.covers(region)
@@ -121,6 +124,8 @@ class History:
 
     def close(self) -> None:
         """Keep what was noted."""
+        last: nn.Module | None = None
+        held: dict[str, ParameterHistory] = {}
         for name, history in self._histories.items():
             named = self._parameters[name]
             history.places = [(weakref.ref(owner), attribute) for owner, attribute in named.places]
@@ -131,8 +136,10 @@ class History:
                 history.rule = ", ".join(labels) or "as constructed"
                 if named.part_of is not None:
                     history.rule += f", part of {named.part_of.name} ({named.part_of.how.what})"
-            owner, attribute = named.places[0]
-            tensor = getattr(owner, attribute, None)
-            if isinstance(tensor, torch.Tensor):
+            owner, attribute = named.owner, named.attribute
+            tensor = owner._parameters.get(attribute)
+            if tensor is not None:
                 history.version = version_of(tensor)
-            _histories.setdefault(owner, {})[attribute] = history
+            if owner is not last:
+                last, held = owner, _histories.setdefault(owner, {})
+            held[attribute] = history

@@ -16,7 +16,7 @@ from fastinit._models.notes import note
 from fastinit._models.parametrized import Place
 from fastinit._models.stand_ins import Declare, StandIns
 from fastinit._models.ties import Ties
-from fastinit._models.tree import Tree, is_pretrained
+from fastinit._models.tree import Tree, is_pretrained, method_of
 from fastinit._models.writes import WriteWatch
 
 
@@ -75,8 +75,8 @@ def _method(module: nn.Module, name: str, framework: bool) -> Callable[..., Any]
     That calls none of these methods itself, so what counts there is whether constructors do.
     """
     kind: Any = type(module)
-    method: Callable[..., Any] | None = getattr(module, name, None)
-    if not callable(method) or (framework and not _constructor_calls(kind, name)):
+    method = method_of(module, name)
+    if method is None or (framework and not _constructor_calls(kind, name)):
         return None
     return method
 
@@ -109,13 +109,13 @@ def initialisers(module: nn.Module, inside_pretrained: bool = False) -> list[Cal
 
 
 @contextmanager
-def _cleared_flags(module: nn.Module) -> Iterator[None]:
+def _cleared_flags(tree: Tree) -> Iterator[None]:
     """Take away the flags by which transformers skips what it has initialised or loaded before.
 
     Those that initialisers set stay, unless there is an error.
     """
     holders: dict[int, Any] = {}
-    for current in module.modules():
+    for current in tree.modules:
         for holder in (current, *current._parameters.values(), *current._buffers.values()):
             if holder is not None:
                 holders[id(holder)] = holder
@@ -157,8 +157,8 @@ def run(
         prefix: the name of `module` inside a larger one, for these names.
     """
     watch = WriteWatch()
-    with _cleared_flags(module):
-        tree = Tree(module)
+    tree = Tree(module)
+    with _cleared_flags(tree):
         ties, stand_ins = Ties(tree, watch), StandIns(tree, watch, leave, declare, prefix)
         with watch if ties or stand_ins else nullcontext():
             try:

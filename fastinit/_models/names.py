@@ -162,6 +162,8 @@ def matches(name: str, patterns: Iterable[Pattern] | Pattern) -> bool:
     A glob (`*`, `?`, `[...]`) has to match all of the name; `*` crosses dots. A regular expression
     may be found anywhere in it.
     """
+    if not patterns:
+        return False
     if isinstance(patterns, (str, re.Pattern)):
         patterns = (patterns,)
     return any(

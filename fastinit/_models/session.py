@@ -16,7 +16,14 @@ from fastinit._models import module_methods
 from fastinit._models import rules as _rules
 from fastinit._models.history import History
 from fastinit._models.loaded import places_of
-from fastinit._models.names import Named, Pattern, matches, named_buffers, named_parameters
+from fastinit._models.names import (
+    Named,
+    Pattern,
+    matches,
+    named_buffers,
+    named_modules,
+    named_parameters,
+)
 from fastinit._models.notes import note
 from fastinit._models.recording import recording
 from fastinit._models.snapshot import held_tensors
@@ -85,11 +92,15 @@ class Result:
 
 
 class Run(NamedTuple):
-    """A run of the initialisers: what recorded it, what has come out, what it amounts to."""
+    """A run of the initialisers: what recorded it, what has come out, what it amounts to.
+
+    And which of its parameters and buffers nobody has written.
+    """
 
     recorder: Recorder
     result: Result
     settled: Settled
+    unwritten: frozenset[str] = frozenset()
 
 
 def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[], object]) -> Run:
@@ -129,12 +140,13 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
             stacklevel=4,
         )
     try:
-        _check_written(found.recorder, request, found.result)
+        missing = _unwritten(found.recorder, found.result)
+        _check_written(missing, request, found.result)
     except BaseException:
         found.recorder.restore()
         undo()
         raise
-    return found
+    return found._replace(unwritten=frozenset(missing))
 
 
 def _run_once(
@@ -178,13 +190,13 @@ def finish(
         request: what was asked for.
         moves: does what is left to do with the tensors before they get values.
     """
-    recorder, result, settled = run
+    recorder, result, settled, missing = run
     spared = _regions(recorder, result.untouched)
     ops = settled.waiting(
         lambda ref: any(region.covers(ref.region) for region in spared.get(ref.storage, ()))
     )
     history = History(result.parameters, result.applied, settled.named_ops(), recorder.log)
-    history.unwritten = set(_unwritten(recorder, result))
+    history.unwritten = missing
     for op in ops:
         if op.writes[0].storage in spared:  # a part of it
             recorder.remember(op.writes[0].storage)
@@ -224,7 +236,7 @@ def _names(recorder: Recorder, request: Request, result: Result) -> Names:
         names.add_before(ref, name)
     for tensor, name in recorder.followed:
         storage = recorder.storage_of(tensor)
-        if storage is not None:
+        if storage is not None and storage not in names:
             names.add_before(Ref(storage, Region.of(tensor)), name)
     loose = [
         storage
@@ -268,9 +280,8 @@ def _sort(result: Result, name: str) -> str:
     return "buffer" if named.attribute in named.owner._buffers else "attribute"
 
 
-def _check_written(recorder: Recorder, request: Request, result: Result) -> None:
+def _check_written(missing: Iterable[str], request: Request, result: Result) -> None:
     """Raise for what nobody writes and is not allowed to be so."""
-    missing = _unwritten(recorder, result)
     wrong = [name for name in missing if not matches(name, request.allow)]
     if not wrong:
         return
@@ -327,7 +338,7 @@ def check_untransformed(where: str) -> None:
 
 def check_unsharded(module: nn.Module, parameters: dict[str, Named], where: str) -> None:
     """Raise NotImplementedError for parameters of which there are only parts here."""
-    for kind in (type(m) for m in module.modules()):
+    for kind in {type(m) for _, m in named_modules(module)}:
         if any(base.__name__ == "FullyShardedDataParallel" for base in kind.__mro__):
             raise NotImplementedError(
                 f"fastinit.{where}: {kind.__name__} (FSDP1) holds parts of parameters that do not "

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
+
+_GETATTR = nn.Module.__getattr__
+
+
+def method_of(module: nn.Module, name: str) -> Callable[..., Any] | None:
+    """Find what a module calls by a name: a method, most likely; None if there is none.
+
+    `torch.nn.Module` takes long to say that it has no such attribute.
+    """
+    kind: Any = type(module)
+    if kind.__getattr__ is _GETATTR and not hasattr(kind, name) and name not in vars(module):
+        return None
+    method = getattr(module, name, None)
+    return method if callable(method) else None
 
 
 def is_pretrained(module: nn.Module) -> bool:
     """Whether this is a model of transformers, which initialises all below it in its own order."""
-    return callable(getattr(module, "_init_weights", None)) and callable(
-        getattr(module, "initialize_weights", None)
+    return (
+        method_of(module, "_init_weights") is not None
+        and method_of(module, "initialize_weights") is not None
     )
 
 

@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, is_traced
 from fastinit._recording.kinds import kind_of
 from fastinit._recording.recorder import Recorder
-from fastinit._tensors import overrides_dispatch
+from fastinit._tensors import in_transform, overrides_dispatch
 
+_empty = torch.empty  # bound here, as other libraries exchange torch's attributes
 # Of these nobody has the memory afterwards.
 _READING = READERS | frozenset(
     {
@@ -58,13 +59,15 @@ class FunctionWatch:
     """Sees the functions that operators do not tell about."""
 
     # What it wants to be called with.
-    functions: ClassVar[frozenset[Any]] = ESCAPES | READERS | {Tensor.__deepcopy__}
+    functions: ClassVar[frozenset[Any]] = ESCAPES | READERS | {_empty, Tensor.__deepcopy__}
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a torch function that operators do not tell about."""
+        """Run a torch function that operators do not tell about, or take long to."""
+        if func is _empty:
+            return self._allocate(args, kwargs)
         with torch._C.DisableTorchFunction():
             if func is Tensor.__deepcopy__:
                 self._recorder.copied(args[0], args[1])
@@ -76,6 +79,24 @@ class FunctionWatch:
             with self._recorder.busy():  # what they write past the dispatcher is written
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _allocate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run `torch.empty`, which every parameter begins with.
+
+        The way to its operator takes longer than all that is done with it.
+        """
+        recorder = self._recorder
+        if (
+            recorder.ended
+            or recorder.thread.busy
+            or "out" in kwargs
+            or torch._C._len_torch_function_stack() > 0
+            or torch._C._len_torch_dispatch_stack() != 1
+            or in_transform()
+        ):
+            return _empty(*args, **kwargs)
+        with torch._C._DisableTorchDispatch():
+            return recorder.allocate(_empty, args, kwargs)
 
 
 class _Threads:

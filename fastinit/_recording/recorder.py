@@ -29,7 +29,7 @@ from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
 from fastinit._recording.values import bytes_of, unpoisoned
 from fastinit._recording.waiting import Waiting, name_of
-from fastinit._tensors import is_closed, is_plain
+from fastinit._tensors import is_closed
 from fastinit.initializers.draw import INITIALIZERS
 from fastinit.key import NOTHING, Key, source
 
@@ -105,6 +105,9 @@ class Recorder(Waiting):
                 if storage.pending:
                     self._read(storage)
 
+    def _redirected(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "device": "cpu"} if self.is_redirected(kwargs.get("device")) else kwargs
+
     # ---- operators -------------------------------------------------------------------------------
 
     def dispatch(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -113,13 +116,8 @@ class Recorder(Waiting):
         if way is Way.PASS or self.ended or self.thread.busy:
             return func(*args, **kwargs)
         if way is Way.ALLOCATE:
-            result = func(*args, **kwargs)
-            with self.lock:
-                if self.waits:
-                    self.close(result)
-                elif is_real(result):
-                    self.register(result, known=False)
-            return result
+            return self.allocate(func, args, kwargs)
+        kwargs = self._redirected(kwargs)
         if kind.mutable and not torch.is_inference_mode_enabled():
             self._check_open(func, args, kwargs)
         with self.lock:
@@ -150,6 +148,16 @@ class Recorder(Waiting):
                 if made is not None:
                     return made
             return self._call(func, kind, args, kwargs)
+
+    def allocate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make memory that nobody has written to."""
+        result = func(*args, **self._redirected(kwargs))
+        with self.lock:
+            if self.waits:
+                self.close(result)
+            elif is_real(result):
+                self.register(result, known=False)
+        return result
 
     def _check_open(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse to write where torch would, which says so after it has written."""
@@ -404,7 +412,7 @@ class Recorder(Waiting):
         """Let wait what a function would fill with, without a call of its operator in between."""
         how = INITIALIZERS.get(function)
         name = None if how is None else distribution_of(how.op)
-        if how is None or name is None or not is_plain(type(tensor)):
+        if how is None or name is None:
             return False
         if not handled(tensor, how.dtypes) or is_closed(tensor):
             return False
