@@ -8,10 +8,12 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 
+from fastinit._compiled import extension
 from fastinit._models.layouts import with_fans
 from fastinit._models.names import Computed, Named, matches
 from fastinit._models.notes import note, outside
@@ -204,8 +206,15 @@ def warn_of_unused(
     warnings.warn(text, UserWarning, stacklevel=outside())
 
 
+# By what a function says that its signature is that of another, or not that of its code.
+_OF_ANOTHER = ("__wrapped__", "__signature__")
+
+
 def takes_name(initialiser: Initialiser) -> bool:
     """Whether a callable has a parameter called `name`, and so wants the parameter's."""
+    if type(initialiser) is FunctionType and vars(initialiser).keys().isdisjoint(_OF_ANOTHER):
+        code = initialiser.__code__
+        return "name" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     try:
         parameter = inspect.signature(initialiser).parameters.get("name")
     except (TypeError, ValueError):  # no signature: a builtin
@@ -283,10 +292,12 @@ def apply(rule: Rule, named: Named, declare: Declare | None = None) -> None:
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
-    try:
-        return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # a kind of tensor that has none
-        return True
+    """Whether two tensors are on one memory, which is not asked for, as that would end all waiting.
+
+    A kind of tensor that has none is on that of any other.
+    """
+    storage, other = extension.storage_address(a), extension.storage_address(b)
+    return storage == other or 0 in (storage, other)
 
 
 def _initialise(initialiser: Initialiser, named: Named) -> None:

@@ -18,6 +18,21 @@ import fastinit
 from fastinit import initialize_
 from fastinit._models import rules as rules_of
 from fastinit._models.names import named_buffers, named_parameters
+from fastinit._recording import memory
+
+
+def test_all_that_rules_fill_waits_for_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches: list[int] = []
+    run = memory.run_fills
+
+    def counted(fills: Any, written: Any = None) -> None:
+        launches.append(len(fills))
+        run(fills, written)
+
+    monkeypatch.setattr(memory, "run_fills", counted)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
+    initialize_(model, {"*.bias": nn.init.zeros_, "default": fastinit.xavier_uniform_}, key=0)
+    assert launches == [4]
 
 
 def test_rules_in_order() -> None:
