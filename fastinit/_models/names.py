@@ -118,9 +118,10 @@ def _collect(module: nn.Module, prefix: str, table: str) -> dict[str, Named]:
             if tensor is None:
                 continue
             name = _join(path, attribute)
-            if id(tensor) in first:
-                first[id(tensor)].others.append((owner, attribute))
-                first[id(tensor)].aliases.append(name)
+            known = first.get(id(tensor))
+            if known is not None:
+                known.others.append((owner, attribute))
+                known.aliases.append(name)
                 continue
             if name in found:
                 raise ValueError(

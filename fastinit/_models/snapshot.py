@@ -135,6 +135,7 @@ class Snapshot:
 
     def __init__(self, module: nn.Module) -> None:
         self._containers: list[tuple[Any, Any]] = []
+        self._empty: list[OrderedDict[Any, Any]] = []
         self._tensors: dict[int, _TensorState] = {}
         seen: set[int] = set()
         waiting: list[Any] = [module]
@@ -143,6 +144,9 @@ class Snapshot:
             kind = type(value)
             if kind in _ATOMS_SET:
                 continue
+            if kind is OrderedDict and not value:  # a module has ten of these, for hooks
+                self._empty.append(value)
+                continue
             address = id(value)
             if address in seen:
                 continue
@@ -150,8 +154,7 @@ class Snapshot:
             if isinstance(value, nn.Module):
                 waiting.append(vars(value))
             elif isinstance(value, _CONTAINERS):
-                # Most of a module's are empty.
-                self._containers.append((value, value.copy() if value else ()))
+                self._containers.append((value, value.copy()))
                 waiting += value.values() if isinstance(value, dict) else value
             elif isinstance(value, Tensor):
                 if value.layout is torch.strided and not value.is_meta:
@@ -170,6 +173,8 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put everything back."""
+        for table in self._empty:
+            table.clear()
         with torch.no_grad():
             for container, before in self._containers:
                 _put_back(container, before)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastinit._compiled import extension
 from fastinit._fills.region import Region
 from fastinit._models.names import Named, named_parameters
 from fastinit._models.tree import Tree
@@ -75,7 +76,7 @@ class Ties:
 
     def __init__(self, tree: Tree, watch: WriteWatch) -> None:
         self._watch = watch
-        self._ties = ties_of(tree.modules[-1])
+        self._ties = [] if _nothing_shared(tree.modules) else ties_of(tree.modules[-1])
         self._at: dict[int, list[Tie]] = {}
         for tie in self._ties:
             place = tree.meeting([owner for owner, _ in tie.places])
@@ -110,10 +111,13 @@ def _span(tensor: Tensor) -> Any:
 
 
 def _storage(tensor: Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # a subclass without memory
-        return -id(tensor)
+    return extension.storage_address(tensor) or -id(tensor)  # a subclass without memory
+
+
+def _nothing_shared(modules: Iterable[nn.Module]) -> bool:
+    """Whether every place has memory of its own, which is soon found out."""
+    held = [p for m in modules for p in m._parameters.values() if p is not None]
+    return len(set(map(_storage, held))) == len(held)
 
 
 def ties_of(module: nn.Module) -> list[Tie]:
