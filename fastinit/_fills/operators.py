@@ -20,6 +20,7 @@ from fastinit._compiled import (
     sparse_op,
 )
 from fastinit._fills.fill import DRAWING
+from fastinit._tensors import in_transform
 from fastinit._untraced import untraced
 
 _aten = torch.ops.aten
@@ -64,6 +65,16 @@ def is_traced() -> bool:
     """Whether a mode of torch's compiler is below, which takes what is done here for the user's."""
     return torch._C._len_torch_dispatch_stack() > 0 and any(
         torch._C._get_dispatch_mode(key) is not None for key in _TRACING
+    )
+
+
+def is_only_mode() -> bool:
+    """Whether a mode of ours that is asked about a function is all that would see its operator."""
+    return (
+        torch._C._len_torch_function_stack() == 0
+        and torch._C._len_torch_dispatch_stack() == 1
+        and isinstance(torch._C._get_dispatch_stack_at(0), DispatchMode)
+        and not in_transform()
     )
 
 

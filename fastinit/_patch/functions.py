@@ -22,7 +22,7 @@ import fastinit.init as fast
 from fastinit._distributed.fill import is_sharded
 from fastinit._fallback import OVERRIDABLE
 from fastinit._patch import dtensors, fast_paths
-from fastinit._patch.methods import PatchMode
+from fastinit._patch.methods import OUR_MODES
 from fastinit._patch.scope import Scope, current, draw, is_ours, torch_only
 from fastinit._patch.stubs import code_calling
 
@@ -112,7 +112,7 @@ _TORCH_FUNCTIONS: list[tuple[Any, tuple[str, ...], _Hook, bool]] = [
 def _foreign_modes() -> bool:
     """Whether a function mode other than ours could still want to see this call."""
     for i in range(torch._C._len_torch_function_stack()):
-        if not isinstance(torch._C._get_function_stack_at(i), PatchMode):
+        if not isinstance(torch._C._get_function_stack_at(i), OUR_MODES):
             return True
     return False
 

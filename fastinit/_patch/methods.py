@@ -22,6 +22,7 @@ from fastinit._patch.scope import (
     is_plain_tensor,
     is_transformed,
 )
+from fastinit._recording.batch import BatchMode
 
 # Bound here, as other libraries exchange torch's attributes.
 _empty, _empty_like = torch.empty, torch.empty_like
@@ -239,3 +240,7 @@ class PatchMode(TorchFunctionMode):
         if handler is None or current() is not self._scope or is_transformed():
             return func(*args, **kwargs) if kwargs else func(*args)
         return handler(_Call(self._scope, func, args, kwargs or {}))
+
+
+# Those that change no call but draws, and look at initialisers only to make these.
+OUR_MODES = (PatchMode, BatchMode)

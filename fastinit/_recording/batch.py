@@ -15,16 +15,16 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fills.fill import Fill, parse_fill
 from fastinit._fills.operators import (
-    ALLOCATING,
     ESCAPES,
     METADATA_ONLY,
     READERS,
     DispatchMode,
+    is_only_mode,
     is_traced,
-    made_of_others,
 )
 from fastinit._fills.region import Region
-from fastinit._recording.graph import Op, Ref, Storage, without_dead
+from fastinit._recording.graph import Op, Ref, Storage, needed_of
+from fastinit._recording.kinds import Way, kind_of
 from fastinit._recording.memory import Memory, is_real, tensors_in
 from fastinit._tensors import is_plain
 
@@ -55,9 +55,8 @@ class _Queue(Memory):
             return False
         if tensor.is_conj() or tensor.is_neg():
             return False
-        if fill.draws:  # what it would complain about must be said here
-            example = torch.empty(0, dtype=tensor.dtype, device="meta")
-            func(example, *fill.args, key=fill.key, generator=fill.generator)
+        if fill.draws:
+            self.accept(func, region.dtype, fill)
         fill = fill.keyed(tensor.device)
         op = Op("", (), (Ref(storage, region),), overwrites=True, fill=fill, ran=False)
         self.wait(op, storage)
@@ -65,10 +64,19 @@ class _Queue(Memory):
             torch.autograd.graph.increment_version(tensor)
         return True
 
+    def allocate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make memory that nobody has written to; inside this batch, fills of it can wait."""
+        result = func(*args, **kwargs)
+        if self in _entered.get():
+            with torch._C.DisableTorchFunction():
+                if not (isinstance(result, Tensor) and result.is_inference()):
+                    self.close(result)
+        return result
+
     def open(self, storages: Iterable[Storage]) -> None:
         """Run what waits for these storages, and take the guards off."""
         opened = [s for s in storages if self._storages.pop(s.address, None) is not None]
-        ops = [op for s in opened for op in without_dead(s.pending, lambda _: True)]
+        ops = [op for s in opened for op in needed_of(s)]
         self.run(ops)
         for storage in opened:
             if storage.is_alive:
@@ -80,6 +88,7 @@ class _Queue(Memory):
 
 # Those of this task: tasks that take turns on a thread have each other's modes on their stack.
 _entered: ContextVar[tuple[_Queue, ...]] = ContextVar("fastinit.batch", default=())
+_empty = torch.empty  # bound here, as other libraries exchange torch's attributes
 _LOOKING = ESCAPES | READERS | {torch.Tensor.__deepcopy__}
 
 
@@ -98,27 +107,25 @@ class _DispatchMode(DispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if made_of_others(func):
+        kind = kind_of(func)
+        if kind.composite:
             with self:
                 return func.decompose(*args, **kwargs)
         if is_traced():
             with torch._C.DisableTorchFunction(), _disable_current_modes():
                 self._queue.open(self._queue.touched((args, kwargs)))
             return func(*args, **kwargs)
+        if kind.way is Way.ALLOCATE:
+            return self._queue.allocate(func, args, kwargs)
         with torch._C.DisableTorchFunction():
-            fill = parse_fill(func, args, kwargs)
+            fill = parse_fill(func, args, kwargs) if kind.mutable else None
             if fill is not None and self._queue.add(func, args[0], fill):
                 return args[0] if func.namespace == "aten" else None
             if not (func in METADATA_ONLY or (func.is_view and func.namespace == "aten")):
                 touched = self._queue.touched((args, kwargs))
                 if touched:
                     self._queue.open(touched)
-        result = func(*args, **kwargs)
-        if func in ALLOCATING and self._queue in _entered.get():
-            with torch._C.DisableTorchFunction():
-                if not (isinstance(result, Tensor) and result.is_inference()):
-                    self._queue.close(result)
-        return result
+        return func(*args, **kwargs)
 
 
 class BatchMode(TorchFunctionMode):
@@ -135,6 +142,9 @@ class BatchMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func is _empty and not (kwargs and "out" in kwargs) and is_only_mode():
+            with torch._C._DisableTorchDispatch():
+                return self._queue.allocate(func, args, kwargs or {})
         if func in _LOOKING:
             with torch._C.DisableTorchFunction():
                 self._queue.open(self._queue.touched((args, kwargs or {})))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
-from fastinit._recording.graph import Op, Ref, Storage, without_dead
+from fastinit._recording.graph import Op, Ref, Storage, needed_of
 
 _MOST = 16  # things that wait, from which on a value is computed rather than all of them copied
 
@@ -51,7 +51,7 @@ def waiting_in(storage: Storage, region: Region) -> Sequence[Op] | None:
             written.add_region(op.writes[0].region)
         elif not written.covers_region(op.writes[0].region):
             return None
-    return without_dead(storage.pending, lambda _: True) if written.covers(*runs[0]) else None
+    return needed_of(storage) if written.covers(*runs[0]) else None
 
 
 def copied(ops: Sequence[Op], of: Region, to: Ref) -> list[Op]:

@@ -197,4 +197,10 @@ def without_dead(
     return kept[::-1]
 
 
+def needed_of(storage: Storage) -> list[Op]:
+    """List what waits for a storage, but for what is overwritten before anybody sees it."""
+    pending = storage.pending
+    return without_dead(pending, lambda _: True) if len(pending) > 1 else pending.copy()
+
+
 _ALL = 1 << 62

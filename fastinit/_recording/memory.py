@@ -61,6 +61,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._storages: dict[int, Storage] = {}  # by address
+        self._accepted: set[Any] = set()
         self.ended = False
         self.scopes: list[Any] = []
         self.lock = threading.RLock()
@@ -119,6 +120,14 @@ class Memory:
         if storage.guarded:
             storage.guarded = False
             extension.guard_storage(storage.address, False)
+
+    def accept(self, func: Any, dtype: torch.dtype, fill: Fill) -> None:
+        """Have an operator say now what it would complain about; nothing is drawn on meta."""
+        call = (fill.distribution, fill.args, dtype)
+        if call not in self._accepted or fill.generator is not None:
+            example = torch.empty(0, dtype=dtype, device="meta")
+            func(example, *fill.args, key=fill.key, generator=fill.generator)
+            self._accepted.add(call)
 
     def wait(self, op: Op, storage: Storage) -> None:
         """Let something wait that is to be done to a storage."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, is_traced
+from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, is_only_mode, is_traced
 from fastinit._recording.kinds import kind_of
 from fastinit._recording.recorder import Recorder
-from fastinit._tensors import in_transform, overrides_dispatch
+from fastinit._tensors import overrides_dispatch
 
 _empty = torch.empty  # bound here, as other libraries exchange torch's attributes
 # Of these nobody has the memory afterwards.
@@ -86,14 +86,7 @@ class FunctionWatch:
         The way to its operator takes longer than all that is done with it.
         """
         recorder = self._recorder
-        if (
-            recorder.ended
-            or recorder.thread.busy
-            or "out" in kwargs
-            or torch._C._len_torch_function_stack() > 0
-            or torch._C._len_torch_dispatch_stack() != 1
-            or in_transform()
-        ):
+        if recorder.ended or recorder.thread.busy or "out" in kwargs or not is_only_mode():
             return _empty(*args, **kwargs)
         with torch._C._DisableTorchDispatch():
             return recorder.allocate(_empty, args, kwargs)

@@ -33,8 +33,8 @@ class _Within:
     def __init__(self) -> None:
         self._first: dict[Region, str] = {}
         self._sorted: list[tuple[int, int, str]] | None = None
-        self._starts: list[int] = []
-        self._reach: list[int] = []  # the furthest end so far
+        self._starts: Sequence[int] = ()
+        self._reach: Sequence[int] = ()  # the furthest end so far
 
     def add(self, region: Region, name: str) -> None:
         self._first.setdefault(region, name)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastinit._fills.region import Region
-from fastinit._recording.graph import Op, Ref, Storage, without_dead
+from fastinit._recording.graph import Op, Ref, Storage, needed_of, without_dead
 from fastinit._recording.naming import UNNAMED, Keys, Names
 from fastinit._recording.recorder import Recorder
 
@@ -55,7 +55,7 @@ class Settled:
         # Others may hold what the module does not, and what was a parameter's and is so no more.
         for storage in self._recorder.storages():
             if storage.pending and not self._names.holds(storage) and storage.is_alive:
-                late = without_dead(storage.pending, lambda _: True)
+                late = needed_of(storage)
                 for op in late:
                     if op.draw is not None and op.key is None:
                         name = self._names.of(op.writes[0]) or UNNAMED

@@ -14,7 +14,7 @@ from fastinit._fills.fill import Fill
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.copies import copied, in_place, same_layout, waiting_in
-from fastinit._recording.graph import Op, Ref, Storage, without_dead
+from fastinit._recording.graph import Op, Ref, Storage, needed_of
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.naming import UNNAMED, Keys, Names
 from fastinit._recording.seeded import seeded
@@ -99,7 +99,6 @@ class Waiting(Values):
         self._table = table
         self._guesses = Keys(key)
         self.guessed: dict[Any, int] = {}
-        self._accepted: set[Any] = set()
         self._threads = itertools.count(1)
 
     def new_thread(self) -> int:
@@ -138,7 +137,7 @@ class Waiting(Values):
     def compute(self, storage: Storage) -> None:
         """Do what waits for a storage."""
         if storage.pending:
-            ops = without_dead(storage.pending, lambda _: True)
+            ops = needed_of(storage)
             for op in ops:
                 if op.draw is not None and op.key is None:
                     op.key = self._guess(op.draw, op.writes)
@@ -204,12 +203,8 @@ class Waiting(Values):
         if ref is None:
             return False
         late = fill.draws and fill.key is None and fill.generator is None
-        if fill.draws:  # what it would complain about must be said here; nothing is drawn on meta
-            call = (func, fill.args, tensor.dtype)
-            if call not in self._accepted or fill.generator is not None:
-                example = torch.empty(0, dtype=tensor.dtype, device="meta")
-                func(example, *fill.args, key=fill.key, generator=fill.generator)
-                self._accepted.add(call)
+        if fill.draws:
+            self.accept(func, ref.region.dtype, fill)
             if not late:
                 fill = fill.keyed(fill.generator.device if fill.generator else tensor.device)
         if func.namespace != "aten" and not tensor.is_inference():
