@@ -137,7 +137,7 @@ class History:
                 if named.part_of is not None:
                     history.rule += f", part of {named.part_of.name} ({named.part_of.how.what})"
             owner, attribute = named.owner, named.attribute
-            tensor = owner._parameters.get(attribute)
+            tensor = getattr(owner, attribute, None)
             if tensor is not None:
                 history.version = version_of(tensor)
             if owner is not last:

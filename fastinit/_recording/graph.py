@@ -57,17 +57,25 @@ class Storage:
         self.poison: torch.Tensor | None = None
 
     def __del__(self) -> None:
-        torch.UntypedStorage._free_weak_ref(self._weak)  # type: ignore[no-untyped-call]
+        self.forget()
+
+    def forget(self) -> None:
+        """Let its address go, as no tensor has it any more."""
+        if self._weak is not None:
+            torch.UntypedStorage._free_weak_ref(self._weak)  # type: ignore[no-untyped-call]
+            self._weak = None
 
     def alive(self) -> torch.UntypedStorage | None:
         """Give the storage if a tensor still has it."""
+        if self._weak is None:
+            return None
         storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(self._weak)
         return storage
 
     @property
     def is_alive(self) -> bool:
         """Whether a tensor still has it."""
-        return not torch.UntypedStorage._expired(self._weak)
+        return self._weak is not None and not torch.UntypedStorage._expired(self._weak)
 
     @property
     def is_full(self) -> bool:

@@ -15,6 +15,7 @@ from fastinit._fills.fill import Fill, run_fills
 from fastinit._recording.graph import Op, Storage
 from fastinit._tensors import is_fake, is_plain
 
+_LARGE = 1 << 20  # bytes, from which memory is large enough to be asked for again
 _HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
 
 
@@ -61,6 +62,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._storages: dict[int, Storage] = {}  # by address
+        self._large: list[Storage] = []
         self._accepted: set[Any] = set()
         self.ended = False
         self.scopes: list[Any] = []
@@ -84,7 +86,21 @@ class Memory:
         # It is NumPy's, too, or somebody else's, whom nothing tells to wait.
         storage.escaped = not untyped.resizable()
         self._storages[storage.address] = storage
+        if untyped.nbytes() >= _LARGE:
+            self._forget_dead()
+            self._large.append(storage)
         return storage
+
+    def _forget_dead(self) -> None:
+        """Let go of what is left of large memory that nobody has any more.
+
+        It is little, but lies where the memory was, so that the next would not fit there.
+        """
+        for storage in self._large:
+            if not storage.is_alive:
+                del self._storages[storage.address]
+                storage.forget()
+        self._large = [storage for storage in self._large if storage.is_alive]
 
     def storages(self) -> list[Storage]:
         """List the storages that have been met."""

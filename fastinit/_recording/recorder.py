@@ -105,9 +105,6 @@ class Recorder(Waiting):
                 if storage.pending:
                     self._read(storage)
 
-    def _redirected(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**kwargs, "device": "cpu"} if self.is_redirected(kwargs.get("device")) else kwargs
-
     # ---- operators -------------------------------------------------------------------------------
 
     def dispatch(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -117,7 +114,6 @@ class Recorder(Waiting):
             return func(*args, **kwargs)
         if way is Way.ALLOCATE:
             return self.allocate(func, args, kwargs)
-        kwargs = self._redirected(kwargs)
         if kind.mutable and not torch.is_inference_mode_enabled():
             self._check_open(func, args, kwargs)
         with self.lock:
@@ -151,7 +147,7 @@ class Recorder(Waiting):
 
     def allocate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make memory that nobody has written to."""
-        result = func(*args, **self._redirected(kwargs))
+        result = func(*args, **kwargs)
         with self.lock:
             if self.waits:
                 self.close(result)
