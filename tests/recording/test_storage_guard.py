@@ -129,3 +129,19 @@ def test_taking_it_off_where_none_is_changes_nothing() -> None:
     tensor = torch.arange(6.0)
     _C.guard_storage(tensor.untyped_storage()._cdata, False)
     assert tensor.add_(1).tolist() == list(range(1, 7))
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_where_a_tensor_is(maker: str) -> None:
+    tensor = MAKERS[maker]()
+    for view in (tensor, tensor[2:], tensor.view(2, 3).t()):
+        assert _C.storage_address(view) == view.untyped_storage()._cdata
+        layout = tuple(view.shape), view.stride(), view.storage_offset(), view.dtype
+        assert _C.layout_of(view) == layout
+
+
+def test_what_has_no_storage_is_nowhere() -> None:
+    assert _C.storage_address(torch.eye(2).to_sparse()) == 0
+    assert _C.storage_address(3) == 0
+    with pytest.raises(TypeError, match="expects a tensor"):
+        _C.layout_of(3)  # type: ignore[arg-type]

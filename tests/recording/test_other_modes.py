@@ -1,0 +1,90 @@
+"""What else looks at torch's calls sees them under a recording and a batch, `torch.empty` too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastinit
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def _in_batch(make: Callable[[], nn.Module]) -> None:
+    with fastinit.patch(batch=True):
+        make()
+
+
+def _in_factory(make: Callable[[], nn.Module]) -> None:
+    fastinit.materialize(make, key=0)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("waits", [_in_batch, _in_factory])
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [(_Operators, torch.ops.aten.empty.memory_format), (_Functions, torch.empty)],
+)
+def test_modes_of_others_see_allocations(kind: Any, call: Any, waits: Any, inside: bool) -> None:
+    mode = kind()
+
+    def within(wanted: bool) -> AbstractContextManager[Any]:
+        return mode if wanted else nullcontext()
+
+    def make() -> nn.Module:
+        with within(inside):
+            return nn.Linear(2, 3)
+
+    with within(not inside):
+        waits(make)
+    assert mode.seen.count(call) >= 2
+
+
+@pytest.mark.parametrize("device", ["meta", torch.device("meta")])
+def test_a_default_device_counts(device: Any) -> None:
+    made: list[Tensor] = []
+
+    def make() -> nn.Module:
+        with torch.device(device):
+            made.append(torch.empty(2))
+        return nn.Linear(2, 2)
+
+    with fastinit.batch():
+        make()
+    assert made[0].is_meta
+
+
+def test_out_is_written_where_it_is() -> None:
+    out = torch.ones(3)
+    with fastinit.batch():
+        assert torch.empty(3, out=out) is out
+    assert out.tolist() == [1, 1, 1]
