@@ -146,8 +146,10 @@ def written(tensor: Tensor) -> None:
 
 
 def _refuse(name: str, tensor: Any, why: str, advice: str) -> NoReturn:
+    where, _, what = name.partition(": ")
+    what = what or "argument 'tensor'"
     raise NotImplementedError(
-        f"fastinit.{name}: argument 'tensor' is a DTensor of shape {tuple(tensor.shape)} with "
+        f"fastinit.{where}: {what} is a DTensor of shape {tuple(tensor.shape)} with "
         f"placements {tuple(tensor.placements)}, {why}; {advice}"
     )
 
@@ -232,7 +234,7 @@ def _part_of_dtensor(name: str, tensor: Any) -> Part:
 def part_of(tensor: Any, name: str) -> Part:
     """Say what of a DTensor, or of what `fastinit.shard` returns, is here.
 
-    `name`: of the initialiser, for messages.
+    `name`: of the initialiser, for messages; with the tensor's own, "initialize_: weight", say.
 
     Raises:
         NotImplementedError: if that is partial sums, or the placements do not say.

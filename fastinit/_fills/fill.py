@@ -33,12 +33,14 @@ class Fill(NamedTuple):
         args: its numbers.
         key: in [-2**63, 2**63); None if it has still to be chosen. Constants have none.
         generator: where it is drawn from, if one was given.
+        part: of a larger tensor, of which this is a box: its size, and where in it this begins.
     """
 
     distribution: str
     args: tuple[float, ...]
     key: int | None = None
     generator: Generator | None = None
+    part: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @property
     def draws(self) -> bool:
@@ -123,7 +125,8 @@ def _launch(fills: Sequence[tuple[Tensor, Fill]]) -> None:
     plan: list[int] = []
     numbers: list[float] = []
     for _, fill in fills:
-        plan += (_ROWS[fill.distribution]["code"], 0)
+        size, offset = fill.part or ((), ())
+        plan += (_ROWS[fill.distribution]["code"], len(size), *size, *offset)
         numbers += (*fill.args, 0.0, 0.0, 0.0, 0.0)[:4]
     with torch._C.DisableTorchFunction(), torch.no_grad():
         fill_many_op([t for t, _ in fills], plan, numbers, [fill.key or 0 for _, fill in fills])

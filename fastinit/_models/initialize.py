@@ -32,6 +32,7 @@ from fastinit._models.session import (
     run_initialisers,
     settle,
 )
+from fastinit._models.sharded import Twins, reshard
 from fastinit._models.snapshot import Snapshot
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import is_closed
@@ -143,6 +144,7 @@ def initialize_(
         ... )
     """
     check_module(module, "initialize_")
+    reshard(module)
     check_untransformed("initialize_")
     checked = None if rules is None else _rules.check(rules)
     parameters = named_parameters(module, prefix)
@@ -207,21 +209,28 @@ def initialize_(
 
 def _initialize(module: nn.Module, request: Request, parameters: dict[str, Named]) -> None:
     untouched = {n: named for n, named in parameters.items() if matches(n, request.skip)}
+    twins = Twins(module, request.prefix, request.where)
     state = Snapshot(module)
 
     def run(recorder: Recorder) -> Result:
         wanted = parameters.keys() - untouched.keys()
+        twins.put_in(recorder, twins.named.keys() - wanted)
+        kept = {n: one for n, one in twins.placed(parameters).items() if n in untouched}
         result = run_initialisers(
-            recorder, request, module, untouched, anew=wanted, others=state.tensors
+            recorder, request, module, kept, anew=wanted, others=state.tensors
         )
         for named in untouched.values():
             state.restore_tensor(named.tensor)
         return result
 
-    found = settle(request, run, state.restore)
+    def undo() -> None:
+        state.restore()
+        twins.take_out()
+
+    found = settle(request, run, undo)
     try:
-        finish(found, request)
+        finish(found, request, lambda ops: twins.divide(found, ops))
     except BaseException:
         found.recorder.restore()
-        state.restore()
+        undo()
         raise

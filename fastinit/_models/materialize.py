@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fastinit._distributed.fill import is_sharded
 from fastinit._models import rules as _rules
 from fastinit._models.default_dtype import default_dtype
 from fastinit._models.loaded import check_state_dict
@@ -33,8 +34,10 @@ from fastinit._models.session import (
     run_initialisers,
     settle,
 )
+from fastinit._models.sharded import Twins, reshard
 from fastinit._models.snapshot import Snapshot, held_tensors
 from fastinit._models.unmade import made_in_spite_of_meta, warn_of_unmade
+from fastinit._recording.graph import Op
 from fastinit._recording.recorder import Recorder
 from fastinit.key import Key
 
@@ -203,7 +206,7 @@ def _held_on_meta(request: Request, module: nn.Module) -> list[Named]:
     return [
         Named(name, tensor, owner, name.rpartition(".")[2])
         for name, owner, tensor in held_tensors(module, request.prefix)
-        if tensor.is_meta
+        if tensor.is_meta and not is_sharded(tensor)
     ]
 
 
@@ -214,11 +217,13 @@ def _left_alone(request: Request, named: dict[str, Named]) -> dict[str, Named]:
     return {n: one for n, one in named.items() if n in loaded or matches(n, request.skip)}
 
 
-def _load(recorder: Recorder, request: Request, result: Result) -> None:
+def _load(recorder: Recorder, request: Request, result: Result, twins: Twins | None) -> None:
     """Copy what is loaded into its places."""
     named = {**result.parameters, **result.buffers}
+    loaded = request.loaded(named)
+    whole = {n: v for n, v in loaded.items() if twins is None or not twins.load(recorder, n, v)}
     with recording(recorder), torch.no_grad():
-        for name, value in request.loaded(named).items():
+        for name, value in whole.items():
             named[name].tensor.copy_(value)
 
 
@@ -228,6 +233,7 @@ def _complete(
     module: nn.Module,
     given: list[Given],
     others: Iterable[Tensor] = (),
+    twins: Twins | None = None,
 ) -> Result:
     """Give what is on the meta device memory, and run the initialisers that have not been run."""
     named = _named(request, module)
@@ -238,8 +244,13 @@ def _complete(
             "fastinit.initialize_, which waits for the first call of the module"
         )
     alone = _left_alone(request, named)
+    sharded_on_meta: set[str] = set()
+    if twins is not None:
+        sharded_on_meta = twins.on_meta - alone.keys()
+        twins.put_in(recorder, twins.named.keys() - sharded_on_meta)
+        named, alone = twins.placed(named), twins.placed(alone)
     unmade = made_in_spite_of_meta({n: one for n, one in named.items() if n not in alone})
-    on_meta = {n for n, one in named.items() if one.tensor.is_meta}
+    on_meta = {n for n, one in named.items() if one.tensor.is_meta} | sharded_on_meta
     if on_meta:
         warn_of_unmade(unmade, request.where)
         given.extend(give_memory(recorder, [*named.values()], _held_on_meta(request, module)))
@@ -252,7 +263,7 @@ def _complete(
             request,
             module,
             untouched,
-            anew=unmade.keys(),
+            anew=unmade.keys() | sharded_on_meta,
             own_as_well=True,
             others=others,
         )
@@ -263,7 +274,7 @@ def _complete(
         parameters = named_parameters(module, request.prefix)
         buffers = named_buffers(module, request.prefix)
         result = Result(module, parameters, buffers, untouched=list(alone.values()))
-    _load(recorder, request, result)
+    _load(recorder, request, result, twins)
     loaded = request.loaded(named)
     result.untouched = [one for one in result.untouched if one.name not in loaded]
     holders = {**result.parameters, **result.buffers}
@@ -293,17 +304,33 @@ def _build(
                 f"got {type(module).__name__}"
             )
         _warn(request, module)
-        check_unsharded(module, named_parameters(module, request.prefix), request.where)
+        named = named_parameters(module, request.prefix)
+        check_unsharded(module, named, request.where)
+        _check_made_whole(named, request.where)
         return _complete(recorder, request, module, given)
+
+    def moves(ops: Sequence[Op]) -> Sequence[Op]:
+        move(found.recorder, found.result, device, None)
+        return ops
 
     found = settle(request, run, undo)
     try:
-        finish(found, request, lambda: move(found.recorder, found.result, device, None))
+        finish(found, request, moves)
     except BaseException:
         found.recorder.restore()
         undo()
         raise
     return found.result.module
+
+
+def _check_made_whole(parameters: dict[str, Named], where: str) -> None:
+    """Raise NotImplementedError for parameters that a factory has sharded."""
+    sharded = [name for name, named in parameters.items() if is_sharded(named.tensor)]
+    if sharded:
+        raise NotImplementedError(
+            f"fastinit.{where}: the factory has sharded {', '.join(sharded)} (DTensor); call it "
+            'under torch.device("meta") and pass the module that it makes'
+        )
 
 
 def _fill_in(
@@ -312,6 +339,7 @@ def _fill_in(
     device: torch.device | None,
     dtype: torch.dtype | None,
 ) -> None:
+    reshard(module)
     _warn(request, module)
     named = _named(request, module)
     check_plain(module, named_parameters(module, request.prefix), request.where)
@@ -321,20 +349,27 @@ def _fill_in(
             f"so nothing would be initialised; {', '.join(list(named)[:5])} have memory, and "
             "fastinit.initialize_ gives them values"
         )
+    twins = Twins(module, request.prefix, request.where)
     state = Snapshot(module)
     given: list[Given] = []
 
     def undo() -> None:
         state.restore()
+        twins.take_out()
         take_memory_back(given)
         given.clear()
 
     def run(recorder: Recorder) -> Result:
-        return _complete(recorder, request, module, given, state.tensors)
+        return _complete(recorder, request, module, given, state.tensors, twins)
+
+    def moves(ops: Sequence[Op]) -> Sequence[Op]:
+        ops = twins.divide(found, ops, device, dtype)
+        move(found.recorder, found.result, device or twins.device, dtype)
+        return ops
 
     found = settle(request, run, undo)
     try:
-        finish(found, request, lambda: move(found.recorder, found.result, device, dtype))
+        finish(found, request, moves)
     except BaseException:
         found.recorder.restore()
         undo()

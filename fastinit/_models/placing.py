@@ -32,6 +32,13 @@ class Given(NamedTuple):
     before: Tensor
     swapped: bool
 
+    def undo(self) -> None:
+        """Give it back."""
+        if self.swapped:
+            _swap(self.named.tensor, self.before)
+        else:
+            _put(self.named, self.before, self.named.tensor)
+
 
 def give_memory(
     recorder: Recorder, tensors: Iterable[Named], others: Iterable[Named] = ()
@@ -55,7 +62,7 @@ def give_memory(
         old = named.tensor
         memory = made.get(old.untyped_storage()._cdata) if old.is_meta else None
         if memory is not None:
-            given.append(_exchange(named, Region.of(old).on(memory.untyped_storage())))
+            given.append(exchange(named, _like(old, Region.of(old).on(memory.untyped_storage()))))
     with recorder.lock:
         for memory in made.values():
             recorder.close(memory)
@@ -67,19 +74,27 @@ def _swap(a: Tensor, b: Tensor) -> None:
 
     As `torch.utils.swap_tensors`, which refuses tensors that somebody holds weakly, as RNNs do.
     """
+    if not is_plain(type(a)):  # which is more than its memory
+        torch.utils.swap_tensors(a, b)  # type: ignore[no-untyped-call]
+        return
     hooks = a._backward_hooks, a._post_accumulate_grad_hooks
     torch._C._swap_tensor_impl(a, b)
     a._backward_hooks, a._post_accumulate_grad_hooks = hooks
 
 
-def _exchange(named: Named, tensor: Tensor) -> Given:
-    """Put a tensor in the place of a parameter or buffer: the same object, wherever it is held."""
-    old = named.tensor
+def _like(old: Tensor, tensor: Tensor) -> Tensor:
+    """Make of a tensor what another is, a parameter or none."""
     new = tensor
     if isinstance(old, nn.Parameter):
         new = torch.Tensor._make_subclass(type(old), tensor, old.requires_grad)
     elif old.requires_grad and old.is_leaf:
         new = tensor.requires_grad_()
+    return new
+
+
+def exchange(named: Named, new: Tensor) -> Given:
+    """Put a tensor in the place of a parameter or buffer: the same object, wherever it is held."""
+    old = named.tensor
     try:
         _swap(old, new)
         return Given(named, new, True)
@@ -95,18 +110,21 @@ def _put(named: Named, old: Tensor, new: Tensor) -> None:
         for table in tables:
             if table.get(attribute) is old:
                 table[attribute] = new
-        refresh = getattr(owner, "_init_flat_weights", None)
-        if refresh is not None:
-            refresh()
+    refresh(named)
+
+
+def refresh(named: Named) -> None:
+    """Have modules see what is in their tables now, that hold it otherwise, too."""
+    for owner, _ in named.places:
+        held_by_lstm = getattr(owner, "_init_flat_weights", None)
+        if held_by_lstm is not None:
+            held_by_lstm()
 
 
 def take_memory_back(given: Iterable[Given]) -> None:
     """Put on the meta device again what was there."""
-    for named, before, swapped in given:
-        if swapped:
-            _swap(named.tensor, before)
-        else:
-            _put(named, before, named.tensor)
+    for one in given:
+        one.undo()
 
 
 def move(

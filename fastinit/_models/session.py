@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor, nn
 
+from fastinit._distributed.fill import is_sharded
 from fastinit._fills.region import Region
 from fastinit._models import module_methods
 from fastinit._models import rules as _rules
@@ -28,7 +29,7 @@ from fastinit._models.notes import note
 from fastinit._models.recording import recording
 from fastinit._models.snapshot import held_tensors
 from fastinit._patch.fork import Fork
-from fastinit._recording.graph import Ref, Storage
+from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.naming import Names
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.settle import Settled, nbytes_of, unwritten
@@ -181,14 +182,15 @@ _PYTHON = "fastinit: Python's and NumPy's own generators"
 def finish(
     run: Run,
     request: Request,
-    moves: Callable[[], object] = lambda: None,
+    moves: Callable[[Sequence[Op]], Sequence[Op]],
 ) -> None:
     """Compute what waits, and keep what is known of it for reports.
 
     Args:
         run: the run that counts.
         request: what was asked for.
-        moves: does what is left to do with the tensors before they get values.
+        moves: does what is left to do with the tensors before they get values; is told what is to
+            be computed, and says what is then.
     """
     recorder, result, settled, missing = run
     spared = _regions(recorder, result.untouched)
@@ -200,7 +202,7 @@ def finish(
     for op in ops:
         if op.writes[0].storage in spared:  # a part of it
             recorder.remember(op.writes[0].storage)
-    moves()
+    ops = list(moves(ops))
     with _bar(nbytes_of(ops), request.progress) as written:
         settled.finish(ops, written)
     _put_back(recorder, spared)
@@ -350,28 +352,25 @@ def check_unsharded(module: nn.Module, parameters: dict[str, Named], where: str)
             f"fastinit.{where}: parameters partitioned by DeepSpeed (ZeRO-3): {', '.join(parts)}; "
             "initialise the module before it is partitioned"
         )
-    sharded = [n for n, named in parameters.items() if type(named.tensor).__name__ == "DTensor"]
-    if sharded:
-        raise NotImplementedError(
-            f"fastinit.{where}: parameters can be plain strided tensors, got "
-            + ", ".join(f"{name} (DTensor)" for name in sharded)
-            + "; initialise before they are sharded"
-        )
 
 
 def check_plain(module: nn.Module, parameters: dict[str, Named], where: str) -> None:
-    """Raise NotImplementedError for parameters that hold their memory in a way of their own."""
+    """Raise NotImplementedError for parameters that hold their memory in a way of their own.
+
+    DTensors say what of them is where.
+    """
     check_unsharded(module, parameters, where)
     kinds = {
         name: type(named.tensor).__name__
         for name, named in parameters.items()
         if not (is_plain(type(named.tensor)) and named.tensor.layout is torch.strided)
+        and not is_sharded(named.tensor)
     }
     if kinds:
         listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         raise NotImplementedError(
-            f"fastinit.{where}: parameters can be plain strided tensors, got {listed}; initialise "
-            "before they are wrapped or sharded"
+            f"fastinit.{where}: parameters can be plain strided tensors and DTensors, got "
+            f"{listed}; initialise before they are wrapped or sharded"
         )
 
 

@@ -11,12 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastinit._distributed.fill import is_sharded
 from fastinit._fills.region import Region
 from fastinit._models.names import named_modules
 
 _CONTAINERS = (dict, list, set, deque)
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
+
+
+def _is_torchs_own(value: Any) -> bool:
+    """Whether this is what torch keeps of shards: their memory is that of parameters."""
+    return type(value).__module__.startswith("torch.distributed.")
 
 
 def inside(value: Any) -> Iterator[tuple[str, Any]]:
@@ -35,7 +41,7 @@ def inside(value: Any) -> Iterator[tuple[str, Any]]:
         yield from (("", item) for item in (*cells, *(value.__defaults__ or ())))
     elif isinstance(value, weakref.ref):
         yield "()", value()
-    elif not isinstance(value, (*_ATOMS, Tensor, nn.Module)):
+    elif not isinstance(value, (*_ATOMS, Tensor, nn.Module)) and not _is_torchs_own(value):
         yield from list(getattr(value, "__dict__", {}).items())
 
 
@@ -157,11 +163,11 @@ class Snapshot:
                 self._containers.append((value, value.copy()))
                 waiting += value.values() if isinstance(value, dict) else value
             elif isinstance(value, Tensor):
-                if value.layout is torch.strided and not value.is_meta:
+                if value.layout is torch.strided and not value.is_meta and not is_sharded(value):
                     self._tensors[address] = _TensorState(value)
             elif kind is tuple:
                 waiting += value
-            elif kind is not FunctionType:
+            elif kind is not FunctionType and not _is_torchs_own(value):
                 own = getattr(value, "__dict__", None)
                 if type(own) is dict:
                     waiting.append(own)

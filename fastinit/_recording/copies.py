@@ -72,6 +72,7 @@ def copied(ops: Sequence[Op], of: Region, to: Ref) -> list[Op]:
             overwrites=op.overwrites,
             fill=op.fill,
             run=op.run,
+            shards=op.shards,
             draw=op.draw,
             key=op.key,
             ran=False,

@@ -110,6 +110,7 @@ class Op:
         overwrites: whether these do not depend on what was there.
         fill: what to fill with, if it is a fill.
         run: for what else can wait: `run(tensor, key)` does it to what it writes.
+        shards: whether `run` takes what stands for a shard of a tensor, too.
         draw: which draw of the recording it is, if its key is still to be chosen or was chosen
             here.
         original: what it is a copy of, for other memory.
@@ -131,6 +132,7 @@ class Op:
         "read",
         "reads",
         "run",
+        "shards",
         "writes",
     )
 
@@ -144,6 +146,7 @@ class Op:
         overwrites: bool = False,
         fill: Fill | None = None,
         run: Callable[[torch.Tensor, int | None], Any] | None = None,
+        shards: bool = False,
         draw: Any = None,
         key: int | None = None,
         ran: bool = True,
@@ -156,6 +159,7 @@ class Op:
         self.overwrites = overwrites
         self.fill = fill
         self.run = run
+        self.shards = shards
         self.draw = draw
         self.original: Op | None = None
         self.position = 0

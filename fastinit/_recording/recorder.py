@@ -222,7 +222,7 @@ class Recorder(Waiting):
         op = Op(
             self.thread.label or name_of(func),
             reads,
-            numbers=args[1:],
+            numbers=[x for x in args[1:] if isinstance(x, (int, float))],  # no tensor lives longer
             overwrites=kind.overwrites,
         )
         partly: Spans | None = None

@@ -261,6 +261,7 @@ class Waiting(Values):
                 numbers=rest,
                 overwrites=True,
                 run=run,
+                shards=ours,
                 draw=self._next_draw() if key is None else None,
                 key=key,
                 ran=False,

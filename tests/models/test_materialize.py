@@ -375,3 +375,24 @@ def test_large_memory_is_backed_by_huge_pages(monkeypatch: pytest.MonkeyPatch) -
     memory.advise_huge_pages(large.untyped_storage())  # a hint: it must only not fail
     memory.advise_huge_pages(large[:100].clone().untyped_storage())
     assert large.fill_(1).sum() == 5 << 20
+
+
+def test_runs_again_after_a_copy_from_a_view() -> None:
+    class Copies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 3))
+            self.register_buffer("row", torch.empty(3))
+
+        def reset_parameters(self) -> None:
+            with torch.no_grad():
+                noise = torch.randn(4, 3)
+                self.weight.copy_(noise / noise.norm())  # under a key that turns out to be wrong
+                self.row.copy_(self.weight[0])
+
+    with torch.device("meta"):
+        module = Copies()
+    materialize(module, key=1)
+    want = fastinit.initialize_(Copies(), key=1)
+    assert same_bits(module.weight, want.weight)
+    assert same_bits(module.row, want.row)

@@ -30,10 +30,12 @@ from torch.distributed.tensor.parallel import (
 )
 
 import fastinit
+from support import sharded_models
 from support.common import same_bits
 from support.shard_cases import CONSTANT, DRAWN, fill, shapes_of, whole
 
 CASES: dict[str, Callable[[], None]] = {}
+RULES = {"*.bias": nn.init.zeros_, 1: nn.init.ones_, "default": nn.init.kaiming_normal_}
 # One of each world size, and a square.
 MESHES = {"1": [0], "2": [0, 1], "3": [0, 1, 2], "4": [0, 1, 2, 3], "2x2": [[0, 1], [2, 3]]}
 
@@ -220,6 +222,63 @@ def torch_draws_the_same_into_every_shard() -> None:
     fastinit.trunc_normal_(tensor)
     full = tensor.full_tensor()
     assert not torch.equal(full[:2], full[2:4])
+
+
+# ---- whole models --------------------------------------------------------------------------------
+
+
+def check_full_tensors(model: nn.Module, want: nn.Module) -> None:
+    whole = {**dict(want.named_parameters()), **dict(want.named_buffers())}
+    mine = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    assert mine.keys() == whole.keys()
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            full: Any = tensor
+            full = full.full_tensor() if hasattr(full, "full_tensor") else full
+            assert same_bits(full.detach(), whole[name].detach()), name
+
+
+def whole_models(way: str) -> None:
+    want = sharded_models.initialized()
+    for make, function in (
+        (sharded_models.on_meta, fastinit.materialize),
+        (sharded_models.real, fastinit.initialize_),
+    ):
+        model = make(way, distributed.get_world_size())
+        with CommDebugMode() as collectives:
+            function(model, key=3)
+        assert collectives.get_total_counts() == 0
+        check_full_tensors(model, want)
+
+
+for way in sharded_models.WAYS:
+    CASES[f"whole_models_by_{way}"] = lambda way=way: whole_models(way)
+
+
+@case
+def a_model_that_has_been_trained() -> None:
+    want = fastinit.initialize_(nn.Sequential(*(Block(6) for _ in range(3))), RULES, key=4)
+    for options in ({}, {"reshard_after_forward": False}):
+        with torch.device("meta"):
+            model = blocks()
+        for block in model:
+            fully_shard(block, mesh=mesh_of("4"), **options)
+        fully_shard(model, mesh=mesh_of("4"), **options)
+        fastinit.materialize(model, rules=RULES, key=4)
+        check_full_tensors(model, want)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        for _ in range(2):
+            model(torch.ones(2, 6)).sum().backward()
+            optimizer.step()
+        model(torch.ones(2, 6))  # which leaves full parameters there, where it does not reshard
+        fastinit.initialize_(model, RULES, key=4)
+        check_full_tensors(model, want)
+        optimizer.zero_grad()
+        result = model(torch.ones(2, 6))
+        assert torch.allclose(result, want(torch.ones(2, 6)), atol=1e-6)
+        for block in model:
+            block.reshard()
+        check_full_tensors(model, want)
 
 
 # ---- check_ranks() -------------------------------------------------------------------------------

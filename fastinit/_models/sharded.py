@@ -1,0 +1,348 @@
+"""Modules whose parameters are shards: initialised as if they were not.
+
+For as long as initialisers run, a twin of the full size stands in the place of each DTensor: an
+ordinary tensor, whose memory nobody touches, for all that is done to it waits. So code that nobody
+wrote for shards does what it does, and draws get the keys of names. In the end what waits for a
+twin is done to the shard instead, as far as it lies there. Nothing is communicated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.part import part_of, written
+from fastinit._fills.region import Region
+from fastinit._models.names import Named, named_buffers, named_parameters
+from fastinit._models.placing import Given, exchange, refresh, wants_dtype
+from fastinit._models.session import Run
+from fastinit._models.sharded_ops import copied, divided
+from fastinit._models.snapshot import held_tensors
+from fastinit._recording.graph import Op, Storage
+from fastinit._recording.recorder import Recorder
+from fastinit._tensors import is_plain
+
+
+def _parameter_groups(module: nn.Module) -> list[Any]:
+    """Give what `fully_shard` keeps of the parameters of a module; private in torch."""
+    state: Any = module._get_fsdp_state()  # type: ignore[operator]
+    groups = getattr(state, "_fsdp_param_groups", None)
+    if groups is None:  # torch < 2.11
+        groups = [state._fsdp_param_group]
+    return [parameter for group in groups if group is not None for parameter in group.fsdp_params]
+
+
+def _fully_sharded(module: nn.Module) -> list[nn.Module]:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind: Any = getattr(fsdp, "FSDPModule", None)
+    return [] if kind is None else [m for m in module.modules() if isinstance(m, kind)]
+
+
+def reshard(module: nn.Module) -> None:
+    """Have FSDP2 put its shards in the place of full parameters, which it would throw away."""
+    for owner in _fully_sharded(module):
+        owner.reshard()  # type: ignore[operator]
+
+
+@dataclass
+class _Twin:
+    """What stands in the place of a DTensor.
+
+    Attributes:
+        named: the DTensor.
+        tensor: the twin.
+        fixed: whether the DTensor is to stay as it is.
+        places: the tables of modules in which it stands there, and under which name.
+        value: what is loaded into it.
+    """
+
+    named: Named
+    tensor: Tensor
+    fixed: bool
+    places: list[tuple[dict[str, Any], str]]
+    value: Tensor | None = None
+
+    @property
+    def sharded(self) -> Any:
+        return self.named.tensor
+
+    def current(self) -> Any:
+        """Give what is in its place now: initialisers may have put something else there."""
+        table, attribute = self.places[0]
+        return table.get(attribute)
+
+    def put(self, tensor: Any) -> None:
+        """Put something in its place."""
+        for table, attribute in self.places:
+            table[attribute] = tensor
+        refresh(self.named)
+
+
+class Twins:
+    """The twins of one module's DTensors.
+
+    Args:
+        module: the module.
+        prefix: its name in a larger one.
+        where: the function, for messages.
+
+    Attributes:
+        named: the DTensors among its parameters and buffers, by name.
+
+    Raises:
+        NotImplementedError: if what this rank holds of one cannot be told.
+    """
+
+    def __init__(self, module: nn.Module, prefix: str, where: str) -> None:
+        self._module = module
+        self._prefix = prefix
+        self._where = where
+        found = {**named_parameters(module, prefix), **named_buffers(module, prefix)}
+        self.named = {name: one for name, one in found.items() if is_sharded(one.tensor)}
+        self._twins: dict[str, _Twin] = {}
+        self._given: list[Given] = []
+        for name, one in self.named.items():
+            part_of(one.tensor, f"{where}: {name}")
+
+    # ---- while initialisers run ------------------------------------------------------------------
+
+    def put_in(self, recorder: Recorder, fixed: Collection[str]) -> None:
+        """Put twins in the places of the DTensors.
+
+        Args:
+            recorder: what records what is done to them.
+            fixed: the names of those that are to stay as they are.
+        """
+        self._twins.clear()
+        for name, named in self.named.items():
+            tensor = self._twin_of(name, named.tensor)
+            places = [
+                (table, attribute)
+                for owner, attribute in named.places
+                for table in (owner._parameters, owner._buffers)
+                if table.get(attribute) is named.tensor
+            ]
+            twin = self._twins[name] = _Twin(named, tensor, name in fixed, places)
+            twin.put(tensor)
+            with recorder.lock:
+                storage = recorder.close(tensor)
+                if storage is not None and twin.fixed:
+                    storage.known = True
+
+    def placed(self, named: Mapping[str, Named]) -> dict[str, Named]:
+        """Give what has these names now: twins where there are some."""
+        return {
+            name: one
+            if name not in self._twins
+            else dataclasses.replace(one, tensor=self._twins[name].tensor)
+            for name, one in named.items()
+        }
+
+    def _twin_of(self, name: str, sharded: Any) -> Tensor:
+        size, stride = tuple(sharded.shape), tuple(sharded.stride())
+        if Region(size, stride, 0, sharded.dtype).span[1] > sharded.numel() * sharded.itemsize:
+            stride = torch.empty(size, device="meta").stride()
+        try:
+            made = torch.empty_strided(size, stride, dtype=sharded.dtype, device="cpu")
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"fastinit.{self._where}: no address space for {name}, of shape {size}; it would "
+                "never be touched, but the system refuses to promise so much (see "
+                "vm.overcommit_memory)"
+            ) from error
+        if isinstance(sharded, nn.Parameter):
+            made = nn.Parameter(made, sharded.requires_grad)
+        elif sharded.requires_grad:
+            made.requires_grad_()
+        _take_marks(made, sharded)
+        return made
+
+    def load(self, recorder: Recorder, name: str, value: Tensor) -> bool:
+        """Take what is loaded into a DTensor; say whether there is one of this name."""
+        twin = self._twins.get(name)
+        if twin is None:
+            return False
+        if is_sharded(value):
+            theirs: Any = value
+            ours = twin.sharded
+            if theirs.device_mesh != ours.device_mesh or theirs.placements != ours.placements:
+                raise NotImplementedError(
+                    f"fastinit.{self._where}: argument 'state_dict': {name} is a DTensor with "
+                    f"placements {theirs.placements} on {theirs.device_mesh}, the module's has "
+                    f"{ours.placements} on {ours.device_mesh}; redistribute() it, or pass the full "
+                    "tensor"
+                )
+        twin.value = value
+        storage = recorder.storage_of(twin.tensor)
+        if storage is not None:
+            storage.written.add_region(Region.of(twin.tensor))
+        return True
+
+    # ---- when they have run ----------------------------------------------------------------------
+
+    def take_out(self) -> None:
+        """Put the DTensors back in their places, as they were."""
+        for given in reversed(self._given):
+            given.undo()
+        self._given.clear()
+        for twin in self._twins.values():
+            if twin.current() is not twin.sharded:
+                twin.put(twin.sharded)
+
+    def divide(
+        self,
+        run: Run,
+        ops: Sequence[Op],
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Sequence[Op]:
+        """Put the DTensors back, and say what has to be done to their shards.
+
+        Args:
+            run: what initialisers have done.
+            ops: what of it is still to be done.
+            device: where DTensors without memory get some; None: where their mesh is.
+            dtype: which type floating-point ones among them get; None: their own.
+
+        Returns:
+            What is to be done, in place of `ops`.
+        """
+        if not self._twins:
+            return ops
+        recorder, result, recorded = run.recorder, run.result, run.settled.ops
+        sources = {name: self._source(name, twin) for name, twin in self._twins.items()}
+        ran = {ref.storage for op in recorded if op.ran for ref in op.writes}
+        self._check_fixed(recorder, recorded)
+        with torch.no_grad():
+            self.take_out()
+            self._give_memory(device, dtype)
+        for table in (result.parameters, result.buffers):
+            table.update({n: twin.named for n, twin in self._twins.items() if n in table})
+        storages = {name: recorder.storage_of(tensor) for name, tensor in sources.items()}
+        ours = {storage for storage in storages.values() if storage is not None}
+        held = {
+            storage
+            for tensor in self._others()
+            if (storage := recorder.storage_of(tensor)) in ours and storage is not None
+        }
+        whole = {s for s in ours if s in ran or s in held or s.poison is not None}
+        waiting: dict[Storage, list[Op]] = {storage: [] for storage in ours}
+        others: list[Op] = []
+        for op in ops:
+            of_twin = waiting.get(op.writes[0].storage)
+            (others if of_twin is None else of_twin).append(op)
+        for storage in whole:
+            recorder.run(waiting[storage])
+            recorder.unguard(storage)
+            storage.pending.clear()
+        made: list[Op] = []
+        for name, twin in self._twins.items():
+            if twin.fixed and twin.value is None:
+                continue
+            written(twin.sharded)
+            _take_marks(twin.sharded, twin.tensor)
+            storage, source = storages[name], sources[name]
+            part = part_of(twin.sharded, f"{self._where}: {name}")
+            if not part.boxes or part.local.numel() == 0:
+                continue
+            if twin.value is not None:
+                made += copied(recorder, part, twin.value)
+            elif storage is None or storage in whole:
+                made += copied(recorder, part, source)
+            else:
+                made += divided(recorder, part, source, waiting[storage])
+        for storage in ours - whole:
+            storage.pending.clear()
+        return [*others, *made]
+
+    def _source(self, name: str, twin: _Twin) -> Tensor:
+        """Give what is to become the shard's values."""
+        now = twin.current()
+        if not isinstance(now, Tensor) or not is_plain(type(now)) or now.shape != twin.tensor.shape:
+            what = tuple(now.shape) if isinstance(now, Tensor) else type(now).__name__
+            raise RuntimeError(
+                f"fastinit.{self._where}: an initialiser has put {what} in the place of {name}, "
+                f"a DTensor of shape {tuple(twin.sharded.shape)}"
+            )
+        return now
+
+    def _check_fixed(self, recorder: Recorder, recorded: Iterable[Op]) -> None:
+        """Refuse what depends on a DTensor that is to stay as it is, of which only a part is here.
+
+        Raises:
+            NotImplementedError: if there is such an operator.
+        """
+        fixed = {
+            storage: name
+            for name, twin in self._twins.items()
+            if twin.fixed and (storage := recorder.storage_of(twin.tensor)) is not None
+        }
+        for op in recorded if fixed else ():
+            written_to = {ref.storage for ref in op.writes}
+            for ref in op.reads:
+                if ref.storage in fixed and (op.read or ref.storage not in written_to):
+                    raise NotImplementedError(
+                        f"fastinit.{self._where}: an initialiser reads {fixed[ref.storage]} "
+                        f"({op.label}), which is sharded and stays as it is, so that its full "
+                        "value is not at hand"
+                    )
+
+    def _others(self) -> Iterable[Tensor]:
+        """List tensors that the module holds besides its DTensors."""
+        for named in (named_parameters(self._module), named_buffers(self._module)):
+            yield from (one.tensor for one in named.values() if not is_sharded(one.tensor))
+        yield from (tensor for _, _, tensor in held_tensors(self._module))
+
+    # ---- memory for DTensors on the meta device --------------------------------------------------
+
+    @property
+    def on_meta(self) -> set[str]:
+        """The names of those that have no memory yet."""
+        return {name for name, one in self.named.items() if one.tensor.is_meta}
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the meshes are; None: there is none."""
+        for one in self.named.values():
+            sharded: Any = one.tensor
+            return torch.device(sharded.device_mesh.device_type)
+        return None
+
+    def _give_memory(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        on_meta = self.on_meta
+        if not on_meta:
+            return
+        groups = [p for owner in _fully_sharded(self._module) for p in _parameter_groups(owner)]
+        offloaded = {id(p.sharded_param) for p in groups if p.offload_to_cpu}
+        for name in on_meta:
+            named, old = self.named[name], self._twins[name].sharded
+            place = device or torch.device(old.device_mesh.device_type)
+            if id(old) in offloaded:
+                place = torch.device("cpu")
+            kind = dtype if dtype is not None and wants_dtype(named, dtype) else old.dtype
+            shard = old._local_tensor
+            local = torch.empty_strided(shard.shape, shard.stride(), dtype=kind, device=place)
+            spec = old._spec
+            if kind is not old.dtype:
+                spec = dataclasses.replace(spec, tensor_meta=spec.tensor_meta._replace(dtype=kind))
+            new = type(old)(local, spec, requires_grad=old.requires_grad)
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, old.requires_grad)
+            vars(new).update(vars(old))
+            given = exchange(named, new)
+            self._given.append(given)
+            if not given.swapped:
+                self._twins[name].named = dataclasses.replace(named, tensor=new)
+        for parameter in groups:
+            parameter.reset_sharded_param()
+
+
+def _take_marks(tensor: Tensor, other: Tensor) -> None:
+    vars(tensor).update({k: v for k, v in vars(other).items() if k != "_is_param"})

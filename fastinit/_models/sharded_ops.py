@@ -1,0 +1,141 @@
+"""From what waits for a tensor of the full size to what is to be done to the shard that is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.layout import Box
+from fastinit._distributed.part import Part, TensorShard, part_of
+from fastinit._fills.fill import run_fills
+from fastinit._fills.region import Region
+from fastinit._fills.views import view_of, with_ones
+from fastinit._recording.graph import Op, Ref, Storage
+from fastinit._recording.recorder import Recorder
+
+
+def keep(part: Part, source: Tensor) -> None:
+    """Copy what is here of a tensor of the full size, or of one that is sharded alike."""
+    if is_sharded(source):
+        part.local.copy_(part_of(source, "materialize").local)
+        return
+    for view, offset in part.views():
+        held = source.detach()
+        for dim, (first, length) in enumerate(zip(offset, view.shape, strict=True)):
+            held = held.narrow(dim, first, length)
+        view.copy_(held)
+
+
+def copied(recorder: Recorder, part: Part, source: Tensor) -> list[Op]:
+    """Copy what is here of a tensor of the full size, or of one that is sharded alike."""
+
+    def run(local: Tensor, key: int | None) -> None:
+        keep(part._replace(local=local), source)
+
+    return [_on_shard(recorder, part, "copy_", run)]
+
+
+def _on_shard(
+    recorder: Recorder, part: Part, label: str, run: Callable[[Tensor, int | None], Any]
+) -> Op:
+    ref = Ref(_storage(recorder, part), Region.of(part.local))
+    return Op(label, (), (ref,), overwrites=True, run=run, ran=False)
+
+
+def _storage(recorder: Recorder, part: Part) -> Storage:
+    found = recorder.storage_of(part.local)
+    return recorder.register(part.local, known=True) if found is None else found
+
+
+def divided(recorder: Recorder, part: Part, source: Tensor, ops: Sequence[Op]) -> list[Op]:
+    """Do to a shard what waits for a tensor of the full size."""
+    made: list[Op] = []
+    for op in ops:
+        one = _of_one(recorder, part, Region.of(source), op)
+        if one is None:
+            return [_on_shard(recorder, part, op.label, _whole(part, source, ops))]
+        made += one
+    return made
+
+
+def _of_one(recorder: Recorder, part: Part, full: Region, op: Op) -> list[Op] | None:
+    """Do it, as far as it lies in the shard; None: that is not known of a part alone."""
+    region, local = op.writes[0].region, Region.of(part.local)
+    view = view_of(full, region)
+    if view is None or (op.fill is None and local.dtype is not region.dtype):
+        return None
+    found = [(box, view.parts(box, local)) for box in part.boxes]
+    pieces = [(box, piece) for box, piece in found if piece is not None]
+    storage = _storage(recorder, part)
+    if op.fill is not None:
+        return [
+            _like(op, Ref(storage, to), fill=op.fill._replace(part=(view.size, offset)))
+            for _, (to, offset) in pieces
+        ]
+    if op.reads:  # arithmetic on each element
+        return [_like(op, Ref(storage, to), run=op.run) for _, (to, _) in pieces]
+    if not op.shards:
+        return None
+    boxes = [Box((0,) * len(to.size), to.size, offset) for _, (to, offset) in pieces]
+    spread = with_ones(view.size, boxes, region.size)
+    if spread is None:
+        return None
+    return _drawn(op, storage, region, spread, [to for _, (to, _) in pieces])
+
+
+def _drawn(
+    op: Op,
+    storage: Storage,
+    region: Region,
+    boxes: Sequence[Box],
+    regions: Sequence[Region],
+) -> list[Op]:
+    """Have an operator for shards draw what lies in each of these boxes."""
+    assert op.run is not None
+    draw = op.run
+
+    def of(box: Box) -> Callable[[Tensor, int | None], Any]:
+        def run(tensor: Tensor, key: int | None) -> None:
+            part = Part(tensor.view(box.size), region.size, (box,))
+            draw(TensorShard(part), key)
+
+        return run
+
+    return [
+        _like(op, Ref(storage, to), run=of(box)) for box, to in zip(boxes, regions, strict=True)
+    ]
+
+
+def _like(op: Op, ref: Ref, **how: Any) -> Op:
+    return Op(
+        op.label,
+        (ref,) if op.reads else (),
+        (ref,),
+        numbers=op.numbers,
+        overwrites=op.overwrites,
+        key=op.key,
+        ran=False,
+        **how,
+    )
+
+
+def _whole(part: Part, source: Tensor, ops: Sequence[Op]) -> Callable[[Tensor, int | None], None]:
+    """Compute the full tensor in memory of its own, and keep what is here of it."""
+    size = source.untyped_storage().nbytes()
+    full = Region.of(source)
+
+    def run(local: Tensor, key: int | None) -> None:
+        memory = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
+        for op in ops:
+            view = op.writes[0].region.on(memory)
+            if op.fill is not None:
+                run_fills([(view, op.fill if op.key is None else op.fill._replace(key=op.key))])
+            elif op.run is not None:
+                op.run(view, op.key)
+        keep(part._replace(local=local), full.on(memory))
+
+    return run
