@@ -60,6 +60,10 @@ def main() -> None:
         torch.cuda.set_device(distributed.get_rank() % torch.cuda.device_count())
     model = build(device)
 
+    # The modules' own initialisers, each weight under a key of its name.
+    fastinit.initialize_(model, key=0)
+    as_one = digest(model)
+
     # The trainer's own code, in order of its calls.
     with fastinit.patch(key=0), torch.no_grad():
         for block in model:
@@ -79,7 +83,7 @@ def main() -> None:
         fastinit.orthogonal_(model[0].up.weight)
 
     if distributed.get_rank() == 0:
-        print(f"by call {by_call}, by name {by_name}")
+        print(f"as one {as_one}, by call {by_call}, by name {by_name}")
     distributed.destroy_process_group()
 
 

@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.part import part_of, written
 from fastinit._models import rules as _rules
 from fastinit._models.history import take_over
 from fastinit._models.materialize import materialize
 from fastinit._models.names import Named, named_buffers, named_parameters
+from fastinit._models.renaming import Rename
+from fastinit._models.sharded_ops import keep
 from fastinit.key import Key
 
 _WHERE = "fastinit.initialize_: argument 'factory'"
@@ -48,6 +52,7 @@ def initialize_from(
     rules: list[_rules.Rule] | None = None,
     prefix: str = "",
     progress: bool = False,
+    rename: Rename | None = None,
 ) -> None:
     """Give a module the values of a new one, which `materialize(factory)` makes beside it.
 
@@ -62,6 +67,7 @@ def initialize_from(
         rules: as for `materialize`.
         prefix: the name of the module inside a larger one.
         progress: whether to show a progress bar.
+        rename: as for `materialize`.
 
     Raises:
         TypeError: if `factory` is no callable, or a module.
@@ -72,7 +78,9 @@ def initialize_from(
             f"{_WHERE} must be a callable that makes a module like the one that is given, got "
             f"{type(factory).__name__}"
         )
-    new = materialize(factory, rules=rules, key=key, prefix=prefix, progress=progress)
+    new = materialize(
+        factory, rules=rules, key=key, prefix=prefix, progress=progress, rename=rename
+    )
     ours, made = named_parameters(module, prefix), named_parameters(new, prefix)
     buffers, made_buffers = named_buffers(module, prefix), named_buffers(new, prefix)
     mine = {id(n.tensor) for n in (*ours.values(), *buffers.values())}
@@ -84,6 +92,10 @@ def initialize_from(
     with torch.no_grad():
         for name, named in (*wanted.items(), *both.items()):
             source: Any = made.get(name) or made_buffers.get(name)
-            named.tensor.copy_(source.tensor)
+            if is_sharded(named.tensor):
+                keep(part_of(named.tensor, f"initialize_: {name}"), source.tensor)
+                written(named.tensor)
+            else:
+                named.tensor.copy_(source.tensor)
     for name, named in wanted.items():
         take_over(made[name], named)

@@ -21,6 +21,7 @@ from fastinit._models.names import (
     named_parameters,
 )
 from fastinit._models.recording import without_collections
+from fastinit._models.renaming import Rename, Renaming
 from fastinit._models.session import (
     Request,
     Result,
@@ -50,6 +51,7 @@ def initialize_(
     factory: Callable[[], nn.Module] | None = None,
     progress: bool = False,
     prefix: str = "",
+    rename: Rename | None = None,
 ) -> _M:
     """Initialise every parameter of a module in place, each under a key of its own name.
 
@@ -80,6 +82,12 @@ def initialize_(
     what it draws gets it; if that was drawn before it could be told what for, all of them run
     again, from the module as it was. Threads that they start belong to it. Python's and NumPy's own
     generators are seeded from the key meanwhile, and put back.
+
+    A parameter or buffer that is a DTensor (FSDP2, tensor and expert parallelism, their
+    combinations) gets on each rank the part of what the unsharded module would get, bit for bit
+    (large orthogonal matrices that are spread: to rounding), whatever is done to it: slices,
+    padding rows, a product after a draw. Nothing is communicated. Initialisers see ordinary
+    tensors of the full size, on the CPU, which take memory only if their values are read.
 
     A module with uninitialized (lazy) parameters is initialised in its first call, once that has
     shown their shapes: the call is made on zeros first, to see the shapes, then everything is
@@ -112,6 +120,10 @@ def initialize_(
         progress: whether to show a progress bar (needs tqdm).
         prefix: the name of `module` inside a larger one, so that its values match those that the
             whole would get.
+        rename: from names in this module to those in the whole model, which keys derive from: a
+            mapping (names that it has not stay) or a callable. For experts and pipeline stages that
+            are shared out by hand: each rank calls its first one `...0`, and the same name under
+            one key is the same weight. Rules and patterns see the names in this module.
 
     Returns:
         `module`.
@@ -121,10 +133,12 @@ def initialize_(
             it was and what for.
         ValueError: if no rule matches a parameter, or nothing that the module defines writes it;
             the message lists these. If a parameter is on the meta device, what is to be skipped
-            matches none, or `factory` makes parameters of other names or shapes.
+            matches none, `factory` makes parameters of other names or shapes, or `rename` gives two
+            the same name or knows one that there is not.
         TypeError: if an argument has the wrong type.
-        NotImplementedError: if a parameter is a tensor subclass with memory of its own, such as a
-            DTensor, or not strided.
+        NotImplementedError: if a parameter is a tensor subclass with memory of its own other than a
+            DTensor, or not strided; if a DTensor holds partial sums, or its placements do not say
+            what is where; if an initialiser reads a DTensor that is to stay as it is.
         RuntimeError: if what is to be written is an inference tensor and this is not called in
             inference mode. In the first call of a module with lazy parameters, if it does not show
             the shapes of all.
@@ -147,6 +161,7 @@ def initialize_(
     reshard(module)
     check_untransformed("initialize_")
     checked = None if rules is None else _rules.check(rules)
+    renaming = Renaming(rename, "initialize_")
     parameters = named_parameters(module, prefix)
     check_patterns(skip, parameters, "fastinit.initialize_: argument 'skip'", "parameter")
     lazy.cancel(module)
@@ -169,11 +184,13 @@ def initialize_(
                 factory=factory,
                 progress=progress,
                 prefix=prefix,
+                rename=rename,
             )
 
         lazy.defer(module, run)
         return module
     check_plain(module, parameters, "initialize_")
+    renaming.check([*parameters, *named_buffers(module, prefix)])
     on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
     if on_meta:
         raise ValueError(
@@ -198,10 +215,19 @@ def initialize_(
     base = key_or_drawn(key, "initialize_")
     if factory is not None:
         initialize_from(
-            module, factory, wanted, base, rules=checked, prefix=prefix, progress=progress
+            module,
+            factory,
+            wanted,
+            base,
+            rules=checked,
+            prefix=prefix,
+            progress=progress,
+            rename=rename,
         )
         return module
-    request = Request("initialize_", base, checked, skip, progress=progress, prefix=prefix)
+    request = Request(
+        "initialize_", base, checked, skip, progress=progress, prefix=prefix, rename=renaming
+    )
     with without_collections():
         _initialize(module, request, parameters)
     return module

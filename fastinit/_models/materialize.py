@@ -23,6 +23,7 @@ from fastinit._models.names import (
 )
 from fastinit._models.placing import Given, give_memory, move, take_memory_back
 from fastinit._models.recording import recording, without_collections
+from fastinit._models.renaming import Rename, Renaming
 from fastinit._models.session import (
     Request,
     Result,
@@ -65,6 +66,7 @@ def materialize(
     skip: Pattern | Sequence[Pattern] = ...,
     state_dict: Mapping[str, Tensor] | None = ...,
     allow_uninitialized: Pattern | Sequence[Pattern] = ...,
+    rename: Rename | None = ...,
 ) -> _M: ...
 
 
@@ -81,6 +83,7 @@ def materialize(
     skip: Pattern | Sequence[Pattern] = ...,
     state_dict: Mapping[str, Tensor] | None = ...,
     allow_uninitialized: Pattern | Sequence[Pattern] = ...,
+    rename: Rename | None = ...,
 ) -> _M: ...
 
 
@@ -96,6 +99,7 @@ def materialize(
     skip: Pattern | Sequence[Pattern] = (),
     state_dict: Mapping[str, Tensor] | None = None,
     allow_uninitialized: Pattern | Sequence[Pattern] = (),
+    rename: Rename | None = None,
 ) -> Any:
     """Build a model with weights, each of them drawn once and written once.
 
@@ -115,6 +119,11 @@ def materialize(
     those that constructors make in spite of `torch.device("meta")`, by `torch.Tensor(n)` or
     `torch.normal`: a UserWarning names them, and they are initialised like the others.
 
+    DTensors on the meta device get memory for the shard that is here, where their mesh is (on the
+    CPU under FSDP2's CPUOffloadPolicy), and the bits that the unsharded module would get; see
+    `initialize_`. So `fully_shard`, or `parallelize_module`, of a module on the meta device, and
+    then this. Plain tensors beside them go where the mesh is.
+
     Every draw has a key of its own, whatever state torch's generators are put in meanwhile; one
     with a `generator=` takes its numbers from there. Python's and NumPy's own generators are seeded
     from the key meanwhile, and put back.
@@ -125,7 +134,8 @@ def materialize(
 
     Args:
         module_or_factory: a module on the meta device, or a callable that makes one.
-        device: where it goes; None: where the factory asks for it, the CPU for meta tensors.
+        device: where it goes; None: where the factory asks for it, the CPU for meta tensors, and
+            where the mesh is if there are DTensors.
         dtype: of floating-point parameters. It is torch's default dtype while a factory runs, which
             may ask for others; a meta module's parameters, and the floating-point buffers of
             modules that have parameters, get it.
@@ -140,6 +150,10 @@ def materialize(
             instead of drawn. It may be a part of all. A name that there is not is an error.
         allow_uninitialized: globs or compiled regular expressions; parameters and buffers whose
             names match may stay uninitialized, to be loaded. Each has to match one.
+        rename: from names in this module to those in the whole model, which keys derive from: a
+            mapping (names that it has not stay) or a callable. For experts and pipeline stages that
+            are shared out by hand: each rank calls its first one `...0`, and the same name under
+            one key is the same weight. Rules and patterns see the names in this module.
 
     Returns:
         The module: the one that was given, or made.
@@ -148,10 +162,12 @@ def materialize(
         ValueError: if a parameter or buffer has not been given values; the message lists these. If
             nothing of a module that is given is on the meta device, or a parameter is lazy. If
             no rule matches a parameter, or what may stay uninitialized or is to be skipped matches
-            nothing, or a name or a shape in `state_dict` is none of the module's.
+            nothing, or a name or a shape in `state_dict` is none of the module's, or `rename` gives
+            two the same name.
         NotImplementedError: if a parameter of a module that is given is a tensor subclass with
-            memory of its own, or one that a factory makes is a part of one (a DTensor, FSDP1,
-            ZeRO-3).
+            memory of its own other than a DTensor, or one that a factory makes is a part of one
+            (a DTensor, FSDP1, ZeRO-3). As for `initialize_`, of DTensors. If a DTensor in
+            `state_dict` is sharded otherwise than its place.
         TypeError: if an argument, or what the factory returns, has the wrong type.
         ImportError: if `progress` is asked for and tqdm is missing.
 
@@ -189,6 +205,7 @@ def materialize(
         check_state_dict(state_dict),
         progress,
         prefix,
+        Renaming(rename, "materialize"),
     )
     with without_collections():
         if isinstance(module_or_factory, nn.Module):
@@ -218,7 +235,7 @@ def _left_alone(request: Request, named: dict[str, Named]) -> dict[str, Named]:
 
 
 def _load(recorder: Recorder, request: Request, result: Result, twins: Twins | None) -> None:
-    """Copy what is loaded into its places."""
+    """Copy what is loaded into its places; into shards it is copied in the end."""
     named = {**result.parameters, **result.buffers}
     loaded = request.loaded(named)
     whole = {n: v for n, v in loaded.items() if twins is None or not twins.load(recorder, n, v)}
@@ -278,6 +295,7 @@ def _complete(
     loaded = request.loaded(named)
     result.untouched = [one for one in result.untouched if one.name not in loaded]
     holders = {**result.parameters, **result.buffers}
+    request.rename.check(holders)
     argument = request.argument("allow_uninitialized")
     check_patterns(request.allow, holders, argument, "parameter or buffer")
     return result

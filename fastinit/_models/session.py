@@ -27,6 +27,7 @@ from fastinit._models.names import (
 )
 from fastinit._models.notes import note
 from fastinit._models.recording import recording
+from fastinit._models.renaming import Renaming
 from fastinit._models.snapshot import held_tensors
 from fastinit._patch.fork import Fork
 from fastinit._recording.graph import Op, Ref, Storage
@@ -53,6 +54,7 @@ class Request:
         state_dict: what is loaded, by name.
         progress: whether to show a bar.
         prefix: the name of the module.
+        rename: from names to those that keys derive from.
     """
 
     where: str
@@ -63,6 +65,7 @@ class Request:
     state_dict: Mapping[str, Tensor] = field(default_factory=dict)
     progress: bool = False
     prefix: str = ""
+    rename: Renaming = field(default_factory=lambda: Renaming(None, ""))
 
     def argument(self, name: str) -> str:
         """Word an argument for a message."""
@@ -197,7 +200,9 @@ def finish(
     ops = settled.waiting(
         lambda ref: any(region.covers(ref.region) for region in spared.get(ref.storage, ()))
     )
-    history = History(result.parameters, result.applied, settled.named_ops(), recorder.log)
+    here = {request.rename(name): name for name in result.parameters}
+    done = ((op, ref, here.get(name, name)) for op, ref, name in settled.named_ops())
+    history = History(result.parameters, result.applied, done, recorder.log)
     history.unwritten = missing
     for op in ops:
         if op.writes[0].storage in spared:  # a part of it
@@ -233,7 +238,7 @@ def _names(recorder: Recorder, request: Request, result: Result) -> Names:
     """Name memory by the parameters and buffers that are on it in the end."""
     names = Names()
     for name, named in (*result.parameters.items(), *result.buffers.items()):
-        _name(recorder, names, name, named.tensor)
+        _name(recorder, names, request.rename(name), named.tensor)
     for ref, name in recorder.declared:
         names.add_before(ref, name)
     for tensor, name in recorder.followed:
@@ -252,7 +257,7 @@ def _names(recorder: Recorder, request: Request, result: Result) -> Names:
             storage = recorder.storage_of(tensor)
             if storage is not None and storage not in names and name not in result.buffers:
                 result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
-                names.add_other(Ref(storage, Region.of(tensor)), name)
+                names.add_other(Ref(storage, Region.of(tensor)), request.rename(name))
     return names
 
 
@@ -399,9 +404,9 @@ def run_initialisers(
     buffers = named_buffers(module, request.prefix)
     with recorder.lock:
         for name, named in before.items():
-            recorder.follow(named.tensor, name, anew=name in anew)
+            recorder.follow(named.tensor, request.rename(name), anew=name in anew)
         for name, named in buffers.items():
-            recorder.follow(named.tensor, name, anew=name in anew)
+            recorder.follow(named.tensor, request.rename(name), anew=name in anew)
         recorder.watch(others)
     wanted = {name: named for name, named in before.items() if name not in untouched}
     rules = request.rules
@@ -413,12 +418,16 @@ def run_initialisers(
         for name, (_, initialiser) in chosen.items()
         if initialiser is not None
     }
+
+    def declare(name: str, tensor: Tensor) -> None:
+        recorder.declare(request.rename(name), tensor)
+
     with recording(recorder), torch.no_grad():
         if own_as_well or rules is None or len(applied) < len(chosen):
-            module_methods.run(module, leave=leave, declare=recorder.declare, prefix=request.prefix)
+            module_methods.run(module, leave=leave, declare=declare, prefix=request.prefix)
         for name, label in applied.items():
             with recorder.labelled(label):
-                _rules.apply(chosen[name], wanted[name], recorder.declare)
+                _rules.apply(chosen[name], wanted[name], declare)
         for name, rule in of_buffers.items():
             if name not in untouched:
                 _rules.apply(rule, buffers[name])

@@ -40,10 +40,13 @@ def after() -> Iterator[list[dict[str, Any]]]:
         "Transformer": Model,
         "config": 8,
         "rank": 3,
+        "re": re,
+        "key": fastinit.Key(5),
     }
     states = []
     for block in BLOCKS:
-        if "enumerate(model.experts)" in block:
+        by_hand = "enumerate(model.experts)" in block or "rename=" in block
+        if by_hand:
             names["model"] = Model(8)  # sharded by hand
         exec(compile(block.replace('"cuda"', '"cpu"'), "distributed.md", "exec"), names)
         model = names["model"]
@@ -52,25 +55,42 @@ def after() -> Iterator[list[dict[str, Any]]]:
             for name, p in model.named_parameters()
         }
         states.append({**names, "weights": weights})
-        if "enumerate(model.experts)" in block:
+        if by_hand:
             names["model"] = states[0]["model"]
     yield states
     distributed.destroy_process_group()
 
 
+def test_models(after: list[dict[str, Any]]) -> None:
+    for name, weight in fastinit.initialize_(Model(8), key=0).named_parameters():
+        assert same_bits(after[0]["weights"][name], weight.detach()), name
+
+
+def test_rename(after: list[dict[str, Any]]) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(8))
+
+    want = fastinit.initialize_(Whole(), key=5)
+    for number in (0, 1):
+        weight = want.experts[6 + number].weight.detach()
+        assert same_bits(after[1]["weights"][f"experts.{number}.weight"], weight)
+
+
 def test_dtensors(after: list[dict[str, Any]]) -> None:
     key = fastinit.Key(0).fold_in("layer.weight")
     want = fastinit.trunc_normal_(torch.empty(16, 8), std=0.02, key=key)
-    assert same_bits(after[0]["weights"]["layer.weight"], want)
+    assert same_bits(after[2]["weights"]["layer.weight"], want)
 
 
 def test_patch(after: list[dict[str, Any]]) -> None:
     want = fastinit.trunc_normal_(torch.empty(16, 8), std=0.02, key=fastinit.Key(0).fold_in(0))
-    assert same_bits(after[1]["weights"]["layer.weight"], want)
+    assert same_bits(after[3]["weights"]["layer.weight"], want)
 
 
 def test_shards_by_hand(after: list[dict[str, Any]]) -> None:
-    names = SimpleNamespace(**after[2])
+    names = SimpleNamespace(**after[4])
     full = fastinit.kaiming_uniform_(torch.empty(4096, 4096), key=names.key)
     assert same_bits(names.rows, full[3072:])
     assert same_bits(names.flat, full.flatten()[10_000_000:15_000_000])
@@ -79,9 +99,9 @@ def test_shards_by_hand(after: list[dict[str, Any]]) -> None:
 def test_experts_by_hand(after: list[dict[str, Any]]) -> None:
     key = fastinit.Key(0).fold_in("experts.7.weight")
     want = fastinit.normal_(torch.empty(8, 8), std=0.02, key=key)
-    assert same_bits(after[3]["weights"]["experts.1.weight"], want)
+    assert same_bits(after[5]["weights"]["experts.1.weight"], want)
 
 
 def test_all_blocks_are_looked_at(after: list[dict[str, Any]]) -> None:
-    assert len(after) == len(BLOCKS) == 5
-    assert "check_ranks" in BLOCKS[4]
+    assert len(after) == len(BLOCKS) == 7
+    assert "check_ranks" in BLOCKS[6]

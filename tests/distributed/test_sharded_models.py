@@ -27,6 +27,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import fastinit
 from fastinit._models import sharded_ops
+from fastinit._recording import memory
 
 WORLD = 4
 
@@ -181,6 +182,19 @@ def test_loaded_shards_of_another_layout() -> None:
         assert all(p.is_meta for p in model.parameters())
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_factory(way: str) -> None:
+    def factory() -> nn.Module:
+        model = Mixed()
+        model.experts.reset_parameters()
+        return model
+
+    want = fastinit.initialize_(Mixed(), factory=factory, key=3)
+    with as_rank(1, WORLD):
+        model = fastinit.initialize_(real(way, WORLD), factory=factory, key=3)
+        assert wrong_in(model, want) == []
+
+
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tqdm")
     want = initialized()
@@ -254,6 +268,41 @@ def test_an_error_leaves_the_module_as_it_was() -> None:
             assert all(after[name]._local_tensor is local[name] for name in before)
             if make is real:
                 assert all(same_bits(local[name], held[name]) for name in before)
+
+
+def test_an_error_while_shards_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with as_rank(1, WORLD):
+        model = on_meta("fsdp", WORLD)
+        before = dict(model.named_parameters(remove_duplicate=False))
+        monkeypatch.setattr(memory, "run_fills", fail)
+        with pytest.raises(MemoryError):
+            fastinit.materialize(model, key=3)
+        after = dict(model.named_parameters(remove_duplicate=False))
+        assert all(after[name] is before[name] and after[name].is_meta for name in before)
+        monkeypatch.undo()
+        assert wrong_in(fastinit.materialize(model, key=3), initialized()) == []
+
+
+def test_views_that_a_module_keeps_have_values() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(8, 4))
+            self.kept: list[Tensor] = []
+
+        def reset_parameters(self) -> None:
+            nn.init.normal_(self.weight)
+            self.kept = [self.weight.detach()[2:4]]
+
+    want: Any = fastinit.initialize_(Keeps(), key=3)
+    with as_rank(1, WORLD):
+        model: Any = fully_shard(Keeps(), mesh=init_device_mesh("cpu", (WORLD,)))
+        fastinit.initialize_(model, key=3)
+        assert wrong_in(model, want) == []
+        assert same_bits(model.kept[0], want.kept[0])
 
 
 def test_what_is_not_written_is_named() -> None:

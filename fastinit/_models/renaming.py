@@ -1,0 +1,74 @@
+"""The argument `rename`: names that parameters have in the whole model, not on this rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Rename = Mapping[str, str] | Callable[[str], str]
+
+
+class Renaming:
+    """From names in the module to those that keys derive from.
+
+    Args:
+        rename: a mapping, a callable, or None for no change.
+        where: the function, for messages.
+
+    Raises:
+        TypeError: if it is none of these.
+    """
+
+    def __init__(self, rename: Any, where: str) -> None:
+        if rename is not None and not isinstance(rename, Mapping) and not callable(rename):
+            raise TypeError(
+                f"fastinit.{where}: argument 'rename' must be a mapping from names to names, or a "
+                f"callable, got {type(rename).__name__}"
+            )
+        self._rename: Any = rename
+        self._where = where
+
+    def __call__(self, name: str) -> str:
+        """Give the name that keys derive from.
+
+        Raises:
+            TypeError: if it is no string.
+        """
+        if self._rename is None:
+            return name
+        found = (
+            self._rename.get(name, name)
+            if isinstance(self._rename, Mapping)
+            else self._rename(name)
+        )
+        if not isinstance(found, str):
+            raise TypeError(
+                f"fastinit.{self._where}: argument 'rename' must give names, got {found!r} for "
+                f"{name!r}"
+            )
+        return found
+
+    def check(self, names: Iterable[str]) -> None:
+        """Check that it is about the names that there are, and leaves them distinct.
+
+        Raises:
+            ValueError: if a mapping has others, or two get the same name.
+        """
+        if self._rename is None:
+            return
+        there = list(names)
+        if isinstance(self._rename, Mapping):
+            unknown = [name for name in self._rename if name not in there]
+            if unknown:
+                raise ValueError(
+                    f"fastinit.{self._where}: argument 'rename': there is no parameter or buffer "
+                    f"{unknown[0]!r}"
+                )
+        first: dict[str, str] = {}
+        for name in there:
+            other = first.setdefault(self(name), name)
+            if other != name:
+                raise ValueError(
+                    f"fastinit.{self._where}: argument 'rename' gives {other} and {name} one name, "
+                    f"{self(name)!r}: they would get the same numbers"
+                )
