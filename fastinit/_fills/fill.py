@@ -49,7 +49,7 @@ class Fill(NamedTuple):
 
     def under(self, key: int) -> Fill:
         """Give it this key."""
-        return Fill(self.distribution, self.args, key)
+        return Fill(self.distribution, self.args, key, None, self.part)
 
     def keyed(self, device: torch.device) -> Fill:
         """Give it a key now, from its generator or else the device's, unless it has one."""
