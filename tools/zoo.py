@@ -1,338 +1,268 @@
 """Initialise every model family that builds small in each way, and compare with torch's own.
 
-    make zoo ARGS='--sources transformers torchvision timm --out build/zoo'
+    make zoo ARGS='--sources transformers timm --out build/zoo'
 
 For each: `patch()`, `materialize` of the factory, `materialize` of the model on the meta device,
-and `initialize_`. Compared are names, types, ties, what is constant (bytes; what three seeds
-of torch's agree on, buffers included), what is drawn (Kolmogorov–Smirnov against torch's own), and
-whether a forward pass is finite where torch's is. OUT.json has every difference and OUT.md the
-table; a second run goes on with what is missing.
+and `initialize_`. Compared with three models that torch draws (tests/support/zoo_compare.py) are
+names, types, ties, buffers, what is constant (bytes), what is drawn (Kolmogorov and Smirnov), the
+forward pass, and two runs with one key. What is not right is looked into: a road that knows
+only what modules define may differ from a constructor that does more; it is then compared with
+the modules' own methods as torch runs them (zoo_native.py).
+
+Each family is built in a worker with a time limit. OUT.json has every difference, OUT.md the table;
+a second run goes on with what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
+import multiprocessing
+import re
+import resource
 import signal
+import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+import time
+from collections import Counter
+from collections.abc import Iterator
+from importlib import metadata
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # configurations only: nothing is downloaded
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
-from scipy import stats  # noqa: E402
-from torch import nn  # noqa: E402
-
-import fastinit  # noqa: E402
-
-Factory = Callable[[], nn.Module]
-LIMIT = 100_000_000  # parameters
-SECONDS = 300  # a family
-IMPROBABLE = 1e-9
-# What configurations call their sizes, and a small one that the others go with.
-SMALL: dict[str, int] = {
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embed_dim", "dim", "hidden_dim"), 32),
-    **dict.fromkeys(("encoder_hidden_size", "decoder_hidden_size", "embedding_size"), 32),
-    **dict.fromkeys(("projection_dim", "hidden_sizes_out", "word_embed_proj_dim"), 32),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 48),
-    **dict.fromkeys(("d_ff", "n_inner", "d_inner", "moe_intermediate_size"), 48),
-    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers"), 2),
-    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_decoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
-    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "vocab_size": 128,
-    "max_position_embeddings": 64,
-    "n_positions": 64,
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "n_routed_experts": 4,
-}
-# The first of these that a family has: heads are tied to embeddings, so rather with one.
-HEADS = (
-    "MODEL_FOR_CAUSAL_LM_MAPPING",
-    "MODEL_FOR_MASKED_LM_MAPPING",
-    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
-    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
-    "MODEL_MAPPING",
+from support.zoo_compare import IMPROBABLE  # noqa: E402
+from support.zoo_roads import (  # noqa: E402
+    CONSTRUCTOR,
+    NO_META,
+    REFUSED,
+    RIGHT,
+    ROADS,
+    SEEDED,
+    WRONG,
+    examine,
 )
-TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+from support.zoo_sources import LIBRARIES, LIMIT, families  # noqa: E402
+
+MEMORY = 12 << 30  # address space of a worker
+FAMILIES = 60  # that a worker looks at, before another takes its place
+LOST = "lost"  # the worker with it
+LATE = "longer than the time limit"
+
+Row = dict[str, Any]
 
 
-def shrink(config: Any, names: dict[str, int], depth: int = 0) -> Any:
-    """Make a configuration small in place, those inside it too."""
-    for name, value in list(vars(config).items()):
-        if hasattr(value, "to_dict") and depth < 3:
-            shrink(value, names, depth + 1)
-        elif name in names and isinstance(value, int) and value > names[name]:
-            setattr(config, name, names[name])
-        elif name in TOKENS and isinstance(value, int) and value >= names.get("vocab_size", value):
-            setattr(config, name, 1)
-    return config
+class Late(BaseException):
+    """A family takes too long; no handler for errors may take this for one of its own."""
 
 
-def transformers_factory(family: str) -> Factory:
-    """Give the first of a few small configurations with which the model builds."""
-    from transformers.models.auto import modeling_auto
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    error: Exception | None = None
-    layers = {k: v for k, v in SMALL.items() if "layer" in k or k == "vocab_size"}
-    for names in (SMALL, {k: v for k, v in SMALL.items() if k != "head_dim"}, layers, {}):
+def serve(pipe: Connection, seconds: float) -> None:
+    """Look at one family after the other."""
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.signal(signal.SIGPROF, _late)
+    while True:
         try:
-            config = shrink(CONFIG_MAPPING[family](), names)
-            model = next(
-                mapping[type(config)]
-                for mapping in (getattr(modeling_auto, name) for name in HEADS)
-                if type(config) in mapping
-            )
-            model = model[0] if isinstance(model, tuple) else model
-
-            def factory(model: Any = model, config: Any = config) -> Any:
-                return model(config)
-
-            with torch.device("meta"):
-                check_size(factory())
-            factory()
-            return factory
-        except Exception as failed:
-            error = failed
-    raise error or AssertionError
-
-
-def check_size(model: nn.Module) -> None:
-    count = sum(parameter.numel() for parameter in model.parameters())
-    if count > LIMIT:
-        raise ValueError(f"{count} parameters")
-
-
-def factory_of(source: str, family: str) -> Factory:
-    if source == "transformers":
-        return transformers_factory(family)
-    module = __import__(source)
-    if source == "timm":
-        return lambda: module.create_model(family)
-    return lambda: module.models.get_model(family, weights=None)
-
-
-def families(source: str) -> list[str]:
-    if source == "transformers":
-        from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-
-        return sorted(MODEL_MAPPING_NAMES)
-    module = __import__(source)
-    if source == "timm":
-        return sorted(module.list_models())
-    import torchvision
-
-    return sorted(torchvision.models.list_models())
-
-
-def _meta(factory: Factory) -> nn.Module:
-    with torch.device("meta"):
-        model = factory()
-    return fastinit.materialize(model, key=7)
-
-
-def _patched(factory: Factory) -> nn.Module:
-    with fastinit.patch(key=7):
-        return factory()
-
-
-ROADS: dict[str, Callable[[Factory], nn.Module]] = {
-    "patch": _patched,
-    "materialize(factory)": lambda factory: fastinit.materialize(factory, key=7),
-    "materialize(meta)": _meta,
-    "initialize_": lambda factory: fastinit.initialize_(factory(), key=7),
-}
-
-
-def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    found = dict(model.named_parameters(remove_duplicate=False))
-    return found | dict(model.named_buffers(remove_duplicate=False))
-
-
-def ties(found: dict[str, torch.Tensor]) -> set[frozenset[str]]:
-    groups: dict[int, list[str]] = {}
-    for name, tensor in found.items():
-        groups.setdefault(id(tensor), []).append(name)
-    return {frozenset(group) for group in groups.values() if len(group) > 1}
-
-
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    plain = tensor.detach().contiguous().reshape(-1)
-    return plain.view(torch.uint8).reshape(plain.numel(), -1)
-
-
-def differences(
-    ours: nn.Module, one: dict[str, torch.Tensor], others: list[dict[str, torch.Tensor]]
-) -> Iterator[str]:
-    """Compare a model with some that torch has drawn from different seeds."""
-    mine = tensors(ours)
-    if [*mine] != [*one]:
-        yield f"names: {sorted(set(mine) ^ set(one)) or 'order'}"
-        return
-    if ties(mine) != ties(one):
-        yield f"ties: {sorted(map(sorted, ties(mine) ^ ties(one)))}"
-    for name, tensor in mine.items():
-        native = one[name]
-        kinds = [
-            (type(t), t.shape, t.dtype, t.device, t.requires_grad, t.stride())
-            for t in (tensor, native)
-        ]
-        if kinds[0] != kinds[1]:
-            yield f"{name}: {kinds[0]} for {kinds[1]}"
-            continue
-        # Two draws of the same number are not that rare, three are.
-        constant = torch.stack([(bits(native) == bits(o[name])).all(dim=1) for o in others]).all(0)
-        same = (bits(tensor) == bits(native)).all(dim=1)
-        if not bool(same[constant].all()):
-            yield f"{name}: {int((~same & constant).sum())} of {int(constant.sum())} constants"
-        drawn = ~constant
-        if bool(drawn.any()):
-            yield from _drawn(name, tensor, native, drawn)
-
-
-def _drawn(
-    name: str, tensor: torch.Tensor, native: torch.Tensor, drawn: torch.Tensor
-) -> Iterator[str]:
-    a = tensor.detach().reshape(-1)[drawn][: 1 << 16].double()
-    b = native.detach().reshape(-1)[drawn][: 1 << 16].double()
-    if not bool(a.isfinite().all()) and bool(b.isfinite().all()):
-        yield f"{name}: not finite"
-    elif a.numel() >= 32 and stats.ks_2samp(a.numpy(), b.numpy()).pvalue < IMPROBABLE:
-        yield f"{name}: std {float(a.std()):.3g} for {float(b.std()):.3g}"
-    elif 1 < a.numel() < 32 and float(a.abs().max()) > 50 * float(b.abs().max()):
-        yield f"{name}: up to {float(a.abs().max()):.3g} for {float(b.abs().max()):.3g}"
-
-
-def forward(source: str, model: nn.Module) -> bool | None:
-    """Whether a forward pass is finite; None if we have no input that it takes."""
-    model.eval()
-    image, tokens = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64), torch.arange(8)[None] + 3
-    calls: list[dict[str, Any]] = [{"x": image}]
-    if source == "transformers":
-        calls = [{"input_ids": tokens}, {"input_ids": tokens, "decoder_input_ids": tokens}]
-        size = getattr(getattr(model, "config", None), "image_size", 64)
-        if isinstance(size, int) and size <= 512:
-            calls.append(
-                {"pixel_values": torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)}
-            )
-    for call in calls:
-        with contextlib.suppress(Exception), torch.no_grad():
-            out = model(call["x"]) if "x" in call else model(**call)
-            leaves = torch.utils._pytree.tree_leaves(dict(out) if hasattr(out, "items") else out)
-            return all(
-                bool(t.isfinite().all())
-                for t in leaves
-                if isinstance(t, torch.Tensor) and t.is_floating_point()
-            )
-    return None
-
-
-def examine(source: str, family: str) -> dict[str, Any]:
-    """Compare one family; give the differences of each road, or why it was not built."""
-    signal.signal(signal.SIGALRM, _late)
-    signal.alarm(SECONDS)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _examine(source, family)
-    except Exception as error:
-        return {"not built": f"{type(error).__name__}: {error}"[:200]}
-    finally:
-        signal.alarm(0)
+            source, family = pipe.recv()
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        try:
+            row = examine(source, family)
+        except Late:
+            row = {"not built": LATE}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        pipe.send(row)
 
 
 def _late(*_: Any) -> None:
-    raise TimeoutError(f"more than {SECONDS} s")
+    raise Late
 
 
-def _examine(source: str, family: str) -> dict[str, Any]:
-    factory = factory_of(source, family)
-    models = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        models.append(factory())
-        check_size(models[0])
-    first = models[0]
-    one, *others = map(tensors, models)
-    finite = forward(source, first)
-    row: dict[str, Any] = {"parameters": sum(p.numel() for p in first.parameters())}
-    row["forward"] = finite
-    for road, build in ROADS.items():
+def _stop(*_: Any) -> None:
+    raise SystemExit(1)
+
+
+class Worker:
+    """A process that may hang or die."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch._dynamo", "scipy.special", "transformers"])
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, seconds), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.done = 0
+        self.task: tuple[str, str] = ("", "")
+        self.deadline = 0.0
+
+    def give(self, task: tuple[str, str]) -> None:
+        self.task = task
+        self.deadline = time.monotonic() + 5 * self.seconds  # beside others; in case it hangs
+        self.pipe.send(task)
+
+    def take(self) -> Row | None:
+        """Give the row of the last task; None while it runs."""
+        if self.pipe.poll():
+            try:
+                row: Row = self.pipe.recv()
+            except EOFError:
+                self.process.join()
+                return {"not built": f"the process died: {self.process.exitcode}", LOST: True}
+            self.done += 1
+            return row
+        if time.monotonic() > self.deadline:
+            return {"not built": LATE, LOST: True}
+        return None
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def look_at(
+    tasks: list[tuple[str, str]], processes: int, seconds: float
+) -> Iterator[tuple[str, Row]]:
+    """Give names and rows, in the order in which they are ready."""
+    waiting = iter(tasks)
+    workers: list[Worker] = []
+    try:
+        for task in [task for _, task in zip(range(processes), waiting, strict=False)]:
+            workers.append(Worker(seconds))
+            workers[-1].give(task)
+        while workers:
+            wait([worker.pipe for worker in workers], timeout=1)
+            for worker in list(workers):
+                row = worker.take()
+                if row is None:
+                    continue
+                yield "/".join(worker.task), row
+                task = next(waiting, None)
+                fresh = worker
+                if task is None or LOST in row or worker.done >= FAMILIES:
+                    worker.stop()
+                    workers.remove(worker)
+                    if task is None:
+                        continue
+                    fresh = Worker(seconds)
+                    workers.append(fresh)
+                fresh.give(task)
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def provenance() -> str:
+    """Say which sources and packages this is."""
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    versions = []
+    for package in dict.fromkeys(name for names in LIBRARIES.values() for name in names):
         try:
-            model = build(factory)
-            row[road] = list(differences(model, one, others))[:50]
-            if finite and forward(source, model) is False:
-                row[road].append("forward: not finite")
-        except TimeoutError:
-            raise
-        except Exception as error:
-            row[road] = [f"{type(error).__name__}: {error}"[:300]]
-    return row
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return f"Sources at commit {commit or '?'}; {', '.join(versions)}."
 
 
-def markdown(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Write the table: how many are right on each road, and what is not."""
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def markdown(rows: dict[str, Row]) -> Iterator[str]:
+    """Write the tables: how many are right on each road, and what is not."""
     built = {name: row for name, row in rows.items() if "not built" not in row}
-    yield f"{len(built)} families built, {len(rows) - len(built)} did not.\n"
-    yield "| road | right | of |\n| --- | ---: | ---: |"
-    for road in ROADS:
-        yield f"| {road} | {sum(not row[road] for row in built.values())} | {len(built)} |"
-    yield "\n| family | road | first difference |\n| --- | --- | --- |"
-    for name, row in sorted(built.items()):
+    sources = list(dict.fromkeys(name.partition("/")[0] for name in rows))
+    yield (
+        f"{len(built)} models built, below {LIMIT // 10**6} M parameters; {len(rows) - len(built)} "
+        f"did not. A forward pass was compared for {sum(r['forward'] for r in built.values())}. "
+        f"p-value of a difference: below {IMPROBABLE:g}. {provenance()}\n"
+    )
+    verdicts = (RIGHT, SEEDED, CONSTRUCTOR, REFUSED, NO_META, WRONG)
+    yield f"| library | road | {' | '.join(verdicts)} |\n|---|---|{'---:|' * len(verdicts)}"
+    for source in sources:
         for road in ROADS:
-            if row[road]:
-                more = f" (+{len(row[road]) - 1})" if len(row[road]) > 1 else ""
-                text = row[road][0].replace("|", "\\|").replace("\n", " ")
-                yield f"| {name} | {road} | {text[:160]}{more} |"
-    yield "\nNot built: " + ", ".join(sorted(set(rows) - set(built)))
+            mine = [r for n, r in built.items() if n.startswith(f"{source}/")]
+            counts = Counter(row[road]["verdict"] for row in mine)
+            yield f"| {source} | {road} | {' | '.join(str(counts[v]) for v in verdicts)} |"
+    for verdict in (WRONG, SEEDED, NO_META, REFUSED, CONSTRUCTOR):
+        yield f"\n### {verdict}\n"
+        listed = [
+            (name, road, row[road])
+            for name, row in sorted(built.items())
+            for road in ROADS
+            if row[road]["verdict"] == verdict
+        ]
+        if not listed:
+            yield "None."
+            continue
+        yield "| model | road | first difference |\n|---|---|---|"
+        same: dict[tuple[str, str], list[str]] = {}
+        for name, road, judged in listed:
+            what = re.sub(r"^\w+: fastinit\.\w+: ", "", judged["differences"][0])
+            more = f" (+{judged['count'] - 1})" if judged["count"] > 1 else ""
+            same.setdefault((name, _cell(what[:140]) + more), []).append(road)
+        for (name, text), roads in same.items():
+            yield f"| {_short(name)} | {', '.join(roads)} | {text} |"
+    yield "\n### Not built\n"
+    yield "| model | reason |\n|---|---|"
+    for name in sorted(set(rows) - set(built)):
+        yield f"| {_short(name)} | {_cell(rows[name]['not built'][:120])} |"
 
 
-def _start() -> None:
-    torch.set_num_threads(1)
-    os.nice(5)
+def _short(name: str) -> str:
+    source, _, family = name.partition("/")
+    return f"{source}/{family.rpartition('.')[2] if source == 'transformers' else family}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sources", nargs="+", default=["transformers"])
-    parser.add_argument("--only", nargs="+", help="these families")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--sources", nargs="+", default=list(LIBRARIES), choices=list(LIBRARIES))
+    parser.add_argument("--only", nargs="+", help="families with one of these texts in their name")
+    parser.add_argument("--again", nargs="*", help="look again at what was this, such as 'wrong'")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=60, help="of a CPU that a family may take")
+    parser.add_argument("--minutes", type=float, default=1e9, help="after which no more are begun")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "zoo")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _stop)
     store = options.out.with_suffix(".json")
-    rows: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
+    rows: dict[str, Row] = json.loads(store.read_text()) if store.exists() else {}
     store.parent.mkdir(parents=True, exist_ok=True)
-    left = [
+    for name, row in list(rows.items()):
+        verdicts = [row[r]["verdict"] for r in ROADS] if "not built" not in row else ["not built"]
+        if set(verdicts) & set(options.again or ()):
+            del rows[name]
+    tasks = [
         (source, family)
         for source in options.sources
-        for family in options.only or families(source)
+        for family in families(source)
         if f"{source}/{family}" not in rows
+        and (not options.only or any(text in family for text in options.only))
     ]
-    total = len(rows) + len(left)
-    with ProcessPoolExecutor(
-        options.processes, mp_context=get_context("spawn"), initializer=_start
-    ) as pool:
-        running = {pool.submit(examine, *each): "/".join(each) for each in left}
-        for future in as_completed(running):
-            rows[running[future]] = future.result()
-            store.write_text(json.dumps(rows, indent=1, sort_keys=True))
-            print(f"{len(rows)} of {total}", end="\r", file=sys.stderr, flush=True)
+    total, end = len(rows) + len(tasks), time.monotonic() + 60 * options.minutes
+    for name, row in look_at(tasks, options.processes, options.seconds):
+        rows[name] = row
+        store.write_text(json.dumps(rows, indent=1))
+        bad = [r for r in ROADS if row.get(r, {}).get("verdict") == WRONG]
+        if bad:
+            print(f"wrong: {name}: {', '.join(bad)}: {row[bad[0]]['differences'][0]}", flush=True)
+        print(f"{len(rows)} of {total}", end="\r", file=sys.stderr, flush=True)
+        if time.monotonic() > end:
+            break
     options.out.with_suffix(".md").write_text("\n".join(markdown(rows)) + "\n")
-    print("\n".join(markdown(rows)))
+    print(options.out.with_suffix(".md").read_text().partition("\n### ")[0])
     return 0
 
 

@@ -1,0 +1,218 @@
+"""Build a model family on every road of fastinit, and judge what comes out."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastinit
+from support.zoo_compare import Reference, Tensors, probability, tensors, unequal
+from support.zoo_inputs import Call, first_accepted, outputs
+from support.zoo_native import is_written, poison, reset
+from support.zoo_sources import Factory, factory_of
+
+# A road's verdict.
+RIGHT = "right"
+CONSTRUCTOR = "constructor-level"  # what modules define is not all that the constructor does
+REFUSED = "refused"  # an error names what no module initialises
+NO_META = "not on meta"  # the constructor itself does not run on the meta device
+SEEDED = "own seed"  # draws from a seed that the model sets itself: other numbers for any key
+WRONG = "wrong"
+KEY = 7
+QUICKLY = 1_000_000  # parameters from which models that are overwritten are built with patch()
+
+
+def _patched(factory: Factory, key: int) -> nn.Module:
+    with fastinit.patch(key=key):
+        return factory()
+
+
+def _meta(factory: Factory, key: int) -> nn.Module:
+    with torch.device("meta"):
+        model = factory()
+    return fastinit.materialize(model, device="cpu", key=key)
+
+
+ROADS: dict[str, Callable[[Factory, int], nn.Module]] = {
+    "patch": _patched,
+    "materialize(factory)": lambda factory, key: fastinit.materialize(factory, key=key),
+    "materialize(meta)": _meta,
+    "initialize_": lambda factory, key: fastinit.initialize_(factory(), key=key),
+}
+# These know only what modules define.
+OWN = ("materialize(meta)", "initialize_")
+
+
+def soil(found: Tensors) -> None:
+    """Leave NaNs in memory of the sizes that a model is about to ask for."""
+    sizes = [tensor.numel() * tensor.element_size() for tensor in found.values()]
+    waste = [torch.full((size,), 255, dtype=torch.uint8) for size in sizes * 2 if size < 1 << 25]
+    del waste
+
+
+class Family:
+    """A model family as torch builds it, from three seeds."""
+
+    def __init__(self, source: str, family: str) -> None:
+        self.factory = factory_of(source, family)
+        self.seeds = [self._native(seed) for seed in (101, 20_002, 3_000_003)]
+        self.theirs = [tensors(model) for model in self.seeds]
+        first = self.seeds[0]
+        self.parameters = sum(p.numel() for p in first.parameters())
+        buffers = [(buffer, buffer.clone()) for buffer in first.buffers()]
+        self.call: Call | None = first_accepted(source, family, first)
+        self.outputs = [] if self.call is None else outputs(first, self.call)
+        with torch.no_grad():  # which a forward pass may have written
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        self.reference = Reference(self.theirs)
+        self._own: dict[bool, list[Tensors]] = {}
+        self._merged: dict[bool, Reference] = {}
+
+    def _native(self, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return self.factory()
+
+    def _to_reset(self) -> nn.Module:
+        """Build a model whose parameters are written anew: quickly, where it is large."""
+        return self.factory() if self.parameters < QUICKLY else _patched(self.factory, 0)
+
+    def own(self, buffers: bool) -> list[Tensors]:
+        """Give what modules initialise themselves, NaN elsewhere: natively, from three seeds."""
+        if buffers not in self._own:
+            models = []
+            for seed in (11, 2_222, 333_333):
+                torch.manual_seed(seed)
+                model = self._to_reset()
+                poison(model, buffers)
+                models.append(tensors(reset(model)))
+            self._own[buffers] = models
+        return self._own[buffers]
+
+    def build(self, road: str, seed: int, key: int = KEY) -> nn.Module:
+        """Build on a road, in memory that holds NaNs."""
+        # What initialize_ is given is torch's, with buffers that may be drawn.
+        torch.manual_seed(5 if road == "initialize_" else seed)
+        soil(self.theirs[0])
+        return ROADS[road](self._to_reset if road == "initialize_" else self.factory, key)
+
+    def judge(self, road: str) -> dict[str, Any]:
+        """Build on a road; say whether it is right, and what differs."""
+        try:
+            model = self.build(road, 1)
+            mine = tensors(model)
+            found = list(self.reference.differences(mine))
+            verdict = WRONG if found else RIGHT
+            if found and road in OWN:
+                verdict, found = self._judge_own(mine, road, found)
+            elif found and self._is_seeded(mine, road, {name for name, _ in found}):
+                verdict = SEEDED
+            for name in unequal(mine, tensors(self.build(road, 2)))[:3]:
+                verdict = WRONG
+                found.insert(0, (name, "another value in a second run with the same key"))
+            if left := on_meta(model):
+                verdict = WRONG
+                found.insert(0, (left[0], f"on the meta device, one of {len(left)} plain tensors"))
+            elif problem := self._forward(model):
+                verdict = WRONG
+                found.insert(0, ("forward", problem))
+        except Exception as error:
+            verdict, found = self._judge_error(error, road)
+        texts = [f"{name}: {text}" if name else text for name, text in found]
+        return {"verdict": verdict, "differences": texts[:12], "count": len(texts)}
+
+    def _judge_own(
+        self, mine: Tensors, road: str, found: list[tuple[str, str]]
+    ) -> tuple[str, list[tuple[str, str]]]:
+        """Whether all that differs is what modules themselves draw, which their parents change."""
+        buffers = road == "materialize(meta)"
+        if buffers not in self._merged:
+            merged = [
+                {n: t if is_written(t) else eager[n] for n, t in each.items()}
+                for each, eager in zip(self.own(buffers), self.theirs, strict=True)
+            ]
+            self._merged[buffers] = Reference(merged)
+        left = list(self._merged[buffers].differences(mine))
+        return (WRONG, left) if left else (CONSTRUCTOR, found)
+
+    def _is_seeded(self, mine: Tensors, road: str, names: set[str]) -> bool:
+        """Whether what differs is drawn as torch draws it, from a seed that is the model's own."""
+        if "" in names:
+            return False
+        again = tensors(self.build(road, 3, KEY + 1))
+        return not unequal({n: mine[n] for n in names}, again) and all(
+            probability(*(_flat(found[n]) for found in (mine, self.theirs[0]))) > 1e-3
+            and self.theirs[0][n].unique().numel() > max(32, mine[n].numel() // 2)
+            for n in names
+        )
+
+    def _judge_error(self, error: Exception, road: str) -> tuple[str, list[tuple[str, str]]]:
+        text = f"{type(error).__name__}: {error}"
+        if road == "materialize(meta)":
+            try:
+                with torch.device("meta"):
+                    self.factory()
+            except Exception:
+                return NO_META, [("", text)]
+        if road in OWN and isinstance(error, ValueError) and "nothing that" in text:
+            unwritten = {
+                n for n, t in self.own(road != "initialize_")[0].items() if not is_written(t)
+            }
+            named = [n for n in self.theirs[0] if f" {n} (" in text]
+            if named and set(named) <= unwritten:
+                return REFUSED, [("", text)]
+        return WRONG, [("", text)]
+
+    def _unwritten(self, buffers: bool) -> set[str]:
+        """Name what no module writes, not even in another place that it is tied to."""
+        model = self._to_reset()
+        poison(model, buffers)
+        written = tensors(reset(model, apart=False))
+        return {name for name, tensor in written.items() if not is_written(tensor)}
+
+    def _forward(self, model: nn.Module) -> str | None:
+        if self.call is None:
+            return None
+        mine = outputs(model, self.call)
+        if [t.shape for t in mine] != [t.shape for t in self.outputs]:
+            return f"{[tuple(t.shape) for t in mine]}"
+        for ours, theirs in zip(mine, self.outputs, strict=True):
+            if is_written(theirs) and not is_written(ours):
+                return "not finite"
+        return None
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().reshape(-1)[: 1 << 13].double().sort().values
+
+
+def on_meta(model: nn.Module) -> list[str]:
+    """Name what modules hold besides parameters and buffers that is on the meta device."""
+    found = []
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                leaves = torch.utils._pytree.tree_leaves(value)
+                if any(isinstance(leaf, torch.Tensor) and leaf.is_meta for leaf in leaves):
+                    found.append(f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def examine(source: str, family: str) -> dict[str, Any]:
+    """Judge a family on every road; or say why it was not built."""
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            built = Family(source, family)
+        except Exception as error:
+            return {"not built": f"{type(error).__name__}: {error}"[:300]}
+        row: dict[str, Any] = {"parameters": built.parameters, "forward": built.call is not None}
+        for road in ROADS:
+            row[road] = built.judge(road)
+        return row | {"seconds": round(time.process_time() - start, 2)}
