@@ -83,7 +83,7 @@ mutation: python compiler ## change a Python MODULE here and there and see which
 soak: python compiler ## random constructors through batch, materialize, initialize_ (ARGS='--programs 100000 --seed 1')
 	@$(DEV) test python tools/model_soak.py $(ARGS)
 
-zoo: python compiler ## compare model families with torch's own (ARGS='--sources transformers timm torchvision')
+zoo: python compiler ## compare model families with torch's own (ARGS='--sources transformers timm --out docs/zoo')
 	@$(DEV) test python tools/zoo.py $(ARGS)
 
 clean: ## remove what was built

@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
-from support.zoo_compare import IMPROBABLE  # noqa: E402
+from support.zoo_compare import IMPROBABLE, SPREAD  # noqa: E402
 from support.zoo_roads import (  # noqa: E402
     CONSTRUCTOR,
     NO_META,
@@ -180,14 +181,41 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
+INTRODUCTION = """# Model families
+
+As `make zoo` writes it: model families of seven libraries, built small where their configurations
+allow it, initialised on four roads, and compared with three models that torch draws from different
+seeds. Compared are the names and their order, types, dtypes, strides, what is tied, every element
+on which the three agree (its bits; buffers, too), the distribution of all others, whether
+a forward pass gives finite numbers of the same shapes, and two runs with one key (their bits).
+Memory is filled with NaNs before each. `materialize` of a module on the meta device and
+`initialize_` know only what modules define for themselves, and constructors may do more; where they
+differ for that reason, the columns say so:
+
+- **right**: as torch's.
+- **own seed**: drawn from a generator that the model seeds itself. The numbers are not torch's, but
+  have torch's distribution and are the same for every key.
+- **constructor-level**: as torch draws it when all parameters are overwritten with NaN and the
+  modules' own methods run natively, children first, then ties are made; a constructor that changes
+  its children gives something else.
+- **refused**: an error names the parameters or buffers that none of these methods writes, and those
+  are still NaN after that.
+- **not on meta**: the constructor itself raises there.
+- **wrong**: anything else.
+"""
+
+
 def markdown(rows: dict[str, Row]) -> Iterator[str]:
-    """Write the tables: how many are right on each road, and what is not."""
+    """Write the page: how many are right on each road, and what is not."""
+    yield INTRODUCTION
     built = {name: row for name, row in rows.items() if "not built" not in row}
     sources = list(dict.fromkeys(name.partition("/")[0] for name in rows))
     yield (
         f"{len(built)} models built, below {LIMIT // 10**6} M parameters; {len(rows) - len(built)} "
         f"did not. A forward pass was compared for {sum(r['forward'] for r in built.values())}. "
-        f"p-value of a difference: below {IMPROBABLE:g}. {provenance()}\n"
+        f"A distribution differs where Kolmogorov and Smirnov's test has p < {IMPROBABLE:g}, or "
+        f"logarithms of standard deviations are {SPREAD:g} standard errors apart: there are about "
+        f"a million comparisons. {provenance()}\n"
     )
     verdicts = (RIGHT, SEEDED, CONSTRUCTOR, REFUSED, NO_META, WRONG)
     yield f"| library | road | {' | '.join(verdicts)} |\n|---|---|{'---:|' * len(verdicts)}"
@@ -197,7 +225,7 @@ def markdown(rows: dict[str, Row]) -> Iterator[str]:
             counts = Counter(row[road]["verdict"] for row in mine)
             yield f"| {source} | {road} | {' | '.join(str(counts[v]) for v in verdicts)} |"
     for verdict in (WRONG, SEEDED, NO_META, REFUSED, CONSTRUCTOR):
-        yield f"\n### {verdict}\n"
+        yield f"\n## {verdict[0].upper()}{verdict[1:]}\n"
         listed = [
             (name, road, row[road])
             for name, row in sorted(built.items())
@@ -215,7 +243,7 @@ def markdown(rows: dict[str, Row]) -> Iterator[str]:
             same.setdefault((name, _cell(what[:140]) + more), []).append(road)
         for (name, text), roads in same.items():
             yield f"| {_short(name)} | {', '.join(roads)} | {text} |"
-    yield "\n### Not built\n"
+    yield "\n## Not built\n"
     yield "| model | reason |\n|---|---|"
     for name in sorted(set(rows) - set(built)):
         yield f"| {_short(name)} | {_cell(rows[name]['not built'][:120])} |"
@@ -247,6 +275,7 @@ def main() -> int:
     tasks = [
         (source, family)
         for source in options.sources
+        if all(find_spec(package) for package in LIBRARIES[source])
         for family in families(source)
         if f"{source}/{family}" not in rows
         and (not options.only or any(text in family for text in options.only))
@@ -262,7 +291,7 @@ def main() -> int:
         if time.monotonic() > end:
             break
     options.out.with_suffix(".md").write_text("\n".join(markdown(rows)) + "\n")
-    print(options.out.with_suffix(".md").read_text().partition("\n### ")[0])
+    print(options.out.with_suffix(".md").read_text().partition("\n## ")[0])
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -160,11 +161,9 @@ class Family:
             except Exception:
                 return NO_META, [("", text)]
         if road in OWN and isinstance(error, ValueError) and "nothing that" in text:
-            unwritten = {
-                n for n, t in self.own(road != "initialize_")[0].items() if not is_written(t)
-            }
-            named = [n for n in self.theirs[0] if f" {n} (" in text]
-            if named and set(named) <= unwritten:
+            unwritten = self._unwritten(road == "materialize(meta)")
+            named = re.findall(r"(\S+) \((?:parameter|buffer|attribute)\)", text)
+            if named and all(any(_inside(n, holder) for holder in unwritten) for n in named):
                 return REFUSED, [("", text)]
         return WRONG, [("", text)]
 
@@ -173,7 +172,11 @@ class Family:
         model = self._to_reset()
         poison(model, buffers)
         written = tensors(reset(model, apart=False))
-        return {name for name, tensor in written.items() if not is_written(tensor)}
+        found = {name for name, tensor in written.items() if not is_written(tensor)}
+        if buffers:
+            with torch.device("meta"):
+                found.update(on_meta(self.factory()))
+        return found
 
     def _forward(self, model: nn.Module) -> str | None:
         if self.call is None:
@@ -189,6 +192,11 @@ class Family:
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(-1)[: 1 << 13].double().sort().values
+
+
+def _inside(name: str, holder: str) -> bool:
+    """Whether a name is that of an attribute, or of something in it."""
+    return name == holder or name.startswith((f"{holder}.", f"{holder}["))
 
 
 def on_meta(model: nn.Module) -> list[str]:
