@@ -160,21 +160,24 @@ def look_at(
             worker.stop()
 
 
-def provenance() -> str:
+def commit() -> str:
+    """Give the commit of the sources."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "?"
+
+
+def provenance(rows: dict[str, Row]) -> str:
     """Say which sources and packages this is."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
+    counts = Counter(row["commit"] for row in rows.values())
+    sources = ", ".join(f"{name} ({count})" for name, count in counts.items())
     versions = []
     for package in dict.fromkeys(name for names in LIBRARIES.values() for name in names):
         try:
             versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return f"Sources at commit {commit or '?'}; {', '.join(versions)}."
+    return f"Models at commit: {sources}. {', '.join(versions)}."
 
 
 def _cell(text: str) -> str:
@@ -208,6 +211,7 @@ differ for that reason, the columns say so:
 def markdown(rows: dict[str, Row]) -> Iterator[str]:
     """Write the page: how many are right on each road, and what is not."""
     yield INTRODUCTION
+    now = commit()
     built = {name: row for name, row in rows.items() if "not built" not in row}
     sources = list(dict.fromkeys(name.partition("/")[0] for name in rows))
     yield (
@@ -215,7 +219,7 @@ def markdown(rows: dict[str, Row]) -> Iterator[str]:
         f"did not. A forward pass was compared for {sum(r['forward'] for r in built.values())}. "
         f"A distribution differs where Kolmogorov and Smirnov's test has p < {IMPROBABLE:g}, or "
         f"logarithms of standard deviations are {SPREAD:g} standard errors apart: there are about "
-        f"a million comparisons. {provenance()}\n"
+        f"a million comparisons. {provenance(rows)}\n"
     )
     verdicts = (RIGHT, SEEDED, CONSTRUCTOR, REFUSED, NO_META, WRONG)
     yield f"| library | road | {' | '.join(verdicts)} |\n|---|---|{'---:|' * len(verdicts)}"
@@ -242,7 +246,8 @@ def markdown(rows: dict[str, Row]) -> Iterator[str]:
             more = f" (+{judged['count'] - 1})" if judged["count"] > 1 else ""
             same.setdefault((name, _cell(what[:140]) + more), []).append(road)
         for (name, text), roads in same.items():
-            yield f"| {_short(name)} | {', '.join(roads)} | {text} |"
+            at = "" if rows[name]["commit"] == now else f" (at {rows[name]['commit']})"
+            yield f"| {_short(name)}{at} | {', '.join(roads)} | {text} |"
     yield "\n## Not built\n"
     yield "| model | reason |\n|---|---|"
     for name in sorted(set(rows) - set(built)):
@@ -280,9 +285,10 @@ def main() -> int:
         if f"{source}/{family}" not in rows
         and (not options.only or any(text in family for text in options.only))
     ]
+    now = commit()
     total, end = len(rows) + len(tasks), time.monotonic() + 60 * options.minutes
     for name, row in look_at(tasks, options.processes, options.seconds):
-        rows[name] = row
+        rows[name] = row | {"commit": now}
         store.write_text(json.dumps(rows, indent=1))
         bad = [r for r in ROADS if row.get(r, {}).get("verdict") == WRONG]
         if bad:
