@@ -148,7 +148,7 @@ class Family:
         again = tensors(self.build(road, 3, KEY + 1))
         return not unequal({n: mine[n] for n in names}, again) and all(
             probability(*(_flat(found[n]) for found in (mine, self.theirs[0]))) > 1e-3
-            and self.theirs[0][n].unique().numel() > 15
+            and min(found[n].unique().numel() for found in (mine, self.theirs[0])) > 15
             for n in names
         )
 
