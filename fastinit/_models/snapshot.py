@@ -165,9 +165,9 @@ class Snapshot:
             elif isinstance(value, Tensor):
                 if value.layout is torch.strided and not value.is_meta and not is_sharded(value):
                     self._tensors[address] = _TensorState(value)
-            elif kind is tuple:
-                waiting += value
-            elif kind is not FunctionType and not _is_torchs_own(value):
+            elif kind is tuple or kind is FunctionType:
+                waiting += (item for _, item in inside(value))
+            elif not _is_torchs_own(value):
                 own = getattr(value, "__dict__", None)
                 if type(own) is dict:
                     waiting.append(own)

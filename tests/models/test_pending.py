@@ -117,6 +117,29 @@ def test_memory_that_was_there_is_put_back_before_a_further_run() -> None:
     assert same_bits(made.shared, fastinit.normal_(torch.empty(3), key=_word("shared")) + 1)
 
 
+def test_what_a_function_holds_is_put_back_before_a_further_run() -> None:
+    class Holds(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 4)
+            self.table = lambda t=torch.zeros(4): t
+            inner = torch.zeros(4)
+            self.other = lambda: inner
+
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            if hasattr(self, "table"):
+                with torch.no_grad():
+                    self.seen = torch.stack([self.table(), self.other()])
+                    self.table().copy_(self.weight[:, 0])
+                    self.other().add_(1)
+                self.largest = torch.randn(3).max().item() + self.weight.sum().item()
+
+    module = initialize_(Holds(), key=KEY)
+    assert not module.seen.any()
+    assert same_bits(module.table(), module.weight.detach()[:, 0].contiguous())
+    assert (module.other() == 1).all()
+
+
 # ---- threads, tasks, processes -------------------------------------------------------------------
 
 
