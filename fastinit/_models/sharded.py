@@ -192,7 +192,8 @@ class Twins:
         for given in reversed(self._given):
             given.undo()
         self._given.clear()
-        for twin in self._twins.values():
+        for name, twin in self._twins.items():
+            twin.named = self.named[name]
             if twin.current() is not twin.sharded:
                 twin.put(twin.sharded)
 
