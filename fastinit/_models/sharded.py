@@ -108,6 +108,7 @@ class Twins:
         self.named = {name: one for name, one in found.items() if is_sharded(one.tensor)}
         self._twins: dict[str, _Twin] = {}
         self._given: list[Given] = []
+        self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
         for name, one in self.named.items():
             part_of(one.tensor, f"{where}: {name}")
 
@@ -121,6 +122,11 @@ class Twins:
             fixed: the names of those that are to stay as they are.
         """
         self._twins.clear()
+        for owner in _fully_sharded(self._module):
+            self._classes.append((owner, type(owner)))
+            # That of before: initialisers may ask for it, as transformers does. The first two are
+            # what FSDP2 has put before it.
+            owner.__class__ = type(owner).__mro__[2]
         for name, named in self.named.items():
             tensor = self._twin_of(name, named.tensor)
             places = [
@@ -192,6 +198,9 @@ class Twins:
         for given in reversed(self._given):
             given.undo()
         self._given.clear()
+        for owner, kind in self._classes:
+            owner.__class__ = kind
+        self._classes.clear()
         for name, twin in self._twins.items():
             twin.named = self.named[name]
             if twin.current() is not twin.sharded:
@@ -216,6 +225,7 @@ class Twins:
             What is to be done, in place of `ops`.
         """
         if not self._twins:
+            self.take_out()
             return ops
         recorder, result, recorded = run.recorder, run.result, run.settled.ops
         sources = {name: self._source(name, twin) for name, twin in self._twins.items()}

@@ -286,6 +286,33 @@ def test_an_error_while_shards_are_computed(monkeypatch: pytest.MonkeyPatch) -> 
         assert wrong_in(fastinit.materialize(model, key=3), initialized()) == []
 
 
+def test_initialisers_that_ask_for_a_class() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 8, bias=False)
+
+        def init_weights(self) -> None:
+            if type(self) is Asks and type(self.layer) is nn.Linear:
+                nn.init.normal_(self.layer.weight, std=0.02)
+
+    want = fastinit.initialize_(Asks(), key=3)
+    with as_rank(1, WORLD):
+        mesh = init_device_mesh("cpu", (WORLD,))
+        model = Asks()
+        fully_shard(model.layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        kinds = [type(module) for module in model.modules()]
+        assert wrong_in(fastinit.initialize_(model, key=3), want) == []
+        assert [type(module) for module in model.modules()] == kinds
+        with torch.device("meta"):
+            model = Asks()
+        fully_shard(model.layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        assert wrong_in(fastinit.materialize(model, key=3), want) == []
+        assert [type(module).__name__ for module in model.modules()] == ["FSDPAsks", "FSDPLinear"]
+
+
 def test_views_that_a_module_keeps_have_values() -> None:
     class Keeps(nn.Module):
         def __init__(self) -> None:
@@ -314,7 +341,7 @@ def test_what_is_not_written_is_named() -> None:
     with as_rank(0, WORLD):
         mesh = init_device_mesh("cpu", (WORLD,))
         model = fully_shard(Bare().to("meta"), mesh=mesh)
-        with pytest.raises(ValueError, match=r"nothing that FSDPBare defines writes weight"):
+        with pytest.raises(ValueError, match=r"nothing that Bare defines writes weight"):
             fastinit.materialize(model, key=3)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -120,8 +121,32 @@ def fsdp_over_tensor_parallel(model: nn.Module, world: int) -> nn.Module:
     return by_fsdp(by_tensor(model, mesh["tp"]), mesh=mesh["dp"])
 
 
+def experts_over_a_mesh_of_their_own(model: nn.Module, world: int) -> nn.Module:
+    """Expert parallelism and FSDP2 over two dimensions; layers over one; the rest is plain."""
+    mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "ep"))
+    experts: Any = model.experts
+    for name, parameter in list(experts.named_parameters()):
+        spread = distribute_tensor(parameter, mesh["ep"], [Shard(0)])
+        setattr(experts, name, nn.Parameter(spread))
+    fully_shard(
+        experts,
+        mesh=mesh["dp"],
+        shard_placement_fn=lambda parameter: Shard(1 if parameter.shape[1] % world == 0 else 0),
+    )
+    for layer in model.layers:  # type: ignore[union-attr]
+        fully_shard(layer, mesh=init_device_mesh("cpu", (world,)))
+    return model
+
+
 WAYS: dict[str, Callable[[nn.Module, int], nn.Module]] = {
-    way.__name__: way for way in (fsdp, hsdp, tensor_parallel, fsdp_over_tensor_parallel)
+    way.__name__: way
+    for way in (
+        fsdp,
+        hsdp,
+        tensor_parallel,
+        fsdp_over_tensor_parallel,
+        experts_over_a_mesh_of_their_own,
+    )
 }
 
 
