@@ -27,7 +27,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import fastinit
 from fastinit._models import sharded_ops
-from fastinit._recording import memory
+from fastinit._recording.settle import Settled
 
 WORLD = 4
 
@@ -277,7 +277,7 @@ def test_an_error_while_shards_are_computed(monkeypatch: pytest.MonkeyPatch) -> 
     with as_rank(1, WORLD):
         model = on_meta("fsdp", WORLD)
         before = dict(model.named_parameters(remove_duplicate=False))
-        monkeypatch.setattr(memory, "run_fills", fail)
+        monkeypatch.setattr(Settled, "finish", fail)
         with pytest.raises(MemoryError):
             fastinit.materialize(model, key=3)
         after = dict(model.named_parameters(remove_duplicate=False))
