@@ -121,8 +121,8 @@ def test_what_a_function_holds_is_put_back_before_a_further_run() -> None:
     class Holds(nn.Linear):
         def __init__(self) -> None:
             super().__init__(3, 4)
-            self.table = lambda t=torch.zeros(4): t
-            inner = torch.zeros(4)
+            inner, default = torch.zeros(4), torch.zeros(4)
+            self.table = lambda t=default: t
             self.other = lambda: inner
 
         def reset_parameters(self) -> None:
