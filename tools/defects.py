@@ -291,8 +291,8 @@ DEFECTS = [
     ),
     # ---- Python
     Defect(
-        "keys above 2⁶³ wrap wrongly", KEYS, "fastinit/key.py", "Key.__init__",
-        "value - _WORDS if value >= _SIGN else value", "value & (_SIGN - 1)",
+        "keys above 2⁶³ wrap wrongly", KEYS, "fastinit/key.py", "signed",
+        "word - _WORDS if word >= _SIGN else word", "word & (_SIGN - 1)",
         ("tests/core/test_keys.py", "-k", "schema or same_values"),
     ),
     Defect(
