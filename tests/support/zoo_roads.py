@@ -146,9 +146,11 @@ class Family:
         if "" in names:
             return False
         again = tensors(self.build(road, 3, KEY + 1))
+        theirs = self.theirs[0]
         return not unequal({n: mine[n] for n in names}, again) and all(
-            probability(*(_flat(found[n]) for found in (mine, self.theirs[0]))) > 1e-3
-            and min(found[n].unique().numel() for found in (mine, self.theirs[0])) > 15
+            not unequal({n: theirs[n]}, self.theirs[1])
+            and min(theirs[n].unique().numel(), mine[n].unique().numel()) > 15
+            and probability(_flat(mine[n]), _flat(theirs[n])) > 1e-3
             for n in names
         )
 
