@@ -1,0 +1,144 @@
+"""Threads, tasks and processes that belong to a recording, and those that outlive it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+from support.common import same_bits
+from torch import nn
+
+import fastinit
+from fastinit import Key, materialize
+
+KEY = Key(3)
+
+
+def _word(name: str, n: int = 0) -> Key:
+    return KEY.fold_in(name).fold_in(n)
+
+
+class Scaled(nn.Linear):
+    """Reads what it has drawn."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            self.weight.div_(self.weight.norm().item())
+
+
+def _pool(count: int) -> concurrent.futures.ThreadPoolExecutor:
+    pool = concurrent.futures.ThreadPoolExecutor(count)
+    list(pool.map(time.sleep, [0.01] * count * 2))  # so that its threads are there
+    return pool
+
+
+def test_layers_that_threads_build_have_the_keys_of_their_names() -> None:
+    expected = materialize(lambda: nn.Sequential(*(Scaled(3, 4) for _ in range(6))), key=KEY)
+    with _pool(3) as before:
+
+        def pooled() -> nn.Module:
+            return nn.Sequential(*before.map(lambda _: Scaled(3, 4), range(6)))
+
+        def own_pool() -> nn.Module:
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                return nn.Sequential(*pool.map(lambda _: Scaled(3, 4), range(6)))
+
+        def started() -> nn.Module:
+            layers: list[Any] = [None] * 6
+
+            def build(k: int) -> None:
+                layers[k] = Scaled(3, 4)
+
+            threads = [threading.Thread(target=build, args=(k,)) for k in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return nn.Sequential(*layers)
+
+        state = torch.get_rng_state()
+        for make in (pooled, own_pool, started):
+            for name, value in materialize(make, key=KEY).state_dict().items():
+                assert same_bits(value, expected.state_dict()[name]), (make.__name__, name)
+        assert torch.equal(torch.get_rng_state(), state)
+    assert threading.Thread.start.__module__ == "threading"
+    assert concurrent.futures.ThreadPoolExecutor.submit.__module__.startswith("concurrent")
+
+
+def test_materialize_in_several_threads_keeps_dtypes_and_the_default_one() -> None:
+    dtypes = [torch.float32, torch.bfloat16, None]
+
+    def one(k: int) -> bool:
+        dtype = dtypes[k % 3]
+        made = materialize(
+            lambda: nn.Sequential(*(nn.Linear(4, 4) for _ in range(20))), None, dtype
+        )
+        return {p.dtype for p in made.parameters()} == {dtype or torch.float32}
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(one, range(24)))
+    assert torch.get_default_dtype() is torch.float32
+
+
+def test_batches_of_tasks_that_take_turns() -> None:
+    async def build(key: int, rounds: int) -> list[torch.Tensor]:
+        made = []
+        with fastinit.patch(key, batch=True):
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+                made.append(torch.empty(4).normal_())
+                await asyncio.sleep(0)
+        return made
+
+    async def main() -> list[list[torch.Tensor]]:
+        return await asyncio.gather(*(build(k, 5 - k) for k in range(4)))
+
+    for key, made in enumerate(asyncio.run(main())):
+        for n, tensor in enumerate(made):
+            assert same_bits(tensor, fastinit.normal_(torch.empty(4), key=Key(key).fold_in(n)))
+    assert torch._C._len_torch_dispatch_stack() == 0
+    assert torch._C._len_torch_function_stack() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_process_reads_what_the_model_gets() -> None:
+    class Forks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4))
+            reader, writer = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.write(writer, self.weight.detach().numpy().tobytes())
+                os._exit(0)
+            self.seen = os.read(reader, 16)
+            os.waitpid(child, 0)
+            os.close(reader)
+            os.close(writer)
+
+    made = materialize(Forks, key=KEY)
+    assert made.seen == made.weight.detach().numpy().tobytes()
+    assert same_bits(made.weight.data, fastinit.normal_(torch.empty(4), key=_word("weight")))
+
+
+def test_a_thread_that_outlives_the_factory_is_torch_s_again() -> None:
+    def make() -> Any:
+        layer: Any = nn.Linear(3, 4)
+        layer.pool = concurrent.futures.ThreadPoolExecutor(1)
+        layer.pool.submit(int).result()
+        return layer
+
+    made = materialize(make, key=KEY)
+    with made.pool as pool:
+        assert pool.submit(lambda: torch.randn(3).sum().item()).result() is not None
+        pool.submit(lambda: nn.init.constant_(made.weight, 2.0)).result()
+        pool.submit(lambda: nn.init.uniform_(made.bias, 3.0, 3.0)).result()
+    assert (made.weight == 2).all()
+    assert (made.bias == 3).all()
