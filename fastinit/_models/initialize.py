@@ -28,10 +28,9 @@ from fastinit._models.session import (
     check_module,
     check_plain,
     check_untransformed,
-    finish,
+    complete,
     key_or_drawn,
     run_initialisers,
-    settle,
 )
 from fastinit._models.sharded import Twins, reshard
 from fastinit._models.snapshot import Snapshot
@@ -253,10 +252,4 @@ def _initialize(module: nn.Module, request: Request, parameters: dict[str, Named
         state.restore()
         twins.take_out()
 
-    found = settle(request, run, undo)
-    try:
-        finish(found, request, lambda ops: twins.divide(found, ops))
-    except BaseException:
-        found.recorder.restore()
-        undo()
-        raise
+    complete(request, run, undo, twins.divide)

@@ -27,13 +27,13 @@ from fastinit._models.renaming import Rename, Renaming
 from fastinit._models.session import (
     Request,
     Result,
+    Run,
     check_plain,
     check_unsharded,
     check_untransformed,
-    finish,
+    complete,
     key_or_drawn,
     run_initialisers,
-    settle,
 )
 from fastinit._models.sharded import Twins, reshard
 from fastinit._models.snapshot import Snapshot, held_tensors
@@ -327,18 +327,11 @@ def _build(
         _check_made_whole(named, request.where)
         return _complete(recorder, request, module, given)
 
-    def moves(ops: Sequence[Op]) -> Sequence[Op]:
+    def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
         move(found.recorder, found.result, device, None)
         return ops
 
-    found = settle(request, run, undo)
-    try:
-        finish(found, request, moves)
-    except BaseException:
-        found.recorder.restore()
-        undo()
-        raise
-    return found.result.module
+    return complete(request, run, undo, moves).result.module
 
 
 def _check_made_whole(parameters: dict[str, Named], where: str) -> None:
@@ -380,18 +373,12 @@ def _fill_in(
     def run(recorder: Recorder) -> Result:
         return _complete(recorder, request, module, given, state.tensors, twins)
 
-    def moves(ops: Sequence[Op]) -> Sequence[Op]:
+    def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
         ops = twins.divide(found, ops, device, dtype)
         move(found.recorder, found.result, device or twins.device, dtype)
         return ops
 
-    found = settle(request, run, undo)
-    try:
-        finish(found, request, moves)
-    except BaseException:
-        found.recorder.restore()
-        undo()
-        raise
+    complete(request, run, undo, moves)
 
 
 def _warn(request: Request, module: nn.Module) -> None:

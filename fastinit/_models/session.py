@@ -182,6 +182,30 @@ _PENDING = "fill pending"  # what memory that waits says to whom nobody has told
 _PYTHON = "fastinit: Python's and NumPy's own generators"
 
 
+def complete(
+    request: Request,
+    run: Callable[[Recorder], Result],
+    undo: Callable[[], object],
+    moves: Callable[[Run, Sequence[Op]], Sequence[Op]],
+) -> Run:
+    """Run initialisers, and compute what waits; whatever is raised leaves all as it was.
+
+    Args:
+        request: what was asked for.
+        run: as for `settle`.
+        undo: likewise.
+        moves: as for `finish`; is given the run that counts, too.
+    """
+    found = settle(request, run, undo)
+    try:
+        finish(found, request, lambda ops: moves(found, ops))
+    except BaseException:
+        found.recorder.restore()
+        undo()
+        raise
+    return found
+
+
 def finish(
     run: Run,
     request: Request,
