@@ -10,6 +10,7 @@ from torch import nn
 
 from fastinit._models import lazy
 from fastinit._models import rules as _rules
+from fastinit._models.checks import check_module, check_plain, check_untransformed
 from fastinit._models.constructed import initialize_from
 from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
@@ -25,9 +26,6 @@ from fastinit._models.renaming import Rename, Renaming
 from fastinit._models.session import (
     Request,
     Result,
-    check_module,
-    check_plain,
-    check_untransformed,
     complete,
     key_or_drawn,
     run_initialisers,

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastinit._models.checks import check_module
 from fastinit._models.lazy import kept_state
 from fastinit._models.names import named_modules, named_parameters
-from fastinit._models.session import check_module
 from fastinit._report import render
 from fastinit._report.flags import flag_copies, row_of
 from fastinit._report.moments import measure

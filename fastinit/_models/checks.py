@@ -1,0 +1,67 @@
+"""What a module has to be, for `initialize_` and `materialize`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastinit._distributed.fill import is_sharded
+from fastinit._models.names import Named, named_modules
+from fastinit._tensors import in_transform, is_plain
+
+
+def check_module(module: Any, where: str) -> None:
+    """Raise TypeError unless this is a module."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"fastinit.{where}: argument 'module' must be a torch.nn.Module, got "
+            f"{type(module).__name__}"
+        )
+
+
+def check_untransformed(where: str) -> None:
+    """Raise NotImplementedError inside torch.func transforms, which tensors do not tell about."""
+    if in_transform():
+        raise NotImplementedError(
+            f"fastinit.{where}: not inside torch.func transforms (vmap, grad, jvp, functionalize); "
+            "initialise the module outside and pass its parameters in, for instance by "
+            "torch.func.functional_call"
+        )
+
+
+def check_unsharded(module: nn.Module, parameters: dict[str, Named], where: str) -> None:
+    """Raise NotImplementedError for parameters of which there are only parts here."""
+    for kind in {type(m) for _, m in named_modules(module)}:
+        if any(base.__name__ == "FullyShardedDataParallel" for base in kind.__mro__):
+            raise NotImplementedError(
+                f"fastinit.{where}: {kind.__name__} (FSDP1) holds parts of parameters that do not "
+                "say where in them they lie; initialise the module before it is wrapped"
+            )
+    parts = [name for name, named in parameters.items() if hasattr(named.tensor, "ds_id")]
+    if parts:
+        raise NotImplementedError(
+            f"fastinit.{where}: parameters partitioned by DeepSpeed (ZeRO-3): {', '.join(parts)}; "
+            "initialise the module before it is partitioned"
+        )
+
+
+def check_plain(module: nn.Module, parameters: dict[str, Named], where: str) -> None:
+    """Raise NotImplementedError for parameters that hold their memory in a way of their own.
+
+    DTensors say what of them is where.
+    """
+    check_unsharded(module, parameters, where)
+    kinds = {
+        name: type(named.tensor).__name__
+        for name, named in parameters.items()
+        if not (is_plain(type(named.tensor)) and named.tensor.layout is torch.strided)
+        and not is_sharded(named.tensor)
+    }
+    if kinds:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        raise NotImplementedError(
+            f"fastinit.{where}: parameters can be plain strided tensors and DTensors, got "
+            f"{listed}; initialise before they are wrapped or sharded"
+        )
