@@ -47,6 +47,7 @@ class Way(enum.Enum):
     """What is done with a call."""
 
     PASS = enum.auto()  # looks at no values
+    MAKE = enum.auto()  # looks at no values, and gives some
     ALLOCATE = enum.auto()  # gives memory nobody has written to
     RESIZE = enum.auto()
     RESERVE = enum.auto()  # wants a key as a number
@@ -117,11 +118,9 @@ def kind_of(func: Any) -> Kind:
         way = Way.FOREACH
     elif draws:
         way = Way.DRAW if mutable and func in OVERWRITING and func.namespace == "aten" else way
-    elif (
-        func in METADATA_ONLY
-        or (func.is_view and func.namespace == "aten")
-        or torch.Tag.inplace_view in func.tags
-    ):
+    elif func in METADATA_ONLY:
+        way = Way.MAKE
+    elif (func.is_view and func.namespace == "aten") or torch.Tag.inplace_view in func.tags:
         way = Way.PASS
     elif (
         mutable and not overwrites and func.namespace == "aten" and torch.Tag.pointwise in func.tags

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, is_only_mode, is_traced
 from fastinit._recording.kinds import kind_of
+from fastinit._recording.memory import tensors_in
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import overrides_dispatch
 
@@ -77,7 +78,8 @@ class FunctionWatch:
                 self._recorder.hand_out((given, kwargs), func not in _READING)
         if func in READERS:
             with self._recorder.busy():  # what they write past the dispatcher is written
-                return func(*args, **kwargs)
+                result = func(*args, **kwargs)
+            return self._recorder.made(result, tensors_in((args, kwargs)))
         return func(*args, **kwargs)
 
     def _allocate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -114,6 +114,8 @@ class Recorder(Waiting):
             return func(*args, **kwargs)
         if way is Way.ALLOCATE:
             return self.allocate(func, args, kwargs)
+        if way is Way.MAKE:
+            return self.made(func(*args, **kwargs))
         if kind.mutable and not torch.is_inference_mode_enabled():
             self._check_open(func, args, kwargs)
         with self.lock:
@@ -183,12 +185,14 @@ class Recorder(Waiting):
     def _call(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator, after what it needs."""
         tensors = list(tensors_in((args, kwargs)))
+        written = written_arguments(func, args, kwargs) if kind.mutable else []
+        for tensor in written:
+            self._meet(tensor)
         pairs = [(t, s) for t in tensors if (s := self.storage_of(t)) is not None]
         draws = kind.draws and kwargs.get("generator") is None and kwargs.get("key") is None
         draws = draws and not kwargs.get("keys")
         if not pairs and not draws:
-            return func(*args, **kwargs)
-        written = written_arguments(func, args, kwargs) if kind.mutable else []
+            return self.made(func(*args, **kwargs), tensors)
         times: dict[int, int] = {}
         for tensor in tensors:
             times[id(tensor)] = times.get(id(tensor), 0) + 1
@@ -200,7 +204,7 @@ class Recorder(Waiting):
         for tensor, storage in pairs:
             ref = Ref(storage, Region.of(tensor))
             writing = any(tensor is w for w in written)
-            if writing and all(ref.storage is not w.storage for w in writes):
+            if writing:
                 writes.append(ref)
             if not (writing and kind.overwrites) or times[id(tensor)] > 1:
                 reads.append(ref)
@@ -243,6 +247,13 @@ class Recorder(Waiting):
         self._note(op, kind, written, missing, drawn, result, partly)
         return result
 
+    def _meet(self, tensor: Tensor) -> None:
+        """Keep what memory of outside holds that is about to be written for the first time."""
+        if is_real(tensor) and tensor.numel() > 0 and self.storage_of(tensor) is None:
+            inside = self.is_inside(tensor)
+            if not inside:
+                self.register(tensor, known=True).outside = True
+
     def _poison_unwritten(self, refs: Sequence[Ref]) -> None:
         for ref in refs:
             untyped = ref.storage.alive()
@@ -281,6 +292,7 @@ class Recorder(Waiting):
                     or not is_real(tensor)
                     or tensor.numel() == 0
                 ):
+                    self.made(tensor)
                     continue
                 # What was there before has values, which nobody has had to write down.
                 storage = self.register(tensor, known=any(tensor is w for w in written))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastinit._compiled import extension
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Ref, Storage
-from fastinit._recording.memory import Memory, is_real
+from fastinit._recording.memory import Memory, is_real, tensors_in
 
 # Not a number in any of the types that NumPy has, and the same after arithmetic: whoever leaves
 # something else there has written it.
@@ -50,7 +51,21 @@ class Values(Memory):
 
     def __init__(self) -> None:
         super().__init__()
+        self._inside: set[int] = set()  # addresses of what was made since it began
         self._before: dict[Storage, tuple[torch.UntypedStorage, Tensor]] = {}
+
+    def made(self, result: Any, given: Iterable[Tensor] = ()) -> Any:
+        """Note that an operator has made memory: what it returns, but for what it was given."""
+        old = {extension.storage_address(tensor) for tensor in given}
+        for tensor in tensors_in((result,)):
+            address = extension.storage_address(tensor)
+            if address not in old:
+                self._inside.add(address)
+        return result
+
+    def is_inside(self, tensor: Tensor) -> bool:
+        """Whether a tensor's memory was made since this began."""
+        return extension.storage_address(tensor) in self._inside
 
     # ---- what there was before -------------------------------------------------------------------
 

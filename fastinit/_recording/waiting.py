@@ -185,7 +185,7 @@ class Waiting(Values):
         storage = self.storage_of(tensor)
         if storage is None:
             storage = self.register(tensor, known=True)
-            storage.outside = True
+            storage.outside = not self.is_inside(tensor)
         return None if storage.escaped else Ref(storage, region)
 
     def _wait(self, op: Op, draws: bool) -> None:

@@ -98,6 +98,49 @@ def test_a_run_that_is_not_the_first_says_so() -> None:
     assert any("further run" in text for text in said)
 
 
+def test_memory_of_outside_is_changed_once_however_often_a_factory_runs() -> None:
+    counts, masked = torch.zeros(3), torch.zeros(2, 2)
+
+    def make(fails: bool) -> nn.Module:
+        counts.add_(1)
+        masked[torch.eye(2, dtype=torch.bool)] += 1
+        torch._foreach_add_([counts], 1)
+        made = torch.zeros(3)
+        made.add_(counts)
+        model = Scaled(3, 4)
+        model.register_buffer("made", made)
+        if fails:
+            raise KeyError
+        return model
+
+    with pytest.raises(KeyError):
+        materialize(lambda: make(True), key=KEY)
+    assert not counts.any()
+    assert not masked.any()
+    model = materialize(lambda: make(False), key=KEY)
+    assert counts.tolist() == [2, 2, 2]
+    assert torch.equal(masked, torch.eye(2))
+    assert torch.equal(model.made, counts)
+
+
+def test_two_results_in_one_memory_are_both_written() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            flat = torch.empty(8)
+            nn.init.normal_(flat[:4])
+            nn.init.normal_(flat[4:])
+            torch.frexp(torch.full((4,), 12.0), out=(flat[:4], torch.empty(4, dtype=torch.int32)))
+            torch.aminmax(torch.arange(4.0), out=(flat[3], flat[7]))
+            self.register_buffer("flat", flat)
+
+    made = materialize(Both, key=KEY)
+    assert made.flat[:4].tolist() == [0.75, 0.75, 0.75, 0.0]
+    assert made.flat[7] == 3
+    drawn = fastinit.normal_(torch.empty(4), key=_word("flat"))
+    assert same_bits(made.flat[4:7], drawn[:3])
+
+
 def test_memory_that_was_there_is_put_back_before_a_further_run() -> None:
     shared = torch.arange(3.0)
 
