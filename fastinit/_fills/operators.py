@@ -26,6 +26,18 @@ from fastinit._untraced import untraced
 _aten = torch.ops.aten
 
 
+def leave_function_mode(mode: Any) -> None:
+    """Take a function mode off its stack, from wherever in it; those entered later stay."""
+    above = []
+    while torch._C._len_torch_function_stack():
+        top = torch._C._pop_torch_function_stack()
+        if top is mode:
+            break
+        above.append(top)
+    for other in reversed(above):
+        torch._C._push_on_torch_function_stack(other)
+
+
 class DispatchMode(TorchDispatchMode):
     """A mode of torch's, without what its first operator costs there.
 

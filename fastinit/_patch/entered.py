@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastinit._fills.operators import leave_function_mode
 from fastinit._patch import functions
 from fastinit._patch.fork import Fork
 from fastinit._patch.methods import PatchMode
@@ -48,14 +49,7 @@ class EnteredScope(Scope):
 
     def end(self) -> None:
         leave(self)
-        above = []
-        while torch._C._len_torch_function_stack():
-            mode = torch._C._pop_torch_function_stack()
-            if mode is self._mode:
-                break
-            above.append(mode)  # left out of order: those entered later stay
-        for mode in reversed(above):
-            torch._C._push_on_torch_function_stack(mode)
+        leave_function_mode(self._mode)
         try:
             if self._fork is not None:
                 self._fork.end()

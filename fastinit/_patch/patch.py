@@ -57,8 +57,9 @@ class patch:
         - A draw that fastinit does not handle (`torch.randint`, dropout, an integer or sparse
           tensor, a subclass), or a call of fastinit's own functions without `key=`, comes from
           torch's default generators, the CPU's and, once CUDA is initialised, those of its devices.
-          They are seeded from the key on entry and put back on leaving. They are global, so keyed
-          patches of two threads or tasks at once disturb each other there (and only there).
+          They are seeded from the key on entry and put back on leaving, and so are Python's and
+          NumPy's own. They are global, so keyed patches of two threads or tasks at once disturb
+          each other there (and only there).
 
     Raises:
         TypeError: if `key` is of another type, or if what is decorated is a class, a generator

@@ -21,6 +21,7 @@ from fastinit._fills.operators import (
     DispatchMode,
     is_only_mode,
     is_traced,
+    leave_function_mode,
 )
 from fastinit._fills.region import Region
 from fastinit._recording.graph import Op, Ref, Storage, needed_of
@@ -151,14 +152,7 @@ class BatchMode(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def __exit__(self, *_: object) -> None:
-        above = []
-        while torch._C._len_torch_function_stack():
-            mode = torch._C._pop_torch_function_stack()
-            if mode is self:
-                break
-            above.append(mode)  # left out of order: those entered later stay
-        for mode in reversed(above):
-            torch._C._push_on_torch_function_stack(mode)
+        leave_function_mode(self)
 
 
 class batch:
