@@ -21,6 +21,14 @@ def check_module(module: Any, where: str) -> None:
         )
 
 
+def check_prefix(prefix: Any, where: str) -> None:
+    """Raise TypeError unless this can be the beginning of names."""
+    if not isinstance(prefix, str):
+        raise TypeError(
+            f"fastinit.{where}: argument 'prefix' must be a str, got {type(prefix).__name__}"
+        )
+
+
 def check_untransformed(where: str) -> None:
     """Raise NotImplementedError inside torch.func transforms, which tensors do not tell about."""
     if in_transform():

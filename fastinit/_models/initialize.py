@@ -10,7 +10,7 @@ from torch import nn
 
 from fastinit._models import lazy
 from fastinit._models import rules as _rules
-from fastinit._models.checks import check_module, check_plain, check_untransformed
+from fastinit._models.checks import check_module, check_plain, check_prefix, check_untransformed
 from fastinit._models.constructed import initialize_from
 from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
@@ -157,6 +157,7 @@ def initialize_(
     check_module(module, "initialize_")
     reshard(module)
     check_untransformed("initialize_")
+    check_prefix(prefix, "initialize_")
     checked = None if rules is None else _rules.check(rules)
     renaming = Renaming(rename, "initialize_")
     parameters = named_parameters(module, prefix)

@@ -34,6 +34,7 @@ def check_state_dict(state_dict: Any) -> Mapping[str, Tensor]:
 
     Raises:
         TypeError: if it does not.
+        ValueError: if a tensor has no values.
     """
     if state_dict is None:
         return {}
@@ -47,6 +48,11 @@ def check_state_dict(state_dict: Any) -> Mapping[str, Tensor]:
             raise TypeError(
                 "fastinit.materialize: argument 'state_dict' must map names to tensors, got "
                 f"{type(value).__name__} for {name!r}"
+            )
+        if value.is_meta:
+            raise ValueError(
+                f"fastinit.materialize: argument 'state_dict': {name} is on the meta device, where "
+                "it has no values"
             )
     return state_dict
 

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._models import rules as _rules
-from fastinit._models.checks import check_plain, check_unsharded, check_untransformed
+from fastinit._models.checks import check_plain, check_prefix, check_unsharded, check_untransformed
 from fastinit._models.default_dtype import default_dtype
 from fastinit._models.loaded import check_state_dict
 from fastinit._models.names import (
@@ -194,6 +194,7 @@ def materialize(
             "give values to"
         )
     check_untransformed("materialize")
+    check_prefix(prefix, "materialize")
     request = Request(
         "materialize",
         key_or_drawn(key, "materialize"),

@@ -45,6 +45,7 @@ def test_a_state_dict_is_loaded_instead_of_drawn() -> None:
     [
         (3, TypeError, "'state_dict' must be a mapping"),
         ({"weight": 3}, TypeError, "names to tensors, got int for 'weight'"),
+        ({"weight": torch.ones(4, 3, device="meta")}, ValueError, "weight is on the meta device"),
         ({"wieght": torch.ones(2)}, ValueError, "no parameter or buffer 'wieght'"),
         ({"weight": torch.ones(2)}, ValueError, r"weight has shape \(2,\), the module's is \(4, 3"),
     ],
@@ -56,6 +57,12 @@ def test_state_dicts_that_do_not_fit(state_dict: Any, error: type[Exception], me
         with pytest.raises(error, match=message):
             materialize(module, key=KEY, state_dict=state_dict)
     assert bare.weight.is_meta
+
+
+def test_a_prefix_is_a_string() -> None:
+    for call in (initialize_, materialize):
+        with pytest.raises(TypeError, match="argument 'prefix' must be a str, got int"):
+            call(nn.Linear(2, 2), key=KEY, prefix=3)
 
 
 def test_what_is_skipped_gets_memory_and_no_values() -> None:
