@@ -30,7 +30,9 @@ class Settled:
         found = names.of_draws(self.ops, recorder.order)
         # First what the values in the end depend on, then what somebody has only looked at, so that
         # no look changes a weight.
-        lasting = without_dead(recorder.log, names.holds, looked_at=False)
+        lasting = self.ops
+        if any(op.read for op in lasting):
+            lasting = without_dead(recorder.log, names.holds, looked_at=False)
         lasts = {op.draw for op in lasting if op.draw is not None}
         ordered = [d for d in found if d in lasts] + [d for d in found if d not in lasts]
         self.keys: dict[Any, int] = self._keys.for_draws((d, found[d]) for d in ordered)
