@@ -188,8 +188,28 @@ def _written(func: Any) -> tuple[tuple[int, str], ...]:
 
 def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """List the tensors that an operator writes to."""
+    return _given(_written(func), args, kwargs)
+
+
+def saved_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """List the tensors that an operator overwrites beside what it works on, `noise`, say."""
+    return _given(_saved(func), args, kwargs)
+
+
+@functools.cache
+def _saved(func: Any) -> tuple[tuple[int, str], ...]:
+    written = _written(func)
+    if func.namespace != "aten":  # whose first may be what it saves to, or adds to
+        return written[1:]
+    # Running statistics are read, too.
+    return tuple((k, name) for k, name in written if k > 0 and not name.startswith("running_"))
+
+
+def _given(
+    places: tuple[tuple[int, str], ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Tensor]:
     found: list[Tensor] = []
-    for place, name in _written(func):
+    for place, name in places:
         value = args[place] if place < len(args) else kwargs.get(name)
         values = value if isinstance(value, (list, tuple)) else [value]
         found.extend(v for v in values if isinstance(v, Tensor))

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from fastinit._fallback import handled
 from fastinit._fills.fill import Fill, distribution_of, parse_fill
-from fastinit._fills.operators import WHOLE_MANY, written_arguments
+from fastinit._fills.operators import WHOLE_MANY, saved_arguments, written_arguments
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Op, Ref, Storage
@@ -196,7 +196,10 @@ class Recorder(Waiting):
         times: dict[int, int] = {}
         for tensor in tensors:
             times[id(tensor)] = times.get(id(tensor), 0) + 1
-        own = self.storage_of(args[0]) if args and isinstance(args[0], Tensor) else None
+        saved = saved_arguments(func, args, kwargs) if kind.mutable else []
+        beside = {self.storage_of(tensor) for tensor in saved}
+        if args and isinstance(args[0], Tensor):
+            beside.discard(self.storage_of(args[0]))
         partial = kind.partial and not kwargs.get("accumulate") and not kwargs.get("reduce")
         partial = partial and not any(value is True for value in args)
         reads: list[Ref] = []
@@ -220,7 +223,7 @@ class Recorder(Waiting):
             for ref in reads
             if not (partial and any(ref.storage is w.storage for w in writes))
             # Memory without values that is given to be written to, beside what is worked on.
-            and not any(ref.storage is w.storage and ref.storage is not own for w in writes)
+            and ref.storage not in beside
         )
         drawn = kind.draws or any(ref.storage.drawn for ref in reads)
         op = Op(
@@ -244,7 +247,7 @@ class Recorder(Waiting):
             missing = partly is None
         else:
             result = func(*args, **kwargs)
-        self._note(op, kind, written, missing, drawn, result, partly)
+        self._note(op, kind, written, saved, missing, drawn, result, partly)
         return result
 
     def _meet(self, tensor: Tensor) -> None:
@@ -265,6 +268,7 @@ class Recorder(Waiting):
         op: Op,
         kind: Kind,
         written: list[Tensor],
+        saved: list[Tensor],
         missing: bool,
         drawn: bool,
         result: Any,
@@ -276,6 +280,7 @@ class Recorder(Waiting):
             op: what it was.
             kind: what there is to know of it.
             written: the arguments that it has written to.
+            saved: those of them that it has overwritten beside what it works on.
             missing: whether it has read what has no values.
             drawn: whether its results depend on a draw.
             result: its result.
@@ -306,7 +311,7 @@ class Recorder(Waiting):
                 storage.written.remove_region(ref.region)
             elif made and partly is not None:
                 storage.known, storage.written = False, partly
-            elif kind.overwrites or made or tensor is not written[0]:
+            elif kind.overwrites or made or any(tensor is s for s in saved):
                 storage.written.add_region(ref.region)
             storage.drawn = storage.drawn or drawn
             storage.escaped = storage.escaped or kind.keeps

@@ -217,6 +217,8 @@ def test_a_seed_that_waits_for_cuda_stays() -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.empty(8).exponential_())
             self.register_buffer("order", torch.randperm(50))
+            # This one takes no generator.
+            self.register_buffer("dropped", torch.native_dropout(torch.ones(9), 0.5, True)[0])
 
     calls = torch.cuda._lazy_seed_tracker.get_calls()
     materialize(Draws, key=1)
@@ -261,6 +263,27 @@ def test_an_interrupt_leaves_no_garbage_that_can_be_read(monkeypatch: pytest.Mon
             initialize_(module, key=KEY)
     with pytest.raises(RuntimeError, match="fill pending"):
         tensor.tolist()
+    assert same_bits(module.weight.data, before)
+
+
+def test_an_interrupt_at_the_end_puts_back_what_was_computed_before() -> None:
+    calls: list[int] = []
+    run = memory.run_fills
+
+    def interrupted(fills: Any, written: Any = None) -> None:
+        fills = list(fills)
+        calls.extend(tensor.numel() for tensor, _ in fills)
+        if 4 in calls:
+            raise KeyboardInterrupt
+        run(fills, written)
+
+    module = Scaled(3, 4)
+    before = module.weight.detach().clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "run_fills", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            initialize_(module, key=KEY)
+    assert calls == [12, 4]
     assert same_bits(module.weight.data, before)
 
 
@@ -318,3 +341,17 @@ def test_one_draw_has_one_value_wherever_it_goes() -> None:
 
     made = materialize(make, key=KEY)
     assert same_bits(made.bias.grad[:3], made.weight.grad[0])
+
+
+def test_one_draw_has_one_value_although_nothing_of_the_model_holds_it() -> None:
+    kept: list[torch.Tensor] = []
+
+    def make() -> nn.Module:
+        drawn = torch.randn(3)
+        kept.extend((drawn, drawn.clone(), torch.randn(3)))
+        return nn.Linear(3, 4)
+
+    materialize(make, key=KEY)
+    first, copy, other = kept
+    assert same_bits(first, copy)
+    assert not torch.equal(first, other)

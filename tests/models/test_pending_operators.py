@@ -1,0 +1,191 @@
+"""Operators and modes that are rare in initialisers: what they give under a recording and a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.common import same_bits
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
+
+import fastinit
+from fastinit import Key, materialize
+from fastinit._recording import copies, waiting
+
+KEY = Key(3)
+_aten = torch.ops.aten
+
+
+def _word(name: str, n: int = 0) -> Key:
+    return KEY.fold_in(name).fold_in(n)
+
+
+def _linear(weight: Tensor, name: str) -> Tensor:
+    return fastinit.kaiming_uniform_(torch.empty_like(weight), 5**0.5, key=_word(name))
+
+
+class _Buffers(nn.Module):
+    def __init__(self, **buffers: Tensor) -> None:
+        super().__init__()
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+
+
+def _rrelu(in_place: bool) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        x, noise = torch.randn(4, 8), torch.empty(4, 8)
+        before = x.clone()
+        operator = _aten.rrelu_with_noise_ if in_place else _aten.rrelu_with_noise
+        return _Buffers(before=before, y=operator(x, noise, 0.1, 0.3, True), noise=noise)
+
+    return make
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_buffer_that_an_operator_saves_to_is_written(in_place: bool) -> None:
+    made = materialize(_rrelu(in_place), key=KEY)
+    again = materialize(_rrelu(in_place), key=KEY)
+    assert same_bits(made.y, made.before * made.noise)
+    assert set(made.noise[made.before > 0].tolist()) == {1.0}
+    assert ((made.noise[made.before < 0] >= 0.1) & (made.noise[made.before < 0] <= 0.3)).all()
+    assert same_bits(made.noise, again.noise)
+
+
+def test_values_and_indices_that_a_helper_saves_are_written() -> None:
+    def make() -> nn.Module:
+        values, indices = torch.empty(4), torch.empty(4, dtype=torch.int64)
+        _aten._cummax_helper(torch.tensor([2.0, 1.0, 3.0, 0.0]), values, indices, 0)
+        x, largest, places = torch.randn(4), torch.empty(4), torch.empty(4, dtype=torch.int64)
+        _aten._cummax_helper(x, largest, places, 0)
+        return _Buffers(values=values, indices=indices, x=x, largest=largest, places=places)
+
+    made = materialize(make, key=KEY)
+    assert made.values.tolist() == [2, 2, 3, 3]
+    assert made.indices.tolist() == [0, 0, 2, 2]
+    assert same_bits(made.largest, made.x.cummax(0).values)
+    assert torch.equal(made.places, made.x.cummax(0).indices)
+
+
+def test_statistics_without_values_stay_without() -> None:
+    def make() -> nn.Module:
+        mean, var = torch.empty(4), torch.empty(4)
+        _aten._native_batch_norm_legit(torch.randn(8, 4), None, None, mean, var, True, 0.1, 1e-5)
+        return _Buffers(mean=mean, var=var)
+
+    with pytest.raises(ValueError, match=r"mean \(buffer\), var \(buffer\)"):
+        materialize(make, key=KEY)
+
+
+def test_nested_tensors_in_a_batch() -> None:
+    first, second = (fastinit.normal_(torch.empty(n, 3), key=n) for n in (2, 4))
+    with fastinit.batch():
+        a, b = (fastinit.normal_(torch.empty(n, 3), key=n) for n in (2, 4))
+        strided = torch.nested.nested_tensor([a, b])
+        c, d = (fastinit.normal_(torch.empty(n, 3), key=n) for n in (2, 4))
+        jagged = torch.nested.as_nested_tensor([c, d], layout=torch.jagged)
+        padded = torch.nested.to_padded_tensor(strided, 0.0)
+        fastinit.zeros_(a)
+        torch.empty_like(strided).zero_()
+        torch.empty_like(jagged).zero_()
+    assert same_bits(padded[0, :2], first)
+    assert same_bits(padded[1], second)
+    assert same_bits(jagged.values(), torch.cat([first, second]))
+    assert not a.any()
+
+
+def test_a_lazy_layer_that_a_factory_runs() -> None:
+    def make() -> nn.Module:
+        model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 2))
+        model(torch.ones(2, 3))
+        return model
+
+    made = materialize(make, key=KEY)
+    assert type(made[0]) is nn.Linear
+    for name in ("0.weight", "2.weight"):
+        weight = made.get_parameter(name).detach()
+        assert same_bits(weight, _linear(weight, name)), name
+    assert made[1].num_batches_tracked == 1
+    out = made[0](torch.ones(2, 3)).mean(0)
+    torch.testing.assert_close(made[1].running_mean, 0.1 * out)
+
+
+class _Faked(nn.Module):
+    """Works out a shape on tensors that have no memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+        mode = FakeTensorMode()
+        weight = mode.from_tensor(self.layer.weight.detach())
+        with mode:
+            other = nn.Linear(4, 5)
+            drawn = nn.init.normal_(torch.empty(2, 3))
+            self.shape = tuple(other(drawn @ weight.t()).shape)
+        self.kinds = {type(t) for t in (weight, drawn, other.weight)}
+
+
+def test_fake_tensors_inside_a_factory_and_a_batch() -> None:
+    with fastinit.patch(1):
+        expected = _Faked().layer.weight
+    with fastinit.patch(1, batch=True):
+        batched = _Faked()
+    made = materialize(_Faked, key=KEY)
+    for one in (batched, made):
+        assert one.shape == (2, 5)
+        assert all(issubclass(kind, FakeTensor) for kind in one.kinds)
+    assert same_bits(batched.layer.weight.data, expected.data)
+    weight = made.layer.weight.detach()
+    assert same_bits(weight, _linear(weight, "layer.weight"))
+
+
+def test_a_factory_and_a_batch_inside_fake_tensors() -> None:
+    with FakeTensorMode():
+        with fastinit.batch():
+            batched = nn.Linear(3, 4)
+            drawn = fastinit.normal_(torch.empty(3), key=1)
+        made = materialize(lambda: nn.Linear(3, 4), key=KEY)
+    for tensor in (batched.weight, drawn, made.weight):
+        assert isinstance(tensor, FakeTensor)
+    assert made.weight.shape == (4, 3)
+
+
+@pytest.mark.parametrize("change", [False, True])
+def test_chains_of_copies_take_work_in_proportion(
+    change: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    create = copies.Op
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        made[-1] += 1
+        return create(*args, **kwargs)
+
+    for module in (copies, waiting):
+        monkeypatch.setattr(module, "Op", counted)
+
+    def operations(length: int) -> int:
+        def make() -> nn.Module:
+            x = torch.randn(5)
+            for _ in range(length):
+                x = x.clone() * 1.01 if change else x.clone()
+            return _Buffers(x=x)
+
+        made.append(0)
+        materialize(make, key=KEY)
+        return made[-1]
+
+    short, middle, long = (operations(n) for n in (50, 100, 200))
+    assert 0 < middle <= 2 * short + 50
+    assert 0 < long <= 2 * middle + 50
+    assert long < 20 * 200
+
+
+def test_the_meta_device_is_no_place_for_values() -> None:
+    for module in (lambda: nn.Linear(2, 2), nn.Linear(2, 2, device="meta")):
+        for device in ("meta", torch.device("meta")):
+            with pytest.raises(ValueError, match="'device' is the meta device"):
+                materialize(module, device, key=KEY)
