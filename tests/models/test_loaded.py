@@ -233,12 +233,22 @@ def test_a_meta_module_keeps_its_objects_hooks_and_views() -> None:
     assert not torch.equal(module.rnn.weight_hh_l0, before_step)
 
 
+def test_what_is_real_beside_meta_is_loaded() -> None:
+    with torch.device("meta"):
+        module: Any = nn.Linear(3, 4)
+    module.scale = nn.Parameter(torch.ones(2))
+    materialize(module, key=KEY, state_dict={"scale": torch.full((2,), 7.0)})
+    assert module.scale.tolist() == [7, 7]
+
+
 def test_a_meta_module_of_weakly_held_parameters_is_loaded_and_skipped() -> None:
     state = nn.LSTM(3, 4).state_dict()
     with torch.device("meta"):
         loaded, skipped = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    before = [[id(p) for p in one.parameters()] for one in (loaded, skipped)]
     materialize(loaded, key=KEY, state_dict=state)
     materialize(skipped, key=KEY, skip="weight_ih_l0")
+    assert [[id(p) for p in one.parameters()] for one in (loaded, skipped)] == before
     for name, value in loaded.state_dict().items():
         assert same_bits(value, state[name])
     assert not any(parameter.is_meta for parameter in skipped.parameters())

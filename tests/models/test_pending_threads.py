@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support.common import same_bits
+from support.patch_helpers import in_thread
 from torch import nn
 
 import fastinit
@@ -88,6 +89,8 @@ def test_materialize_in_several_threads_keeps_dtypes_and_the_default_one() -> No
 
 
 def test_batches_of_tasks_that_take_turns() -> None:
+    read: list[Any] = []
+
     async def build(key: int, rounds: int) -> list[torch.Tensor]:
         made = []
         with fastinit.patch(key, batch=True):
@@ -95,6 +98,12 @@ def test_batches_of_tasks_that_take_turns() -> None:
                 await asyncio.sleep(0)
                 made.append(torch.empty(4).normal_())
                 await asyncio.sleep(0)
+                if len(made) == 2:  # what waits here is seen, whoever has left meanwhile
+                    read.append(made[0].sum().item())
+                if len(made) == 4:
+                    read.append(made[2].tolist())
+        for tensor in made:  # nothing waits any more, though others are not done
+            in_thread(tensor.clone)
         return made
 
     async def main() -> list[list[torch.Tensor]]:
@@ -142,3 +151,60 @@ def test_a_thread_that_outlives_the_factory_is_torch_s_again() -> None:
         pool.submit(lambda: nn.init.uniform_(made.bias, 3.0, 3.0)).result()
     assert (made.weight == 2).all()
     assert (made.bias == 3).all()
+
+
+def test_a_task_that_is_still_running_when_the_factory_ends_is_torch_s_again() -> None:
+    ended, entered = threading.Event(), threading.Event()
+
+    def late() -> list[torch.Tensor]:
+        entered.set()
+        assert ended.wait(30)
+        filled = nn.init.constant_(torch.empty(3), 2.0)
+        uniform = nn.init.uniform_(torch.zeros(3), 3.0, 3.0)
+        return [filled.clone(), uniform.clone(), torch.zeros(3).fill_(4.0).clone()]
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+        def make() -> Any:
+            layer: Any = nn.Linear(3, 4)
+            layer.late = pool.submit(late)
+            assert entered.wait(30)
+            return layer
+
+        made = materialize(make, key=KEY)
+        ended.set()
+        values = [tensor.tolist() for tensor in made.late.result()]
+    assert values == [[2.0] * 3, [3.0] * 3, [4.0] * 3]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_several_child_processes_read_what_was_drawn_until_then() -> None:
+    def read_by_child(*tensors: torch.Tensor) -> bytes:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                for tensor in tensors:
+                    os.write(writer, tensor.detach().numpy().tobytes())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        os.waitpid(child, 0)
+        with os.fdopen(reader, "rb") as file:
+            return file.read()
+
+    class Forks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[bytes] = []
+            held: list[torch.Tensor] = []
+            for k in range(3):
+                self.register_parameter(f"w{k}", nn.Parameter(torch.randn(4)))
+                held.append(self.get_parameter(f"w{k}"))
+                self.seen.append(read_by_child(*held))
+
+    made = materialize(Forks, key=KEY)
+    values = [fastinit.normal_(torch.empty(4), key=_word(f"w{k}")) for k in range(3)]
+    for k in range(3):
+        assert same_bits(made.get_parameter(f"w{k}").data, values[k])
+        assert made.seen[k] == b"".join(value.numpy().tobytes() for value in values[: k + 1])

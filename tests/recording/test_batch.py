@@ -160,6 +160,7 @@ def test_overlapping_and_empty_tensors() -> None:
             fastinit.normal_(torch.empty(3, 1).expand(3, 4))
         state = torch.get_rng_state()
         fastinit.normal_(torch.empty(0, 4))
+        fastinit.normal_(torch.empty(4)[:0])
         assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -168,11 +169,13 @@ def test_pickling_and_copying_inside() -> None:
 
     expected = fastinit.normal_(torch.empty(9), key=1)
     with fastinit.batch():
-        a, b = (fastinit.normal_(torch.empty(9), key=1) for _ in range(2))
+        a, b, c = (fastinit.normal_(torch.empty(9), key=1) for _ in range(3))
         pickled = pickle.dumps(a)
         copied = copy.deepcopy(nn.Parameter(b))
+        plain = copy.deepcopy(c)
     assert same_bits(pickle.loads(pickled), expected)
     assert same_bits(copied, expected)
+    assert same_bits(plain, expected)
 
 
 def test_nested_batches() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.patch_helpers import in_thread
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -87,4 +88,37 @@ def test_out_is_written_where_it_is() -> None:
     out = torch.ones(3)
     with fastinit.batch():
         assert torch.empty(3, out=out) is out
+        assert in_thread(out.sum) == 3  # nobody waits for what was there before
     assert out.tolist() == [1, 1, 1]
+
+
+def test_out_is_written_inside_a_factory() -> None:
+    def make() -> nn.Module:
+        module = nn.Linear(2, 2)
+        out = torch.ones(3)
+        assert torch.empty(3, out=out) is out
+        assert in_thread(out.sum) == 3
+        module.register_buffer("out", out)
+        return module
+
+    assert fastinit.materialize(make, key=0).out.tolist() == [1, 1, 1]
+
+
+class _Ones(TorchFunctionMode):
+    """Has memory begin with ones."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return torch.ones(*args) if func is torch.empty else func(*args, **(kwargs or {}))
+
+
+def test_what_a_mode_of_others_makes_of_memory_is_seen() -> None:
+    def make() -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.empty(3))
+        return module
+
+    with _Ones():
+        made = fastinit.materialize(make, key=0)
+    assert made.weight.tolist() == [1, 1, 1]
