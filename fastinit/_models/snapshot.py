@@ -16,6 +16,7 @@ from fastinit._fills.region import Region
 from fastinit._models.names import named_modules
 
 _CONTAINERS = (dict, list, set, deque)
+_PLAIN = frozenset({OrderedDict, *_CONTAINERS})
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
@@ -112,25 +113,45 @@ class _TensorState:
         ) != Region.of(before)
 
 
+def _kind_of(container: Any) -> Any:
+    """Find the class of Python's whose methods a container is handled by; its own may refuse."""
+    return next(kind for kind in (OrderedDict, *_CONTAINERS) if isinstance(container, kind))
+
+
+def _copy(container: Any) -> Any:
+    """Copy what a container holds, into a plain one."""
+    kind = type(container)
+    if kind in _PLAIN:
+        return container.copy()
+    kind = _kind_of(container)
+    items = kind.items if issubclass(kind, dict) else kind.__iter__
+    return kind(list(items(container)))
+
+
 def _same(now: Any, before: Any) -> bool:
+    if len(now) != len(before):
+        return False
     if isinstance(now, dict):
         pairs = zip(now.items(), before.items(), strict=True)
-        return len(now) == len(before) and all(
-            a == b and now[a] is before[b] for (a, _), (b, _) in pairs
-        )
+        return all(a == b and x is y for (a, x), (b, y) in pairs)
     if isinstance(now, set):
         return bool(now == before)
-    return len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True))
+    return all(a is b for a, b in zip(now, before, strict=True))
 
 
 def _put_back(container: Any, before: Any) -> None:
-    """Give a container what it held; by the methods of its kind, which its class may refuse."""
-    if _same(container, before):
+    """Give a container what it held."""
+    plain = type(container) in _PLAIN
+    if _same(container if plain else _copy(container), before):
         return
-    kind: Any = next(kind for kind in (OrderedDict, *_CONTAINERS) if isinstance(container, kind))
+    kind = _kind_of(container)
     kind.clear(container)
-    add = kind.update if issubclass(kind, (dict, set)) else kind.extend
-    add(container, before)
+    if issubclass(kind, dict):  # `OrderedDict.update` would ask the class
+        for key, value in before.items():
+            kind.__setitem__(container, key, value)
+    else:
+        add = kind.update if issubclass(kind, set) else kind.extend
+        add(container, before)
 
 
 class Snapshot:
@@ -160,8 +181,9 @@ class Snapshot:
             if isinstance(value, nn.Module):
                 waiting.append(vars(value))
             elif isinstance(value, _CONTAINERS):
-                self._containers.append((value, value.copy()))
-                waiting += value.values() if isinstance(value, dict) else value
+                held = _copy(value)
+                self._containers.append((value, held))
+                waiting += held.values() if isinstance(held, dict) else held
             elif isinstance(value, Tensor):
                 if value.layout is torch.strided and not value.is_meta and not is_sharded(value):
                     self._tensors[address] = _TensorState(value)

@@ -98,16 +98,15 @@ def test_batches_of_tasks_that_take_turns() -> None:
                 await asyncio.sleep(0)
                 made.append(torch.empty(4).normal_())
                 await asyncio.sleep(0)
-                if len(made) == 2:  # what waits here is seen, whoever has left meanwhile
-                    read.append(made[0].sum().item())
-                if len(made) == 4:
-                    read.append(made[2].tolist())
+                if len(made) > 2:  # what waits here is seen, whoever has left meanwhile
+                    read.append(made[-2].sum().item())
+                    read.append(made[-3].tolist())
         for tensor in made:  # nothing waits any more, though others are not done
             in_thread(tensor.clone)
         return made
 
     async def main() -> list[list[torch.Tensor]]:
-        return await asyncio.gather(*(build(k, 5 - k) for k in range(4)))
+        return await asyncio.gather(*(build(k, n) for k, n in enumerate((1, 4, 3, 5))))
 
     for key, made in enumerate(asyncio.run(main())):
         for n, tensor in enumerate(made):

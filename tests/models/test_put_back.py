@@ -1,0 +1,159 @@
+"""What an error in `initialize_` puts back: containers of any class, and what is tied."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict, deque
+from typing import Any
+
+import pytest
+import torch
+from support.common import same_bits
+from torch import Tensor, nn
+
+from fastinit import Key, initialize_, materialize
+
+KEY = Key(3)
+
+
+class _Refuses:
+    """Lets nobody copy, change or look through it by its own methods."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("refused")
+
+    copy = clear = update = extend = add = append = _refuse
+    items = keys = values = _refuse
+    __setitem__ = __delitem__ = _refuse
+
+
+class _Dict(_Refuses, dict):  # type: ignore[type-arg]
+    pass
+
+
+class _Ordered(_Refuses, OrderedDict):  # type: ignore[type-arg]
+    def __init__(self, **items: Any) -> None:
+        for key, value in items.items():
+            OrderedDict.__setitem__(self, key, value)
+
+
+class _List(_Refuses, list):  # type: ignore[type-arg]
+    pass
+
+
+class _Set(_Refuses, set):  # type: ignore[type-arg]
+    pass
+
+
+class _Deque(_Refuses, deque):  # type: ignore[type-arg]
+    pass
+
+
+class _Short(dict):  # type: ignore[type-arg]
+    """Has a copy that is another thing, and takes other arguments."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(a=first, b=second)
+
+    def copy(self) -> Any:
+        return {}
+
+
+def _change(held: Any) -> None:
+    kind = next(k for k in (OrderedDict, dict, list, set, deque) if isinstance(held, k))
+    if issubclass(kind, dict):
+        kind.__setitem__(held, "a", 9)
+        kind.__setitem__(held, "z", 9)
+        if kind is OrderedDict:
+            OrderedDict.move_to_end(held, "a")
+    else:
+        (kind.add if kind is set else kind.append)(held, 9)
+
+
+def _plain(held: Any) -> Any:
+    for kind in (OrderedDict, dict):
+        if isinstance(held, kind):
+            return list(kind.items(held))
+    return sorted(held)
+
+
+class _Unwritten(nn.Module):
+    """Changes what it holds, and writes too little."""
+
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.held = held
+        self.weight = nn.Parameter(torch.zeros(3))
+
+    def reset_parameters(self) -> None:
+        _change(self.held)
+
+
+@pytest.mark.parametrize(
+    ("held", "before"),
+    [
+        (Counter(a=1), [("a", 1)]),
+        (defaultdict(list, a=1), [("a", 1)]),
+        (OrderedDict(a=1, b=2), [("a", 1), ("b", 2)]),
+        (_Dict(a=1), [("a", 1)]),
+        (_Ordered(a=1, b=2), [("a", 1), ("b", 2)]),
+        (_Short(1, 2), [("a", 1), ("b", 2)]),
+        (_List([1, 2]), [1, 2]),
+        (_Set([1, 2]), [1, 2]),
+        (_Deque([1, 2]), [1, 2]),
+        (deque([1, 2], maxlen=3), [1, 2]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_containers_of_any_class_hold_what_they_held(held: Any, before: list[Any]) -> None:
+    module = _Unwritten(held)
+    with pytest.raises(ValueError, match=r"writes weight \(parameter\)"):
+        initialize_(module, key=KEY)
+    assert module.held is held
+    assert _plain(held) == before
+
+
+class _Tied(nn.Module):
+    """Holds one tensor in two places, and fails, or writes too little, when initialised."""
+
+    def __init__(self, error: type[Exception] | None, data: bool) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(4, 3), nn.Linear(3, 4)
+        if data:
+            self.head.weight.data = self.embedding.weight.data
+        else:
+            self.head.weight = self.embedding.weight
+        self.unwritten = nn.Parameter(torch.zeros(2))
+        self.error = error
+
+    def reset_parameters(self) -> None:
+        self.embedding.weight.data.mul_(2)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("data", [False, True])
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_what_is_tied_is_so_after_an_error(error: type[Exception] | None, data: bool) -> None:
+    module = _Tied(error, data)
+    first, second = module.embedding.weight, module.head.weight
+    values, memory = first.detach().clone(), first.data_ptr()
+    with pytest.raises(error or ValueError):
+        initialize_(module, key=KEY)
+    assert module.embedding.weight is first
+    assert module.head.weight is second
+    assert first.data_ptr() == second.data_ptr() == memory
+    assert same_bits(first.data, values)
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_what_is_tied_on_the_meta_device_is_so_after_an_error(
+    error: type[Exception] | None,
+) -> None:
+    with torch.device("meta"):
+        module = _Tied(error, False)
+    weight: Tensor = module.embedding.weight
+    with pytest.raises(error or ValueError):
+        materialize(module, key=KEY)
+    assert module.embedding.weight is weight
+    assert module.head.weight is weight
+    assert weight.is_meta

@@ -1,0 +1,53 @@
+"""Global generators that a keyed patch seeds: put back, however several of them overlap."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.patch_helpers import in_thread
+
+from fastinit._patch.fork import Fork
+
+
+def _states() -> tuple[Any, ...]:
+    _, words, place, *_ = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), np.asarray(words).tolist(), place, torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("python_only", [None, 0, 1, 2])
+def test_forks_of_threads_that_end_in_any_order(
+    order: tuple[int, ...], python_only: int | None
+) -> None:
+    random.seed(1)
+    np.random.seed(2)  # noqa: NPY002
+    before = _states()
+    forks: list[Fork] = []
+    for k in range(3):
+        make = Fork.of_python if k == python_only else Fork
+        forks.append(in_thread(lambda make=make, k=k: make(k)))
+    for k in order:
+        in_thread(forks[k].end)
+    assert _states() == before
+    assert not Fork._active
+
+
+def test_a_fork_that_ends_inside_another_leaves_that_one_its_numbers() -> None:
+    def numbers() -> tuple[float, float, float]:
+        return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002
+
+    with Fork(7):
+        expected = numbers(), numbers()
+    with Fork(7):
+        first = numbers()
+        inner = in_thread(lambda: Fork(8))
+        other = numbers()
+        in_thread(inner.end)
+        second = numbers()
+    assert (first, second) == expected
+    assert other != second
