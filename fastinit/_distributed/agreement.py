@@ -104,8 +104,9 @@ class check_ranks:
     """Check that ranks which share tensors draw the same into them: a tool for debugging.
 
     A context manager, entered on every rank. It notes every draw of fastinit's into a DTensor
-    inside (under `patch()` torch's, too) and on leaving compares what the ranks of each mesh have
-    noted: function, parameter, shape, dtype, arguments and key, in order. It goes through the store
+    inside (under `patch()` torch's, too; those of `initialize_` and `materialize` when their values
+    are computed) and on leaving compares what the ranks of each mesh have noted: function,
+    parameter, shape, dtype, arguments and key, in order. It goes through the store
     of the default process group, not through collectives, and waits no longer than its time limit,
     so it never hangs. Without a process group there is nothing to compare.
 

@@ -83,9 +83,14 @@ def observed(
     if not OBSERVERS or is_compiling():
         return given
     given = drawn_on_all(part, given)
-    for observer in OBSERVERS:
-        observer(tensor, name, numbers, given.get("key") or 0)
+    tell_observers(tensor, name, numbers, given.get("key") or 0)
     return given
+
+
+def tell_observers(tensor: Any, name: str, numbers: tuple[Any, ...], key: int) -> None:
+    """Tell who wants to know of a draw."""
+    for observer in OBSERVERS:
+        observer(tensor, name, numbers, key)
 
 
 def run(name: str, part: Part, numbers: tuple[Any, ...], given: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.fill import is_sharded, tell_observers
 from fastinit._distributed.part import part_of, written
 from fastinit._fills.region import Region
 from fastinit._models.names import Named, named_buffers, named_parameters
@@ -238,6 +238,7 @@ class Twins:
             table.update({n: twin.named for n, twin in self._twins.items() if n in table})
         storages = {name: recorder.storage_of(tensor) for name, tensor in sources.items()}
         ours = {storage for storage in storages.values() if storage is not None}
+        self._tell_observers(storages, recorded)
         held = {
             storage
             for tensor in self._others()
@@ -272,6 +273,18 @@ class Twins:
         for storage in ours - whole:
             storage.pending.clear()
         return [*others, *made]
+
+    def _tell_observers(
+        self, storages: Mapping[str, Storage | None], recorded: Iterable[Op]
+    ) -> None:
+        """Tell of draws into twins, on every rank, whatever it holds of them."""
+        sharded = {storage: self._twins[name].sharded for name, storage in storages.items()}
+        for op in recorded:
+            if op.key is None:
+                continue
+            for ref in op.writes:
+                if ref.storage in sharded:
+                    tell_observers(sharded[ref.storage], op.label, tuple(op.numbers), op.key)
 
     def _source(self, name: str, twin: _Twin) -> Tensor:
         """Give what is to become the shard's values."""

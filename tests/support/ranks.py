@@ -326,6 +326,25 @@ def another_seed_is_named() -> None:
 
 
 @case
+def another_seed_of_a_whole_model_is_named() -> None:
+    torch.manual_seed(1 + (rank() == 2))
+    for function in (fastinit.initialize_, fastinit.materialize):
+        layer = nn.Linear(6, 8, device="meta" if function is fastinit.materialize else None)
+        fully_shard(layer, mesh=mesh_of("4"))
+
+        def check(function: Any = function, layer: Any = layer) -> None:
+            with fastinit.check_ranks(layer):
+                function(layer)
+
+        said = error_of(check)
+        assert "rank 2 and ranks 0-1, 3 differ in draw 0" in said, said
+        assert "of 'weight', shape (8, 6), torch.float32" in said, said
+        assert "not the same: the key" in said, said
+        with fastinit.check_ranks(layer):
+            fastinit.initialize_(layer, key=7)
+
+
+@case
 def another_parameter_is_named() -> None:
     layer = nn.Linear(6, 8)
     fully_shard(layer, mesh=mesh_of("4"))
