@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -14,24 +15,29 @@ from fastinit._distributed.part import Part, TensorShard
 from fastinit._tensors import is_plain
 from fastinit._untraced import untraced
 
+_MOST_ELEMENTS = 2**63 - 1  # that torch can count
 _Numbers = SupportsIndex | Sequence[SupportsIndex]
 
 
-def _listed(value: Any, name: str) -> tuple[int, ...]:
+def _listed(value: Any, name: str, *, single: bool = False) -> tuple[int, ...]:
     """Give a number, or numbers, as a tuple.
+
+    Args:
+        value: the number or, unless `single`, a sequence of them.
+        name: of the argument.
+        single: whether it has to be one number.
 
     Raises:
         TypeError: if they are no integers.
         ValueError: if one is negative.
     """
     try:
-        numbers = tuple(
-            n.__index__() for n in ([value] if hasattr(value, "__index__") else list(value))
-        )
-    except (AttributeError, TypeError):
+        one = single or isinstance(value, SupportsIndex)
+        numbers = tuple(operator.index(n) for n in ([value] if one else value))
+    except TypeError:
+        kinds = "an integer" if single else "an integer or a sequence of them"
         raise TypeError(
-            f"fastinit.shard: argument '{name}' must be an integer or a sequence of them, got "
-            f"{value!r}"
+            f"fastinit.shard: argument '{name}' must be {kinds}, got {value!r}"
         ) from None
     if any(n < 0 for n in numbers):
         raise ValueError(f"fastinit.shard: argument '{name}' must not be negative, got {value!r}")
@@ -70,8 +76,9 @@ def _shard(
 
     Raises:
         TypeError: if `tensor` is no ordinary strided tensor, or a number is no integer.
-        ValueError: if a number is negative, the part does not lie in the full tensor or has another
-            number of dimensions, or not exactly one of `offset` and `start` is given.
+        ValueError: if a number is negative, the full tensor has 2**63 elements or more, the part
+            does not lie in it or has another number of dimensions, or not exactly one of `offset`
+            and `start` is given.
 
     Examples:
         >>> rows = torch.empty(1024, 4096)  # rank 3's of (4096, 4096), row by row
@@ -91,8 +98,12 @@ def _shard(
     if (offset is None) == (start is None):
         raise ValueError("fastinit.shard: pass either 'offset', of a box, or 'start', of a range")
     size, shape = _listed(full_size, "full_size"), tuple(tensor.shape)
+    if max(math.prod(size), *size, 0) > _MOST_ELEMENTS:
+        raise ValueError(
+            f"fastinit.shard: argument 'full_size' must have fewer than 2**63 elements, got {size}"
+        )
     if start is not None:
-        begin = sum(_listed(start, "start"))
+        (begin,) = _listed(start, "start", single=True)
         if len(shape) != 1:
             raise ValueError(
                 "fastinit.shard: argument 'tensor' must have 1 dimension to be a range of "
