@@ -16,6 +16,7 @@ from torch import nn
 from fastinit._distributed.fill import OBSERVERS
 from fastinit._distributed.part import TensorShard
 
+_LONGEST = 365 * 24 * 60 * 60  # seconds; clocks count no infinity
 _uses = itertools.count()  # of this process; ranks count alike
 
 
@@ -117,6 +118,8 @@ class check_ranks:
         timeout: how many seconds to wait for other ranks.
 
     Raises:
+        TypeError: if `module` is no module, or `timeout` no number.
+        ValueError: if `timeout` is not positive, or more than a year.
         RuntimeError: on leaving, if ranks disagree; it names them, the call, the parameter and what
             differs. Also if a rank has not come there within the time limit, or has left with an
             exception; it is named, too. An exception from inside comes through as it is.
@@ -127,9 +130,19 @@ class check_ranks:
     """
 
     def __init__(self, module: nn.Module | None = None, *, timeout: float = 60.0) -> None:
-        if not timeout > 0:
+        if module is not None and not isinstance(module, nn.Module):
+            raise TypeError(
+                "fastinit.check_ranks: argument 'module' must be a torch.nn.Module, got "
+                f"{type(module).__name__}"
+            )
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise TypeError(
+                f"fastinit.check_ranks: argument 'timeout' must be a number, got {timeout!r}"
+            )
+        if not 0 < timeout <= _LONGEST:
             raise ValueError(
-                f"fastinit.check_ranks: argument 'timeout' must be positive, got {timeout}"
+                "fastinit.check_ranks: argument 'timeout' must be positive and at most "
+                f"{_LONGEST} seconds, a year; got {timeout}"
             )
         named = [] if module is None else [*module.named_parameters(), *module.named_buffers()]
         self._names = {id(tensor): name for name, tensor in named}
