@@ -135,7 +135,8 @@ def initialize_(
         TypeError: if an argument has the wrong type.
         NotImplementedError: if a parameter is a tensor subclass with memory of its own other than a
             DTensor, or not strided; if a DTensor holds partial sums, or its placements do not say
-            what is where; if an initialiser reads a DTensor that is to stay as it is.
+            what is where; if an initialiser reads a DTensor that is to stay as it is, or writes a
+            part of a buffer that is one.
         RuntimeError: if what is to be written is an inference tensor and this is not called in
             inference mode. In the first call of a module with lazy parameters, if it does not show
             the shapes of all.
@@ -238,7 +239,7 @@ def _initialize(module: nn.Module, request: Request, parameters: dict[str, Named
 
     def run(recorder: Recorder) -> Result:
         wanted = parameters.keys() - untouched.keys()
-        twins.put_in(recorder, twins.named.keys() - wanted)
+        twins.put_in(recorder, untouched.keys(), twins.named.keys() - parameters.keys())
         kept = {n: one for n, one in twins.placed(parameters).items() if n in untouched}
         result = run_initialisers(
             recorder, request, module, kept, anew=wanted, others=state.tensors

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fastinit._distributed.fill import is_sharded, tell_observers
 from fastinit._distributed.part import part_of, written
 from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
 from fastinit._models.names import Named, named_buffers, named_parameters
 from fastinit._models.placing import Given, exchange, refresh, wants_dtype
 from fastinit._models.session import Run
@@ -59,6 +60,7 @@ class _Twin:
         named: the DTensor.
         tensor: the twin.
         fixed: whether the DTensor is to stay as it is.
+        kept: whether it is to do so unless all of it is overwritten.
         places: the tables of modules in which it stands there, and under which name.
         value: what is loaded into it.
     """
@@ -66,6 +68,7 @@ class _Twin:
     named: Named
     tensor: Tensor
     fixed: bool
+    kept: bool
     places: list[tuple[dict[str, Any], str]]
     value: Tensor | None = None
 
@@ -114,12 +117,15 @@ class Twins:
 
     # ---- while initialisers run ------------------------------------------------------------------
 
-    def put_in(self, recorder: Recorder, fixed: Collection[str]) -> None:
+    def put_in(
+        self, recorder: Recorder, fixed: Collection[str], kept: Collection[str] = ()
+    ) -> None:
         """Put twins in the places of the DTensors.
 
         Args:
             recorder: what records what is done to them.
             fixed: the names of those that are to stay as they are.
+            kept: the names of those that are to do so unless all of them is overwritten.
         """
         self._twins.clear()
         for owner in _fully_sharded(self._module):
@@ -135,11 +141,11 @@ class Twins:
                 for table in (owner._parameters, owner._buffers)
                 if table.get(attribute) is named.tensor
             ]
-            twin = self._twins[name] = _Twin(named, tensor, name in fixed, places)
+            twin = self._twins[name] = _Twin(named, tensor, name in fixed, name in kept, places)
             twin.put(tensor)
             with recorder.lock:
                 storage = recorder.close(tensor)
-                if storage is not None and twin.fixed:
+                if storage is not None and (twin.fixed or twin.kept):
                     storage.known = True
 
     def placed(self, named: Mapping[str, Named]) -> dict[str, Named]:
@@ -230,7 +236,7 @@ class Twins:
         recorder, result, recorded = run.recorder, run.result, run.settled.ops
         sources = {name: self._source(name, twin) for name, twin in self._twins.items()}
         ran = {ref.storage for op in recorded if op.ran for ref in op.writes}
-        self._check_fixed(recorder, recorded)
+        self._check_fixed(recorder, recorded, sources)
         with torch.no_grad():
             self.take_out()
             self._give_memory(device, dtype)
@@ -297,26 +303,50 @@ class Twins:
             )
         return now
 
-    def _check_fixed(self, recorder: Recorder, recorded: Iterable[Op]) -> None:
+    def _check_fixed(
+        self, recorder: Recorder, recorded: Iterable[Op], sources: Mapping[str, Tensor]
+    ) -> None:
         """Refuse what depends on a DTensor that is to stay as it is, of which only a part is here.
+
+        And see which of those that may stay do so.
 
         Raises:
             NotImplementedError: if there is such an operator.
         """
-        fixed = {
-            storage: name
+        stay = {
+            storage: (name, twin)
             for name, twin in self._twins.items()
-            if twin.fixed and (storage := recorder.storage_of(twin.tensor)) is not None
+            if (twin.fixed or twin.kept)
+            and (storage := recorder.storage_of(twin.tensor)) is not None
         }
-        for op in recorded if fixed else ():
+        overwritten = {storage: Spans() for storage in stay}
+        touched: set[Storage] = set()
+        for op in recorded if stay else ():
             written_to = {ref.storage for ref in op.writes}
             for ref in op.reads:
-                if ref.storage in fixed and (op.read or ref.storage not in written_to):
+                if ref.storage not in stay or not (op.read or ref.storage not in written_to):
+                    continue
+                name, twin = stay[ref.storage]
+                if twin.fixed or not overwritten[ref.storage].covers_region(ref.region):
                     raise NotImplementedError(
-                        f"fastinit.{self._where}: an initialiser reads {fixed[ref.storage]} "
+                        f"fastinit.{self._where}: an initialiser reads {name} "
                         f"({op.label}), which is sharded and stays as it is, so that its full "
                         "value is not at hand"
                     )
+            for ref in op.writes:
+                touched.add(ref.storage)
+                if op.overwrites and ref.storage in stay:
+                    overwritten[ref.storage].add_region(ref.region)
+        for storage, (name, twin) in stay.items():
+            if twin.fixed or sources[name] is not twin.tensor:
+                continue
+            if storage not in touched:
+                twin.fixed = True
+            elif not overwritten[storage].covers_region(Region.of(twin.tensor)):
+                raise NotImplementedError(
+                    f"fastinit.{self._where}: an initialiser writes only a part of {name}, or "
+                    "changes what is there; it is sharded, and its full value is not at hand"
+                )
 
     def _others(self) -> Iterable[Tensor]:
         """List tensors that the module holds besides its DTensors."""
