@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import resource
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from support.common import same_bits
-from support.fake_ranks import as_rank
+from support.fake_ranks import as_rank, dtensor
 from support.sharded_models import (
     WAYS,
     WIDTH,
@@ -20,10 +21,11 @@ from support.sharded_models import (
     wrong_in,
 )
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.placement_types import _StridedShard
 
 import fastinit
 from fastinit._models import sharded_ops
@@ -240,6 +242,19 @@ def test_offloaded_shards() -> None:
         assert wrong_in(fastinit.materialize(model, key=3), want) == []
 
 
+def test_offloaded_shards_lie_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the mesh is: here it says that it is somewhere else."""
+    want = fastinit.initialize_(nn.Linear(4, 8), key=3)
+    with as_rank(1, WORLD):
+        mesh = init_device_mesh("cpu", (WORLD,))
+        layer = nn.Linear(4, 8, device="meta")
+        fully_shard(layer, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))
+        with monkeypatch.context() as patched:
+            patched.setattr(DeviceMesh, "device_type", property(lambda _: "meta"))
+            fastinit.materialize(layer, key=3)
+        assert wrong_in(layer, want) == []
+
+
 def test_report() -> None:
     with as_rank(1, WORLD):
         model = fastinit.initialize_(real("fsdp", WORLD), key=3)
@@ -311,6 +326,20 @@ def test_initialisers_that_ask_for_a_class() -> None:
         fully_shard(model, mesh=mesh)
         assert wrong_in(fastinit.materialize(model, key=3), want) == []
         assert [type(module).__name__ for module in model.modules()] == ["FSDPAsks", "FSDPLinear"]
+
+
+@pytest.mark.parametrize("function", [nn.init.orthogonal_, partial(nn.init.sparse_, sparsity=0.5)])
+def test_shards_of_several_boxes(function: Any) -> None:
+    """Halves of fused projections, with what is no fill."""
+    layer = nn.Linear(6, 8, bias=False)
+    fastinit.initialize_(layer, {"weight": function}, key=3)
+    want = torch.cat([layer.weight.detach()[2:4], layer.weight.detach()[6:8]])
+    with as_rank(1, 2):
+        mesh = init_device_mesh("cpu", (2,))
+        shard: Any = dtensor(torch.zeros(4, 6), (8, 6), mesh, [_StridedShard(0, split_factor=2)])
+        layer.weight = nn.Parameter(shard)
+        fastinit.initialize_(layer, {"weight": function}, key=3)
+        assert same_bits(shard._local_tensor, want)
 
 
 def test_views_that_a_module_keeps_have_values() -> None:
