@@ -87,6 +87,8 @@ def test_nested_tensors_in_a_batch() -> None:
         strided = torch.nested.nested_tensor([a, b])
         c, d = (fastinit.normal_(torch.empty(n, 3), key=n) for n in (2, 4))
         jagged = torch.nested.as_nested_tensor([c, d], layout=torch.jagged)
+        e = fastinit.normal_(torch.empty(4, 3), key=4)
+        doubled = torch.nested.nested_tensor_from_jagged(e, torch.tensor([0, 1, 4])) * 2
         padded = torch.nested.to_padded_tensor(strided, 0.0)
         fastinit.zeros_(a)
         torch.empty_like(strided).zero_()
@@ -94,6 +96,7 @@ def test_nested_tensors_in_a_batch() -> None:
     assert same_bits(padded[0, :2], first)
     assert same_bits(padded[1], second)
     assert same_bits(jagged.values(), torch.cat([first, second]))
+    assert same_bits(doubled.values(), second * 2)
     assert not a.any()
 
 
@@ -125,7 +128,10 @@ class _Faked(nn.Module):
             other = nn.Linear(4, 5)
             drawn = nn.init.normal_(torch.empty(2, 3))
             self.shape = tuple(other(drawn @ weight.t()).shape)
-        self.kinds = {type(t) for t in (weight, drawn, other.weight)}
+        # Outside of their mode they still have no memory.
+        changed = nn.init.uniform_(drawn.clone()).mul_(2)
+        left = torch.empty_like(drawn).fill_(1)
+        self.kinds = {type(t) for t in (weight, drawn, other.weight, changed, left)}
 
 
 def test_fake_tensors_inside_a_factory_and_a_batch() -> None:
