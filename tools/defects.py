@@ -280,8 +280,8 @@ DEFECTS = [
     ),
     Defect(
         "a patch draws shards of DTensors as tensors of their own", SHARDS,
-        "fastinit/_patch/functions.py", "install",
-        "_exchange(factory, dtensors.MODULE, make_code, traceable=False)", "pass",
+        "fastinit/_patch/functions.py", "_wanted",
+        "yield Wanted(factory, dtensors.MODULE, make_code)", "pass",
         (DTENSOR, "-k", "test_patch"),
     ),
     Defect(

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from fastinit._fills.operators import leave_function_mode
-from fastinit._patch import functions
 from fastinit._patch.fork import Fork
+from fastinit._patch.functions import EXCHANGES
 from fastinit._patch.methods import PatchMode
 from fastinit._patch.scope import Scope, enter, leave
 from fastinit._recording.batch import batch as batch_of_fills
@@ -36,11 +36,11 @@ class EnteredScope(Scope):
         super().__init__(owner, key, take)
         self._mode = mode(self)
         self._batch = batch_of_fills() if batch else None
-        functions.install()
+        EXCHANGES.install()
         try:
             self._fork = None if key is None else Fork(int(key.fold_in(_OTHER_DRAWS)))
         except BaseException:
-            functions.uninstall()
+            EXCHANGES.uninstall()
             raise
         if self._batch is not None:
             self._batch.__enter__()
@@ -54,6 +54,6 @@ class EnteredScope(Scope):
             if self._fork is not None:
                 self._fork.end()
         finally:
-            functions.uninstall()
+            EXCHANGES.uninstall()
             if self._batch is not None:
                 self._batch.__exit__(None, None, None)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -22,6 +21,7 @@ import fastinit.init as fast
 from fastinit._distributed.fill import is_sharded
 from fastinit._fallback import OVERRIDABLE
 from fastinit._patch import dtensors, fast_paths
+from fastinit._patch.exchanges import Exchanges, Wanted
 from fastinit._patch.methods import OUR_MODES
 from fastinit._patch.scope import Scope, current, draw, is_ours, torch_only
 from fastinit._patch.stubs import code_calling
@@ -138,64 +138,13 @@ def _dispatcher(
     return dispatch
 
 
-class _Exchange:
-    """One function, the code it had, and the code that stands in for it."""
-
-    def __init__(self, function: FunctionType, substitute: CodeType, traceable: bool) -> None:
-        self.function = function
-        self.original = function.__code__
-        self._substitute = substitute
-        self._traceable = traceable
-
-    def make(self) -> None:
-        self.function.__code__ = self._substitute
-        if not self._traceable:
-            vars(self.function)["_torchdynamo_disable"] = True
-
-    def undo(self) -> None:
-        self.function.__code__ = self.original
-        if not self._traceable:
-            vars(self.function).pop("_torchdynamo_disable", None)
-
-
-_lock = threading.RLock()
-_users = 0
-_prepared: dict[FunctionType, _Exchange] = {}  # kept between patches: compiling takes a while
-_exchanged: dict[FunctionType, _Exchange] = {}
-
-
-def _exchange(
-    function: Any,
-    module: str,
-    substitute: Callable[[FunctionType], CodeType | None],
-    traceable: bool,
-) -> None:
-    """Exchange `function`'s code if it is the function of `module` that `substitute` is for.
-
-    Otherwise (another library's replacement, another version's parameters) it is left alone; the
-    tensor methods it calls are still patched.
-    """
-    if (
-        not isinstance(function, FunctionType)
-        or function in _exchanged
-        or function.__module__ != module
-        or function.__closure__ is not None
-    ):
-        return
-    exchange = _prepared.get(function)
-    if exchange is None or exchange.original is not function.__code__:
-        code = substitute(function)
-        if code is None:
-            return
-        exchange = _prepared[function] = _Exchange(function, code, traceable)
-    _exchanged[function] = exchange
-    exchange.make()
-
-
-def _exchange_draws(
+def _draws_of(
     function: Any, module: str, names: tuple[str, ...], hook: _Hook, overridable: bool = False
-) -> None:
-    """Exchange the code of a function with these parameters for a call of `hook`."""
+) -> Wanted:
+    """Exchange the code of a function with these parameters for a call of `hook`.
+
+    Another version's parameters leave it alone; the tensor methods it calls are still patched.
+    """
 
     def substitute(function: FunctionType) -> CodeType | None:
         if tuple(inspect.signature(function).parameters) != names:
@@ -208,41 +157,20 @@ def _exchange_draws(
         return code_calling(dispatch, saved.__code__, parameters, parameters)
 
     # torch.compile cannot trace a function among the constants: it shall call this one instead.
-    _exchange(function, module, substitute, traceable=False)
+    return Wanted(function, module, substitute)
 
 
-def _restore() -> None:
-    while _exchanged:
-        _exchanged.popitem()[1].undo()
+def _wanted() -> Iterator[Wanted]:
+    for function, parameters, hook, overridable in _TORCH_FUNCTIONS:
+        yield _draws_of(function, "torch.nn.init", parameters, hook, overridable)
+    for module_name in _TIMM_MODULES:  # may have been imported since the last time
+        module = sys.modules.get(module_name)
+        for name, hook in _TIMM_HOOKS.items():
+            yield _draws_of(getattr(module, name, None), module_name, _TRUNC_PARAMETERS, hook)
+    for factory, make_code in dtensors.factories():
+        yield Wanted(factory, dtensors.MODULE, make_code)
+    for forward, module_name in fast_paths.FORWARDS:
+        yield Wanted(forward, module_name, fast_paths.asking_us, traceable=True)
 
 
-def install() -> None:
-    """Exchange the code objects, or count one more user of those already exchanged."""
-    global _users
-    with _lock:
-        try:
-            for function, parameters, hook, overridable in _TORCH_FUNCTIONS:
-                _exchange_draws(function, "torch.nn.init", parameters, hook, overridable)
-            for module_name in _TIMM_MODULES:  # may have been imported since the last time
-                module = sys.modules.get(module_name)
-                for name, hook in _TIMM_HOOKS.items():
-                    function = getattr(module, name, None)
-                    _exchange_draws(function, module_name, _TRUNC_PARAMETERS, hook)
-            for factory, make_code in dtensors.factories():
-                _exchange(factory, dtensors.MODULE, make_code, traceable=False)
-            for forward, module_name in fast_paths.FORWARDS:
-                _exchange(forward, module_name, fast_paths.asking_us, traceable=True)
-        except BaseException:
-            if _users == 0:
-                _restore()
-            raise
-        _users += 1
-
-
-def uninstall() -> None:
-    """Count one user less; the last one puts every code object back."""
-    global _users
-    with _lock:
-        _users -= 1
-        if _users == 0:
-            _restore()
+EXCHANGES = Exchanges(_wanted)

@@ -1,4 +1,4 @@
-"""Operators and modes that are rare in initialisers: what they give under a recording and a batch."""
+"""Rare operators and modes in initialisers: what they give under a recording and a batch."""
 
 from __future__ import annotations
 
