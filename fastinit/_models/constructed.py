@@ -13,7 +13,7 @@ from fastinit._distributed.part import part_of, written
 from fastinit._models import rules as _rules
 from fastinit._models.history import take_over
 from fastinit._models.materialize import materialize
-from fastinit._models.names import Named, named_buffers, named_parameters
+from fastinit._models.names import Named, named_tensors
 from fastinit._models.renaming import Rename
 from fastinit._models.sharded_ops import keep
 from fastinit.key import Key
@@ -81,10 +81,10 @@ def initialize_from(
     new = materialize(
         factory, rules=rules, key=key, prefix=prefix, progress=progress, rename=rename
     )
-    ours, made = named_parameters(module, prefix), named_parameters(new, prefix)
-    buffers, made_buffers = named_buffers(module, prefix), named_buffers(new, prefix)
-    mine = {id(n.tensor) for n in (*ours.values(), *buffers.values())}
-    if any(id(n.tensor) in mine for n in (*made.values(), *made_buffers.values())):
+    here, there = named_tensors(module, prefix), named_tensors(new, prefix)
+    (ours, buffers), (made, made_buffers) = here, there
+    mine = {id(n.tensor) for n in here.both.values()}
+    if any(id(n.tensor) in mine for n in there.both.values()):
         raise ValueError(f"{_WHERE} must make a new module; it gives one that is the module's own")
     _check(ours, made, "parameters")
     both = {name: named for name, named in buffers.items() if name in made_buffers}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import nn
@@ -35,7 +35,6 @@ class Write(NamedTuple):
     complex: bool = False
 
 
-@dataclass(slots=True)
 class ParameterHistory:
     """What is known about one parameter.
 
@@ -48,12 +47,15 @@ class ParameterHistory:
         written: whether it has values.
     """
 
-    rule: str = ""
-    writes: list[Write] = field(default_factory=list)
-    times: int = 0
-    places: list[tuple[weakref.ref[nn.Module], str]] = field(default_factory=list)
-    version: int | None = None
-    written: bool = True
+    __slots__ = ("places", "rule", "times", "version", "writes", "written")
+
+    def __init__(self, rule: str = "") -> None:
+        self.rule = rule
+        self.writes: list[Write] = []
+        self.times = 0
+        self.places: list[tuple[weakref.ref[nn.Module], str]] = []
+        self.version: int | None = None
+        self.written = True
 
 
 # By the module that holds a parameter and what it calls it.
@@ -72,7 +74,8 @@ def take_over(made: Named, named: Named) -> None:
     known = history_of(made.owner, made.attribute)
     if known is not None:
         places = [(weakref.ref(owner), attribute) for owner, attribute in named.places]
-        kept = replace(known, places=places, version=version_of(named.tensor))
+        kept = copy.copy(known)
+        kept.places, kept.version = places, version_of(named.tensor)
         _histories.setdefault(named.owner, {})[named.attribute] = kept
 
 
@@ -136,10 +139,7 @@ class History:
                 history.rule = ", ".join(labels) or "as constructed"
                 if named.part_of is not None:
                     history.rule += f", part of {named.part_of.name} ({named.part_of.how.what})"
-            owner, attribute = named.owner, named.attribute
-            tensor = getattr(owner, attribute, None)
-            if tensor is not None:
-                history.version = version_of(tensor)
-            if owner is not last:
-                last, held = owner, _histories.setdefault(owner, {})
-            held[attribute] = history
+            history.version = version_of(named.tensor)
+            if named.owner is not last:
+                last, held = named.owner, _histories.setdefault(named.owner, {})
+            held[named.attribute] = history

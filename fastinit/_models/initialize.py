@@ -14,12 +14,12 @@ from fastinit._models.checks import check_module, check_plain, check_prefix, che
 from fastinit._models.constructed import initialize_from
 from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
-    Named,
+    NamedTensors,
     Pattern,
     check_patterns,
     matches,
-    named_buffers,
     named_parameters,
+    named_tensors,
 )
 from fastinit._models.recording import without_collections
 from fastinit._models.renaming import Rename, Renaming
@@ -161,7 +161,8 @@ def initialize_(
     check_prefix(prefix, "initialize_")
     checked = None if rules is None else _rules.check(rules)
     renaming = Renaming(rename, "initialize_")
-    parameters = named_parameters(module, prefix)
+    tensors = named_tensors(module, prefix)
+    parameters = tensors.parameters
     check_patterns(skip, parameters, "fastinit.initialize_: argument 'skip'", "parameter")
     lazy.cancel(module)
     if lazy.has_lazy(module):
@@ -189,7 +190,7 @@ def initialize_(
         lazy.defer(module, run)
         return module
     check_plain(module, parameters, "initialize_")
-    renaming.check([*parameters, *named_buffers(module, prefix)])
+    renaming.check(tensors.both)
     on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
     if on_meta:
         raise ValueError(
@@ -200,7 +201,7 @@ def initialize_(
     closed = [
         name
         for name, named in parameters.items()
-        if is_closed(named.tensor) and not matches(name, skip)
+        if named.tensor.is_inference() and is_closed(named.tensor) and not matches(name, skip)
     ]
     if closed:
         raise RuntimeError(
@@ -208,7 +209,7 @@ def initialize_(
             "torch.inference_mode() only: " + ", ".join(closed) + "; call it there, or clone them"
         )
     if checked is not None:
-        _rules.warn_of_unused(checked, parameters, "initialize_", named_buffers(module, prefix))
+        _rules.warn_of_unused(checked, parameters, "initialize_", tensors.buffers)
     wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
     warn_of_loaded(wanted)
     base = key_or_drawn(key, "initialize_")
@@ -228,21 +229,23 @@ def initialize_(
         "initialize_", base, checked, skip, progress=progress, prefix=prefix, rename=renaming
     )
     with without_collections():
-        _initialize(module, request, parameters)
+        _initialize(module, request, tensors)
     return module
 
 
-def _initialize(module: nn.Module, request: Request, parameters: dict[str, Named]) -> None:
+def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> None:
+    parameters = tensors.parameters
     untouched = {n: named for n, named in parameters.items() if matches(n, request.skip)}
-    twins = Twins(module, request.prefix, request.where)
+    twins = Twins(module, tensors, request.prefix, request.where)
     state = Snapshot(module)
 
     def run(recorder: Recorder) -> Result:
         wanted = parameters.keys() - untouched.keys()
         twins.put_in(recorder, untouched.keys(), twins.named.keys() - parameters.keys())
-        kept = {n: one for n, one in twins.placed(parameters).items() if n in untouched}
+        placed = NamedTensors(*map(twins.placed, tensors))
+        kept = {n: one for n, one in placed.parameters.items() if n in untouched}
         result = run_initialisers(
-            recorder, request, module, kept, anew=wanted, others=state.tensors
+            recorder, request, module, placed, kept, anew=wanted, others=state.tensors
         )
         for named in untouched.values():
             state.restore_tensor(named.tensor)

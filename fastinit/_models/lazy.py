@@ -20,7 +20,8 @@ _waiting: weakref.WeakKeyDictionary[nn.Module, weakref.ref[_Deferred]] = weakref
 
 def has_lazy(module: nn.Module) -> bool:
     """Whether a parameter or buffer has no shape yet."""
-    return any(is_lazy(t) for t in (*module.parameters(), *module.buffers()))
+    tables = (table for m in module.modules() for table in (m._parameters, m._buffers))
+    return any(is_lazy(t) for table in tables if table for t in table.values() if t is not None)
 
 
 def _zeros(

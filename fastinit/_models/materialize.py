@@ -16,11 +16,11 @@ from fastinit._models.default_dtype import default_dtype
 from fastinit._models.loaded import check_state_dict
 from fastinit._models.names import (
     Named,
+    NamedTensors,
     Pattern,
     check_patterns,
     matches,
-    named_buffers,
-    named_parameters,
+    named_tensors,
 )
 from fastinit._models.placing import Given, give_memory, move, take_memory_back
 from fastinit._models.recording import recording, without_collections
@@ -213,10 +213,6 @@ def materialize(
         return _build(module_or_factory, request, place, dtype)
 
 
-def _named(request: Request, module: nn.Module) -> dict[str, Named]:
-    return {**named_parameters(module, request.prefix), **named_buffers(module, request.prefix)}
-
-
 def _held_on_meta(request: Request, module: nn.Module) -> list[Named]:
     """Find tensors on the meta device that a module holds otherwise than as parameters."""
     return [
@@ -252,7 +248,8 @@ def _complete(
     twins: Twins | None = None,
 ) -> Result:
     """Give what is on the meta device memory, and run the initialisers that have not been run."""
-    named = _named(request, module)
+    tensors = named_tensors(module, request.prefix)
+    named = tensors.both
     lazy = [name for name, one in named.items() if is_lazy(one.tensor)]
     if lazy:
         raise ValueError(
@@ -264,13 +261,15 @@ def _complete(
     if twins is not None:
         sharded_on_meta = twins.on_meta - alone.keys()
         twins.put_in(recorder, twins.named.keys() - sharded_on_meta)
-        named, alone = twins.placed(named), twins.placed(alone)
+        tensors = NamedTensors(*map(twins.placed, tensors))
+        named, alone = tensors.both, twins.placed(alone)
     unmade = made_in_spite_of_meta({n: one for n, one in named.items() if n not in alone})
     on_meta = {n for n, one in named.items() if one.tensor.is_meta} | sharded_on_meta
     if on_meta:
         warn_of_unmade(unmade, request.where)
         given.extend(give_memory(recorder, [*named.values()], _held_on_meta(request, module)))
-        named = _named(request, module)  # some may be other objects
+        tensors = named_tensors(module, request.prefix)  # some may be other objects
+        named = tensors.both
         untouched = {
             n: one for n, one in named.items() if n in alone or not (n in on_meta or n in unmade)
         }
@@ -278,6 +277,7 @@ def _complete(
             recorder,
             request,
             module,
+            tensors,
             untouched,
             anew=unmade.keys() | sharded_on_meta,
             own_as_well=True,
@@ -285,11 +285,9 @@ def _complete(
         )
         result.buffers.update({one.name: one for one in _held_on_meta(request, module)})
     elif request.rules is not None:
-        result = run_initialisers(recorder, request, module, alone)
+        result = run_initialisers(recorder, request, module, tensors, alone)
     else:
-        parameters = named_parameters(module, request.prefix)
-        buffers = named_buffers(module, request.prefix)
-        result = Result(module, parameters, buffers, untouched=list(alone.values()))
+        result = Result(module, *tensors, untouched=list(alone.values()))
     _load(recorder, request, result, twins)
     loaded = request.loaded(named)
     result.untouched = [one for one in result.untouched if one.name not in loaded]
@@ -320,10 +318,10 @@ def _build(
                 "fastinit.materialize: argument 'module_or_factory' must return a torch.nn.Module, "
                 f"got {type(module).__name__}"
             )
-        _warn(request, module)
-        named = named_parameters(module, request.prefix)
-        check_unsharded(module, named, request.where)
-        _check_made_whole(named, request.where)
+        tensors = named_tensors(module, request.prefix)
+        _warn(request, tensors)
+        check_unsharded(module, tensors.parameters, request.where)
+        _check_made_whole(tensors.parameters, request.where)
         return _complete(recorder, request, module, given)
 
     def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
@@ -350,16 +348,17 @@ def _fill_in(
     dtype: torch.dtype | None,
 ) -> None:
     reshard(module)
-    _warn(request, module)
-    named = _named(request, module)
-    check_plain(module, named_parameters(module, request.prefix), request.where)
+    tensors = named_tensors(module, request.prefix)
+    named = tensors.both
+    _warn(request, tensors)
+    check_plain(module, tensors.parameters, request.where)
     if named and not any(one.tensor.is_meta or is_lazy(one.tensor) for one in named.values()):
         raise ValueError(
             f"fastinit.{request.where}: nothing of {type(module).__name__} is on the meta device, "
             f"so nothing would be initialised; {', '.join(list(named)[:5])} have memory, and "
             "fastinit.initialize_ gives them values"
         )
-    twins = Twins(module, request.prefix, request.where)
+    twins = Twins(module, tensors, request.prefix, request.where)
     state = Snapshot(module)
     given: list[Given] = []
 
@@ -380,8 +379,6 @@ def _fill_in(
     complete(request, run, undo, moves)
 
 
-def _warn(request: Request, module: nn.Module) -> None:
+def _warn(request: Request, tensors: NamedTensors) -> None:
     if request.rules is not None:
-        parameters = named_parameters(module, request.prefix)
-        buffers = named_buffers(module, request.prefix)
-        _rules.warn_of_unused(request.rules, parameters, request.where, buffers)
+        _rules.warn_of_unused(request.rules, tensors.parameters, request.where, tensors.buffers)

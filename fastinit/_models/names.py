@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fastinit._models.parametrized import Parametrized, parametrized
+from fastinit._models.parametrized import Parametrized, Place, parametrized
 
 # What wrappers call the module inside: torch.compile, FSDP and activation checkpointing.
 _WRAPPED = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -21,9 +22,9 @@ _WRAPPERS = frozenset(
 )
 
 Pattern = str | re.Pattern[str]
+_NONE: tuple[()] = ()  # of which most have none
 
 
-@dataclass(slots=True, eq=False)
 class Named:
     """A parameter or buffer under its first name.
 
@@ -32,18 +33,41 @@ class Named:
         tensor: the parameter or buffer.
         owner: the module that holds it under this name.
         attribute: what the owner calls it.
+        part_of: what the module that has it computes from it, if so: a normalised weight, say.
         others: the other (owner, attribute) that hold the same tensor.
         aliases: its names there.
-        part_of: what the module that has it computes from it, if so: a normalised weight, say.
     """
 
-    name: str
-    tensor: Tensor
-    owner: nn.Module
-    attribute: str
-    others: list[tuple[nn.Module, str]] = field(default_factory=list)
-    aliases: list[str] = field(default_factory=list)
-    part_of: Computed | None = None
+    __slots__ = ("aliases", "attribute", "name", "others", "owner", "part_of", "tensor")
+
+    def __init__(
+        self,
+        name: str,
+        tensor: Tensor,
+        owner: nn.Module,
+        attribute: str,
+        part_of: Computed | None = None,
+    ) -> None:
+        self.name = name
+        self.tensor = tensor
+        self.owner = owner
+        self.attribute = attribute
+        self.part_of = part_of
+        self.others: Sequence[Place] = _NONE
+        self.aliases: Sequence[str] = _NONE
+
+    def stands_as(self, owner: nn.Module, attribute: str, alias: str) -> None:
+        """Note another place that holds the tensor, and its name there."""
+        if not isinstance(self.others, list) or not isinstance(self.aliases, list):
+            self.others, self.aliases = [], []
+        self.others.append((owner, attribute))
+        self.aliases.append(alias)
+
+    def with_tensor(self, tensor: Tensor) -> Named:
+        """Give another tensor these names and places."""
+        made = Named(self.name, tensor, self.owner, self.attribute, self.part_of)
+        made.others, made.aliases = [*self.others], [*self.aliases]
+        return made
 
     @property
     def padding_rows(self) -> list[int]:
@@ -58,7 +82,7 @@ class Named:
         return sorted(row for row in rows if row is not None)
 
     @property
-    def places(self) -> list[tuple[nn.Module, str]]:
+    def places(self) -> list[Place]:
         """Every (owner, attribute) that holds the tensor."""
         return [(self.owner, self.attribute), *self.others]
 
@@ -106,36 +130,52 @@ def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
                 waiting.append((path if dropped else _join(path, segment), child))
 
 
-def _collect(module: nn.Module, prefix: str, table: str) -> dict[str, Named]:
-    found: dict[str, Named] = {}
-    first: dict[int, Named] = {}
-    parts: dict[tuple[nn.Module, str], Computed] = {}
-    for path, owner in named_modules(module, prefix):
-        for how in parametrized(owner) if table == "_parameters" else ():
-            computed = Computed(_join(path, how.attribute), how)
-            parts.update(dict.fromkeys(how.sources, computed))
-        for attribute, tensor in getattr(owner, table).items():
-            if tensor is None:
-                continue
-            name = _join(path, attribute)
-            known = first.get(id(tensor))
-            if known is not None:
-                known.others.append((owner, attribute))
-                known.aliases.append(name)
-                continue
-            if name in found:
-                raise ValueError(
-                    f"two tensors of {type(module).__name__} are called {name!r} once the names "
-                    "that wrappers add are dropped; rename one"
-                )
-            part_of = parts.get((owner, attribute)) if parts else None
-            named = Named(name, tensor, owner, attribute, part_of=part_of)
-            found[name] = first[id(tensor)] = named
-    return found
+class _Table:
+    """What is collected of one sort, each tensor once."""
+
+    __slots__ = ("_first", "_module", "named")
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._first: dict[int, Named] = {}
+        self.named: dict[str, Named] = {}
+
+    def add(
+        self,
+        path: str,
+        owner: nn.Module,
+        attribute: str,
+        tensor: Tensor,
+        parts: Mapping[Place, Computed],
+    ) -> None:
+        name = f"{path}.{attribute}" if path else attribute
+        known = self._first.get(id(tensor))
+        if known is not None:
+            known.stands_as(owner, attribute, name)
+            return
+        if name in self.named:
+            raise ValueError(
+                f"two tensors of {type(self._module).__name__} are called {name!r} once the names "
+                "that wrappers add are dropped; rename one"
+            )
+        part_of = parts.get((owner, attribute)) if parts else None
+        self.named[name] = self._first[id(tensor)] = Named(name, tensor, owner, attribute, part_of)
 
 
-def named_parameters(module: nn.Module, prefix: str = "") -> dict[str, Named]:
-    """Collect the parameters, each once, by their names, in torch's order.
+class NamedTensors(NamedTuple):
+    """The parameters and the buffers of a module, each once, by their names, in torch's order."""
+
+    parameters: dict[str, Named]
+    buffers: dict[str, Named]
+
+    @property
+    def both(self) -> dict[str, Named]:
+        """All of them."""
+        return {**self.parameters, **self.buffers}
+
+
+def named_tensors(module: nn.Module, prefix: str = "") -> NamedTensors:
+    """Collect the parameters and buffers, persistent or not.
 
     The segments that wrappers add are dropped: `_orig_mod`, `_fsdp_wrapped_module`,
     `_checkpoint_wrapped_module`, and `module` below data parallelism (DistributedDataParallel,
@@ -147,14 +187,29 @@ def named_parameters(module: nn.Module, prefix: str = "") -> dict[str, Named]:
         prefix: the name of `module` itself inside a larger one, without a dot at the end.
 
     Raises:
-        ValueError: if two parameters have the same name then.
+        ValueError: if two parameters, or two buffers, have the same name then.
     """
-    return _collect(module, prefix, "_parameters")
+    parameters, buffers = _Table(module), _Table(module)
+    parts: dict[Place, Computed] = {}
+    for path, owner in named_modules(module, prefix):
+        for how in parametrized(owner):
+            computed = Computed(_join(path, how.attribute), how)
+            parts.update(dict.fromkeys(how.sources, computed))
+        for attribute, tensor in owner._parameters.items():
+            if tensor is not None:
+                parameters.add(path, owner, attribute, tensor, parts)
+        for attribute, buffer in owner._buffers.items():
+            if buffer is not None:
+                buffers.add(path, owner, attribute, buffer, _NO_PARTS)
+    return NamedTensors(parameters.named, buffers.named)
 
 
-def named_buffers(module: nn.Module, prefix: str = "") -> dict[str, Named]:
-    """Collect the buffers, persistent or not, as `named_parameters` does."""
-    return _collect(module, prefix, "_buffers")
+_NO_PARTS: Mapping[Place, Computed] = {}
+
+
+def named_parameters(module: nn.Module, prefix: str = "") -> dict[str, Named]:
+    """Collect the parameters alone, as `named_tensors` does."""
+    return named_tensors(module, prefix).parameters
 
 
 def matches(name: str, patterns: Iterable[Pattern] | Pattern) -> bool:

@@ -304,8 +304,14 @@ def _of_hook(module: nn.Module, hook: Any) -> Parametrized | None:
 def parametrized(module: nn.Module) -> list[Parametrized]:
     """List the tensors that a module itself computes from parameters."""
     found: list[Parametrized] = []
-    # The tables of scripted modules have no get().
-    lists = getattr(module, "parametrizations", None)
+    modules = module._modules
+    # The tables of scripted modules are of another class, and have no get().
+    if type(modules) is dict and "parametrizations" not in modules:
+        lists = None
+        if not module._forward_pre_hooks:
+            return found
+    else:
+        lists = getattr(module, "parametrizations", None)
     if lists is not None:
         found += [
             _ByList(module, name, steps)

@@ -7,7 +7,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
@@ -273,7 +273,7 @@ def apply(rule: Rule, named: Named, declare: Declare | None = None) -> None:
         if not through.first:
             return
         initialiser = through.initialiser
-        named = replace(through.computed.named, tensor=through.computed.how.stand_in())
+        named = through.computed.named.with_tensor(through.computed.how.stand_in())
         if declare is not None:
             declare(named.name, named.tensor)
     try:

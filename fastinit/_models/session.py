@@ -18,10 +18,10 @@ from fastinit._models.history import History
 from fastinit._models.loaded import places_of
 from fastinit._models.names import (
     Named,
+    NamedTensors,
     Pattern,
     matches,
-    named_buffers,
-    named_parameters,
+    named_tensors,
 )
 from fastinit._models.notes import note
 from fastinit._models.recording import recording
@@ -31,7 +31,7 @@ from fastinit._patch.fork import Fork
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.naming import Names
 from fastinit._recording.recorder import Recorder
-from fastinit._recording.settle import Settled, nbytes_of, unwritten
+from fastinit._recording.settle import Settled, nbytes_of
 from fastinit.key import Key, key_argument, reserve_key
 
 # An initialiser may choose what it does by what it reads, so a run more may find other names.
@@ -289,16 +289,18 @@ def _name(recorder: Recorder, names: Names, name: str, tensor: Tensor) -> None:
 
 
 def _unwritten(recorder: Recorder, result: Result) -> list[str]:
-    def where(named: Iterable[tuple[str, Named]]) -> Iterator[tuple[str, Storage | None, Region]]:
-        for name, one in named:
-            if one.tensor.layout is torch.strided and not one.tensor.is_meta:
-                yield name, recorder.storage_of(one.tensor), Region.of(one.tensor)
-
     spared = {named.name for named in result.untouched}
-    everything = {**result.parameters, **result.buffers}
-    others = [(n, one) for n, one in everything.items() if n not in spared]
-    nowhere = [n for n, one in others if one.tensor.is_meta and one.tensor.numel() > 0]
-    return unwritten(where(others)) + nowhere
+    missing = []
+    for name, one in (*result.parameters.items(), *result.buffers.items()):
+        if name in spared:
+            continue
+        storage = recorder.storage_of(one.tensor)
+        if storage is None:
+            if one.tensor.is_meta and one.tensor.numel() > 0:
+                missing.append(name)
+        elif one.tensor.layout is torch.strided and not storage.has_values(Region.of(one.tensor)):
+            missing.append(name)
+    return missing
 
 
 def _sort(result: Result, name: str) -> str:
@@ -349,6 +351,7 @@ def run_initialisers(
     recorder: Recorder,
     request: Request,
     module: nn.Module,
+    tensors: NamedTensors,
     untouched: Mapping[str, Named],
     *,
     anew: Container[str] = (),
@@ -361,13 +364,13 @@ def run_initialisers(
         recorder: what they are recorded by.
         request: what was asked for.
         module: the module.
+        tensors: its parameters and buffers.
         untouched: those of its parameters and buffers that are to stay as they are.
         anew: the names of parameters and buffers whose values do not count.
         own_as_well: whether to run what the module itself defines even if rules decide on all.
         others: further tensors that the module holds.
     """
-    before = named_parameters(module, request.prefix)
-    buffers = named_buffers(module, request.prefix)
+    before, buffers = tensors
     with recorder.lock:
         for name, named in before.items():
             recorder.follow(named.tensor, request.rename(name), anew=name in anew)
@@ -405,8 +408,7 @@ def run_initialisers(
                     table[attribute] = named.tensor
     return Result(
         module,
-        named_parameters(module, request.prefix),
-        named_buffers(module, request.prefix),
+        *named_tensors(module, request.prefix),
         applied,
         list(untouched.values()),
     )

@@ -21,7 +21,7 @@ from fastinit._distributed.fill import is_sharded, tell_observers
 from fastinit._distributed.part import part_of, written
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
-from fastinit._models.names import Named, named_buffers, named_parameters
+from fastinit._models.names import Named, NamedTensors, named_tensors
 from fastinit._models.placing import Given, exchange, refresh, wants_dtype
 from fastinit._models.session import Run
 from fastinit._models.sharded_ops import copied, divided
@@ -93,6 +93,7 @@ class Twins:
 
     Args:
         module: the module.
+        named: its parameters and buffers.
         prefix: its name in a larger one.
         where: the function, for messages.
 
@@ -103,12 +104,11 @@ class Twins:
         NotImplementedError: if what this rank holds of one cannot be told.
     """
 
-    def __init__(self, module: nn.Module, prefix: str, where: str) -> None:
+    def __init__(self, module: nn.Module, named: NamedTensors, prefix: str, where: str) -> None:
         self._module = module
         self._prefix = prefix
         self._where = where
-        found = {**named_parameters(module, prefix), **named_buffers(module, prefix)}
-        self.named = {name: one for name, one in found.items() if is_sharded(one.tensor)}
+        self.named = {n: one for n, one in named.both.items() if is_sharded(one.tensor)}
         self._twins: dict[str, _Twin] = {}
         self._given: list[Given] = []
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
@@ -151,9 +151,7 @@ class Twins:
     def placed(self, named: Mapping[str, Named]) -> dict[str, Named]:
         """Give what has these names now: twins where there are some."""
         return {
-            name: one
-            if name not in self._twins
-            else dataclasses.replace(one, tensor=self._twins[name].tensor)
+            name: one if name not in self._twins else one.with_tensor(self._twins[name].tensor)
             for name, one in named.items()
         }
 
@@ -350,8 +348,9 @@ class Twins:
 
     def _others(self) -> Iterable[Tensor]:
         """List tensors that the module holds besides its DTensors."""
-        for named in (named_parameters(self._module), named_buffers(self._module)):
-            yield from (one.tensor for one in named.values() if not is_sharded(one.tensor))
+        for one in named_tensors(self._module).both.values():
+            if not is_sharded(one.tensor):
+                yield one.tensor
         yield from (tensor for _, _, tensor in held_tensors(self._module))
 
     # ---- memory for DTensors on the meta device --------------------------------------------------
@@ -393,7 +392,7 @@ class Twins:
             given = exchange(named, new)
             self._given.append(given)
             if not given.swapped:
-                self._twins[name].named = dataclasses.replace(named, tensor=new)
+                self._twins[name].named = named.with_tensor(new)
         for parameter in groups:
             parameter.reset_sharded_param()
 

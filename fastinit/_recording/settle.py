@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastinit._fills.region import Region
-from fastinit._recording.graph import Op, Ref, Storage, needed_of, without_dead
+from fastinit._recording.graph import Op, Ref, needed_of, without_dead
 from fastinit._recording.naming import UNNAMED, Keys, Names
 from fastinit._recording.recorder import Recorder
 
@@ -79,12 +79,3 @@ def nbytes_of(ops: Iterable[Op]) -> int:
     """Count the bytes that fills will write."""
     regions: Iterable[Region] = (op.writes[0].region for op in ops if op.fill is not None)
     return sum(region.numel * region.dtype.itemsize for region in regions)
-
-
-def unwritten(named: Iterable[tuple[str, Storage | None, Region]]) -> list[str]:
-    """List the names of memory that has no values."""
-    return [
-        name
-        for name, storage, region in named
-        if storage is not None and not storage.has_values(region)
-    ]

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import fastinit
 from fastinit import initialize_
-from fastinit._models.names import named_buffers, named_parameters
+from fastinit._models.names import named_parameters, named_tensors
 
 # ---- names and keys ------------------------------------------------------------------------------
 
@@ -408,7 +408,7 @@ def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 
 
 def test_buffers_have_names_too() -> None:
-    assert [*named_buffers(nn.DataParallel(nn.BatchNorm1d(3)))] == [
+    assert [*named_tensors(nn.DataParallel(nn.BatchNorm1d(3))).buffers] == [
         "running_mean",
         "running_var",
         "num_batches_tracked",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastinit._models.names import Named, named_buffers, named_modules, named_parameters
+from fastinit._models.names import Named, named_modules, named_parameters, named_tensors
 
 
 class Around(nn.Module):
@@ -47,7 +47,7 @@ def test_what_is_none_hides_nothing() -> None:
     module.register_buffer("no_buffer", None)
     module.register_buffer("buffer", torch.empty(2))
     assert list(named_parameters(module)) == ["weight"]
-    assert list(named_buffers(module)) == ["buffer"]
+    assert list(named_tensors(module).buffers) == ["buffer"]
 
 
 def test_a_tied_parameter_hides_nothing() -> None:

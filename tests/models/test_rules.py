@@ -17,7 +17,7 @@ from torch import nn
 import fastinit
 from fastinit import initialize_
 from fastinit._models import rules as rules_of
-from fastinit._models.names import named_buffers, named_parameters
+from fastinit._models.names import named_tensors
 from fastinit._recording import memory
 
 
@@ -187,7 +187,7 @@ class Buffers(nn.Module):
 )
 def test_rules_that_mean_buffers(selector: Any, names: list[str]) -> None:
     model = Buffers()
-    found, parameters = named_buffers(model), named_parameters(model)
+    parameters, found = named_tensors(model)
     checked = rules_of.check([(selector, nn.init.ones_), ("default", None)])
     chosen = rules_of.choose_for_buffers(checked, found, parameters)
     assert [*chosen] == names
@@ -201,13 +201,13 @@ def test_rules_that_mean_buffers(selector: Any, names: list[str]) -> None:
 def test_the_first_rule_that_means_a_buffer() -> None:
     model = Buffers()
     checked = rules_of.check([("*", None), ("table", nn.init.zeros_), ("*.table", nn.init.ones_)])
-    chosen = rules_of.choose_for_buffers(checked, named_buffers(model), named_parameters(model))
+    chosen = rules_of.choose_for_buffers(checked, *reversed(named_tensors(model)))
     assert chosen["table"][0] == "table"
 
 
 def test_unused_rules_and_buffers() -> None:
     model = Buffers()
-    found, parameters = named_buffers(model), named_parameters(model)
+    parameters, found = named_tensors(model)
     checked = rules_of.check([("table", nn.init.zeros_), ("default", None)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -223,6 +223,6 @@ def test_an_error_names_the_buffer() -> None:
     model = Buffers()
     rule = ("table", nn.init.xavier_uniform_)
     with pytest.raises(ValueError) as caught:
-        rules_of.apply(rule, named_buffers(model)["table"])
+        rules_of.apply(rule, named_tensors(model).buffers["table"])
     text = "\n".join(getattr(caught.value, "__notes__", [str(caught.value)]))
     assert "rule 'table' gives to table, shape (3,)" in text
