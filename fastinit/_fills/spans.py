@@ -19,6 +19,9 @@ class Spans:
 
     def add(self, begin: int, end: int) -> None:
         """Put an interval in."""
+        if not self._starts:
+            self._starts, self._ends = [begin], [end]
+            return
         first, last = bisect_left(self._ends, begin), bisect_right(self._starts, end)
         if first < last:
             begin, end = min(begin, self._starts[first]), max(end, self._ends[last - 1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from fastinit._models.notes import outside
-from fastinit._models.tree import Tree, is_pretrained
+from fastinit._models.tree import Tree
 
 _RUN = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
 _FRAMEWORK = ("initialize_weights", "post_init", "_initialize_weights")
@@ -123,8 +124,9 @@ def lost(tree: Tree) -> list[str]:
 
     Models of transformers initialise again what their constructors did.
     """
-    own = [m for m, inside in zip(tree.modules, tree.inside, strict=True) if not inside]
-    kinds: dict[Any, None] = dict.fromkeys(type(m) for m in own if not is_pretrained(m))
+    framework = map(operator.or_, tree.inside, tree.pretrained)
+    own = (m for m, theirs in zip(tree.modules, framework, strict=True) if not theirs)
+    kinds: dict[Any, None] = dict.fromkeys(map(type, own))
     suspects = [kind for kind in kinds if _by_constructor(kind) or _by_others(kind)]
     called = frozenset[str]().union(*map(_called, kinds)) if suspects else frozenset()
     found = []

@@ -16,7 +16,7 @@ from fastinit._models.notes import note
 from fastinit._models.parametrized import Place
 from fastinit._models.stand_ins import Declare, StandIns
 from fastinit._models.ties import Ties
-from fastinit._models.tree import Tree, is_pretrained, method_of
+from fastinit._models.tree import Tree, method_of
 from fastinit._models.writes import WriteWatch
 
 
@@ -81,18 +81,23 @@ def _method(module: nn.Module, name: str, framework: bool) -> Callable[..., Any]
     return method
 
 
-def initialisers(module: nn.Module, inside_pretrained: bool = False) -> list[Callable[[], Any]]:
-    """List what a module defines for itself, to be called in this order."""
+def _initialisers(module: nn.Module, inside: bool, pretrained: bool) -> list[Callable[[], Any]]:
+    """List what a module defines for itself, to be called in this order.
+
+    Args:
+        module: the module.
+        inside: whether it is below a model of transformers.
+        pretrained: whether it is one.
+    """
     found: list[Callable[[], Any]] = []
-    pretrained = is_pretrained(module)
-    framework = inside_pretrained or pretrained
+    framework = inside or pretrained
     for name in ("reset_parameters", "_reset_parameters"):
         method = _method(module, name, framework)
         if method is not None and _callable_without_arguments(method):
             found.append(method)
             break
     if pretrained:
-        if not inside_pretrained:
+        if not inside:
             found.append(module.initialize_weights)  # type: ignore[arg-type]
         return found
     for name in ("init_weights", "_init_weights"):
@@ -173,26 +178,25 @@ def run(
 
 
 def _run_one(tree: Tree, place: int, ties: Ties, stand_ins: StandIns) -> None:
-    current, inside = tree.modules[place], tree.inside[place]
-    pretrained = is_pretrained(current)
+    inside, pretrained = tree.inside[place], tree.pretrained[place]
     ties.join_at(place, declared=False)
     if inside or not pretrained:
-        _call_all(tree, current, inside, lambda: stand_ins.store(place))
+        _call_all(tree, place, functools.partial(stand_ins.store, place) if stand_ins else None)
     else:
         stand_ins.close(place)
-        _call_all(tree, current, inside, lambda: None)
+        _call_all(tree, place, None)
         stand_ins.open(place)
     if not inside:
         ties.join_at(place, declared=True)
 
 
-def _call_all(
-    tree: Tree, current: nn.Module, inside: bool, afterwards: Callable[[], object]
-) -> None:
-    for initialiser in initialisers(current, inside):
+def _call_all(tree: Tree, place: int, afterwards: Callable[[], object] | None) -> None:
+    current = tree.modules[place]
+    for initialiser in _initialisers(current, tree.inside[place], tree.pretrained[place]):
         try:
             initialiser()
-            afterwards()
+            if afterwards is not None:
+                afterwards()
         except Exception as error:
             note(error, f"in {_worded(initialiser, current, tree.modules[-1])}")
             raise

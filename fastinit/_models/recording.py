@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fastinit._models.repeats import EXCHANGES
 from fastinit._patch.entered import EnteredScope
 from fastinit._patch.methods import HANDLERS, PatchMode
 from fastinit._patch.scope import Scope
@@ -16,6 +17,8 @@ from fastinit._recording.recorder import Recorder
 
 class _RecordingMode(PatchMode):
     """A patch that also looks for the functions that operators do not tell about."""
+
+    lets_repeat = True
 
     def __init__(self, scope: Scope, recorder: Recorder) -> None:
         super().__init__(scope)
@@ -76,8 +79,10 @@ def recording(recorder: Recorder) -> Iterator[None]:
             mode=lambda scope: _RecordingMode(scope, recorder),
         )
         recorder.scopes.append(scope)
+        EXCHANGES.install()
         try:
             with carried(wrap):
                 yield
         finally:
+            EXCHANGES.uninstall()
             scope.end()

@@ -168,22 +168,22 @@ class Snapshot:
         waiting: list[Any] = [module]
         while waiting:
             value = waiting.pop()
-            kind = type(value)
-            if kind in _ATOMS_SET:
-                continue
-            if kind is OrderedDict and not value:  # a module has ten of these, for hooks
-                self._empty.append(value)
-                continue
             address = id(value)
             if address in seen:
                 continue
             seen.add(address)
+            kind = type(value)
             if isinstance(value, nn.Module):
                 waiting.append(vars(value))
             elif isinstance(value, _CONTAINERS):
                 held = _copy(value)
                 self._containers.append((value, held))
-                waiting += held.values() if isinstance(held, dict) else held
+                for item in held.values() if isinstance(held, dict) else held:
+                    inner = type(item)
+                    if inner is OrderedDict and not item:  # a module has ten of these, for hooks
+                        self._empty.append(item)
+                    elif inner not in _ATOMS_SET:
+                        waiting.append(item)
             elif isinstance(value, Tensor):
                 if value.layout is torch.strided and not value.is_meta and not is_sharded(value):
                     self._tensors[address] = _TensorState(value)

@@ -37,29 +37,39 @@ class Tree:
         modules: in this order; what is below one stands directly before it.
         first: for each, the number of the first that is below it (or itself).
         inside: for each, whether it is below a model of transformers.
+        pretrained: for each, whether it is one.
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.modules: list[nn.Module] = []
         self.first: list[int] = []
         self.inside: list[bool] = []
+        self.pretrained: list[bool] = []
         self._parent: dict[nn.Module, nn.Module] = {}
         self._number: dict[nn.Module, int] = {}
         self._walk(root)
 
     def _walk(self, root: nn.Module) -> None:
         seen = {root}
-        waiting = [(root, iter(root.children()), 0, False)]
+        waiting = [(root, iter(root.children()), 0, False, is_pretrained(root))]
         while waiting:
-            current, children, first, inside = waiting[-1]
-            child = next((c for c in children if c not in seen), None)
+            current, children, first, inside, pretrained = waiting[-1]
+            child = next((c for c in children if c not in seen), None) if current._modules else None
             if child is not None:
                 seen.add(child)
                 self._parent[child] = current
-                below = inside or is_pretrained(current)
-                waiting.append((child, iter(child.children()), len(self.modules), below))
+                waiting.append(
+                    (
+                        child,
+                        iter(child.children()),
+                        len(self.modules),
+                        inside or pretrained,
+                        is_pretrained(child),
+                    )
+                )
                 continue
             waiting.pop()
+            self.pretrained.append(pretrained)
             self._number[current] = len(self.modules)
             self.modules.append(current)
             self.first.append(first)
@@ -70,7 +80,7 @@ class Tree:
         found, current = place, self.modules[place]
         while True:
             number = self._number[current]
-            if is_pretrained(current):
+            if self.pretrained[number]:
                 found = number
             if current not in self._parent:
                 return found

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastinit._compiled import extension
 from fastinit._fills.fill import Fill, run_fills
 from fastinit._recording.graph import Op, Storage
-from fastinit._tensors import is_fake, is_plain
+from fastinit._tensors import PLAIN_TYPES, is_fake, is_plain
 
 _LARGE = 1 << 20  # bytes, from which memory is large enough to be asked for again
 _HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
@@ -40,12 +40,10 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
 
 def is_real(tensor: Any) -> bool:
     """Whether this is an ordinary tensor with memory of its own, on a device that is handled."""
-    return (
-        extension.handled_dtype(tensor) is not None
-        and is_plain(type(tensor))
-        and not tensor.is_meta
-        and not is_fake(tensor)
-    )
+    if extension.handled_dtype(tensor) is None or tensor.is_meta:
+        return False
+    kind = type(tensor)
+    return kind in PLAIN_TYPES or (is_plain(kind) and not is_fake(tensor))
 
 
 class Memory:

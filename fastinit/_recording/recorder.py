@@ -56,6 +56,7 @@ class Recorder(Waiting):
     Attributes:
         followed: tensors that were there when it began, and their names.
         declared: memory that was given a name meanwhile.
+        repeated: what initialisers have done that is to be done again, by what it depends on.
     """
 
     def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING, *, waits: bool = True) -> None:
@@ -63,6 +64,7 @@ class Recorder(Waiting):
         _recorders.add(self)
         self.followed: list[tuple[Tensor, str]] = []
         self.declared: list[tuple[Ref, str]] = []
+        self.repeated: dict[Any, Any] = {}
 
     def follow(self, tensor: Tensor, name: str, *, anew: bool) -> None:
         """Record what happens to a tensor that is there already.
@@ -88,7 +90,7 @@ class Recorder(Waiting):
         """Keep what tensors hold that are there already, to put it back if need be."""
         with self.lock:
             for tensor in tensors:
-                if is_real(tensor) and tensor.numel() > 0 and self.storage_of(tensor) is None:
+                if self.storage_of(tensor) is None and is_real(tensor) and tensor.numel() > 0:
                     self.register(tensor, known=True).outside = True
 
     def declare(self, name: str, tensor: Tensor) -> None:

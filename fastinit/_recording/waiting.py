@@ -224,6 +224,14 @@ class Waiting(Values):
         )
         return True
 
+    def fill_as(self, op: Op, storage: Storage) -> None:
+        """Let a fill wait that is to do to memory what another did to some of the same layout."""
+        draw = None if op.draw is None else self._next_draw()
+        refs = (Ref(storage, op.writes[0].region),)
+        again = Op(op.label, (), refs, numbers=op.numbers, overwrites=True, fill=op.fill, draw=draw)
+        again.ran = False
+        self._wait(again, op.fill is not None and op.fill.draws)
+
     def _wait_to_draw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Let another draw into a tensor wait; say whether it could."""
         tensor, rest, given = args[0], args[1:], dict(kwargs)
