@@ -243,12 +243,12 @@ def _complete(
     recorder: Recorder,
     request: Request,
     module: nn.Module,
+    tensors: NamedTensors,
     given: list[Given],
     others: Iterable[Tensor] = (),
     twins: Twins | None = None,
 ) -> Result:
     """Give what is on the meta device memory, and run the initialisers that have not been run."""
-    tensors = named_tensors(module, request.prefix)
     named = tensors.both
     lazy = [name for name, one in named.items() if is_lazy(one.tensor)]
     if lazy:
@@ -322,7 +322,7 @@ def _build(
         _warn(request, tensors)
         check_unsharded(module, tensors.parameters, request.where)
         _check_made_whole(tensors.parameters, request.where)
-        return _complete(recorder, request, module, given)
+        return _complete(recorder, request, module, tensors, given)
 
     def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
         move(found.recorder, found.result, device, None)
@@ -369,7 +369,7 @@ def _fill_in(
         given.clear()
 
     def run(recorder: Recorder) -> Result:
-        return _complete(recorder, request, module, given, state.tensors, twins)
+        return _complete(recorder, request, module, tensors, given, state.tensors, twins)
 
     def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
         ops = twins.divide(found, ops, device, dtype)

@@ -58,8 +58,6 @@ _CALLED = (
 _INIT: Any = vars(nn.init)
 _called_now = operator.itemgetter(*(name for name in _CALLED if name in _INIT))
 _AS_MADE = _called_now(_INIT)
-# These torch.Tensor has from C, unless somebody has put others there.
-_FILLING = ("fill_", "normal_", "uniform_", "zero_")
 _OF_TENSOR = vars(Tensor)
 
 
@@ -133,7 +131,13 @@ def _are_torchs() -> bool:
         called = _called_now(_INIT)
     except KeyError:
         return False
-    return called == _AS_MADE and not any(name in _OF_TENSOR for name in _FILLING)
+    # These torch.Tensor has from C, unless somebody has put others there.
+    return called == _AS_MADE and not (
+        "fill_" in _OF_TENSOR
+        or "normal_" in _OF_TENSOR
+        or "uniform_" in _OF_TENSOR
+        or "zero_" in _OF_TENSOR
+    )
 
 
 class _Step(NamedTuple):
