@@ -186,26 +186,38 @@ def without_dead(
         live: whether somebody may want the values of a storage after the last one.
         looked_at: whether what somebody has read counts, although it is overwritten.
     """
-    wanted: dict[Storage, Spans] = {}
+    # Of most storages one fill of them is all there is: what stands for "all but this region" is
+    # the region then, until somebody asks for more.
+    found: dict[Storage, Spans | Region] = {}
+
+    def wanted(storage: Storage) -> Spans:
+        spans = found.get(storage)
+        if not isinstance(spans, Spans):
+            region = spans
+            spans = found[storage] = Spans(0, _ALL if live(storage) else 0)
+            if region is not None:
+                spans.remove_region(region)
+        return spans
+
     kept = []
     for op in reversed(ops):
+        if op.overwrites and len(op.writes) == 1 and not op.reads:
+            ref = op.writes[0]
+            if ref.storage not in found and live(ref.storage):
+                found[ref.storage] = ref.region
+                kept.append(op)
+                continue
         needed = op.read and looked_at
         for ref in op.writes:
-            spans = wanted.get(ref.storage)
-            if spans is None:
-                spans = wanted[ref.storage] = Spans(0, _ALL if live(ref.storage) else 0)
-            needed = needed or spans.meets_region(ref.region)
+            needed = needed or wanted(ref.storage).meets_region(ref.region)
         if not needed:
             continue
         kept.append(op)
         if op.overwrites:
             for ref in op.writes:
-                wanted[ref.storage].remove_region(ref.region)
+                wanted(ref.storage).remove_region(ref.region)
         for ref in op.reads:
-            spans = wanted.get(ref.storage)
-            if spans is None:
-                spans = wanted[ref.storage] = Spans(0, _ALL if live(ref.storage) else 0)
-            spans.add_around(ref.region)
+            wanted(ref.storage).add_around(ref.region)
     return kept[::-1]
 
 
