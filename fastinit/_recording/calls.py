@@ -1,0 +1,160 @@
+"""Running operators at once, after what they need, and writing down what they have done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastinit._fills.operators import saved_arguments, written_arguments
+from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
+from fastinit._recording.graph import Op, Ref
+from fastinit._recording.kinds import COPYING, Kind
+from fastinit._recording.memory import is_real, tensors_in
+from fastinit._recording.seeded import seeded
+from fastinit._recording.values import unpoisoned
+from fastinit._recording.waiting import Waiting, name_of
+
+
+class Calls(Waiting):
+    """A recording of what does not wait. Arguments as those of `Waiting`."""
+
+    def _call(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator, after what it needs."""
+        tensors = list(tensors_in((args, kwargs)))
+        written = written_arguments(func, args, kwargs) if kind.mutable else []
+        for tensor in written:
+            self._meet(tensor)
+        pairs = [(t, s) for t in tensors if (s := self.storage_of(t)) is not None]
+        draws = kind.draws and kwargs.get("generator") is None and kwargs.get("key") is None
+        draws = draws and not kwargs.get("keys")
+        if not pairs and not draws:
+            return self.made(func(*args, **kwargs), tensors)
+        times: dict[int, int] = {}
+        for tensor in tensors:
+            times[id(tensor)] = times.get(id(tensor), 0) + 1
+        saved = saved_arguments(func, args, kwargs) if kind.mutable else []
+        beside = {self.storage_of(tensor) for tensor in saved}
+        if args and isinstance(args[0], Tensor):
+            beside.discard(self.storage_of(args[0]))
+        partial = kind.partial and not kwargs.get("accumulate") and not kwargs.get("reduce")
+        partial = partial and not any(value is True for value in args)
+        reads: list[Ref] = []
+        writes: list[Ref] = []
+        for tensor, storage in pairs:
+            ref = Ref(storage, Region.of(tensor))
+            writing = any(tensor is w for w in written)
+            if writing:
+                writes.append(ref)
+            if not (writing and kind.overwrites) or times[id(tensor)] > 1:
+                reads.append(ref)
+        for ref in reads:
+            self._need(ref)
+        for ref in writes:
+            if ref.storage.outside:
+                self.remember(ref.storage)
+            if kind.overwrites:
+                self._overwrite(ref)
+        missing = any(
+            not self._has_values(ref)
+            for ref in reads
+            if not (partial and any(ref.storage is w.storage for w in writes))
+            # Memory without values that is given to be written to, beside what is worked on.
+            and ref.storage not in beside
+        )
+        drawn = kind.draws or any(ref.storage.drawn for ref in reads)
+        op = Op(
+            self.thread.label or name_of(func),
+            reads,
+            numbers=[x for x in args[1:] if isinstance(x, (int, float))],  # no tensor lives longer
+            overwrites=kind.overwrites,
+        )
+        partly: Spans | None = None
+        if draws:
+            op.draw = self._next_draw()
+            op.key = self._guess(op.draw, writes)
+            result = seeded(func, args, kwargs, op.key)
+        elif partial and not missing:
+            with self._seen(writes):
+                result = func(*args, **kwargs)
+        elif missing and name_of(func) in COPYING:
+            self._poison_unwritten(reads)
+            result = func(*args, **kwargs)
+            partly = unpoisoned(result)
+            missing = partly is None
+        else:
+            result = func(*args, **kwargs)
+        self._note(op, kind, written, saved, missing, drawn, result, partly)
+        return result
+
+    def _meet(self, tensor: Tensor) -> None:
+        """Keep what memory of outside holds that is about to be written for the first time."""
+        if is_real(tensor) and tensor.numel() > 0 and self.storage_of(tensor) is None:
+            inside = self.is_inside(tensor)
+            if not inside:
+                self.register(tensor, known=True).outside = True
+
+    def _poison_unwritten(self, refs: Sequence[Ref]) -> None:
+        for ref in refs:
+            untyped = ref.storage.alive()
+            if ref.storage.poison is None and untyped is not None and not ref.storage.is_full:
+                self._poison(ref.storage, untyped)
+
+    def _note(
+        self,
+        op: Op,
+        kind: Kind,
+        written: list[Tensor],
+        saved: list[Tensor],
+        missing: bool,
+        drawn: bool,
+        result: Any,
+        partly: Spans | None,
+    ) -> None:
+        """Write down what an operator has done.
+
+        Args:
+            op: what it was.
+            kind: what there is to know of it.
+            written: the arguments that it has written to.
+            saved: those of them that it has overwritten beside what it works on.
+            missing: whether it has read what has no values.
+            drawn: whether its results depend on a draw.
+            result: its result.
+            partly: the bytes of the result that have values, if not all do.
+        """
+        writes: list[Ref] = []
+        results = list(tensors_in((result,)))
+        for tensor in (*written, *(r for r in results if all(r is not w for w in written))):
+            storage = self.storage_of(tensor)
+            made = storage is None
+            if storage is None:
+                if (
+                    not (drawn or missing or partly is not None)
+                    or not is_real(tensor)
+                    or tensor.numel() == 0
+                ):
+                    self.made(tensor)
+                    continue
+                # What was there before has values, which nobody has had to write down.
+                storage = self.register(tensor, known=any(tensor is w for w in written))
+            elif all(tensor is not w for w in written):
+                continue  # a view of an argument
+            ref = Ref(storage, Region.of(tensor))
+            writes.append(ref)
+            op.overwrites = op.overwrites or made
+            if missing:
+                storage.known = False
+                storage.written.remove_region(ref.region)
+            elif made and partly is not None:
+                storage.known, storage.written = False, partly
+            elif kind.overwrites or made or any(tensor is s for s in saved):
+                storage.written.add_region(ref.region)
+            storage.drawn = storage.drawn or drawn
+            storage.escaped = storage.escaped or kind.keeps
+        op.writes = writes
+        op.read = not results and not written
+        if writes or (op.read and drawn):
+            self._log(op)
