@@ -40,22 +40,38 @@ class ParameterHistory:
 
     Attributes:
         rule: the rule it was given, or what was done to it.
-        writes: what was done to it, in order; nothing that was overwritten as a whole.
+        noted: of what was done to it, in order, the label, the numbers, the distribution, where it
+            was done, and whether to all of it; `writes` says more.
         times: how often initialisers wrote all of it, including what was never computed.
         places: where the tensor was held at that time.
         version: torch's version counter afterwards; inference tensors have none.
         written: whether it has values.
     """
 
-    __slots__ = ("places", "rule", "times", "version", "writes", "written")
+    __slots__ = ("noted", "places", "rule", "times", "version", "written")
 
     def __init__(self, rule: str = "") -> None:
         self.rule = rule
-        self.writes: list[Write] = []
+        self.noted: list[tuple[str, tuple[float, ...], str | None, Region, bool]] = []
         self.times = 0
         self.places: list[tuple[weakref.ref[nn.Module], str]] = []
         self.version: int | None = None
         self.written = True
+
+    @property
+    def writes(self) -> list[Write]:
+        """What was done to it, in order; nothing that was overwritten as a whole."""
+        return [
+            Write(
+                label,
+                arguments,
+                fill,
+                region.numel * (2 if region.dtype.is_complex else 1),
+                whole,
+                region.dtype.is_complex,
+            )
+            for label, arguments, fill, region, whole in self.noted
+        ]
 
 
 # By the module that holds a parameter and what it calls it.
@@ -113,12 +129,16 @@ class History:
             if region is None:
                 region = whole[name] = Region.of(parameters[name].tensor)
             places[ref.storage] = name
-            fill = None if op.fill is None else op.fill.distribution
-            numbers = _floats(op.numbers) if op.fill is None else op.fill.args
-            pairs = ref.region.dtype.is_complex
-            numel = ref.region.numel * (2 if pairs else 1)
-            covers = op.overwrites and ref.region.covers(region)
-            history.writes.append(Write(op.label, numbers, fill, numel, covers, pairs))
+            fill = op.fill
+            history.noted.append(
+                (
+                    op.label,
+                    _floats(op.numbers) if fill is None else fill.args,
+                    None if fill is None else fill.distribution,
+                    ref.region,
+                    op.overwrites and ref.region.covers(region),
+                )
+            )
         for op in log:
             for ref in op.writes:
                 found = places.get(ref.storage)
@@ -128,18 +148,24 @@ class History:
     def close(self) -> None:
         """Keep what was noted."""
         last: nn.Module | None = None
-        held: dict[str, ParameterHistory] = {}
+        of_owner: dict[str, ParameterHistory] = {}
         for name, history in self._histories.items():
             named = self._parameters[name]
-            history.places = [(weakref.ref(owner), attribute) for owner, attribute in named.places]
+            history.places = [(weakref.ref(named.owner), named.attribute)]
+            if named.others:
+                history.places += [(weakref.ref(owner), held) for owner, held in named.others]
             history.written = name not in self.unwritten
             if not history.rule and history.written:
                 # What is real already when it becomes a parameter, torch.zeros(n) say, is not seen.
-                labels = dict.fromkeys(write.label for write in history.writes)
-                history.rule = ", ".join(labels) or "as constructed"
+                noted = history.noted
+                if len(noted) == 1:
+                    history.rule = noted[0][0]
+                else:
+                    labels = dict.fromkeys(label for label, *_ in noted)
+                    history.rule = ", ".join(labels) or "as constructed"
                 if named.part_of is not None:
                     history.rule += f", part of {named.part_of.name} ({named.part_of.how.what})"
             history.version = version_of(named.tensor)
             if named.owner is not last:
-                last, held = named.owner, _histories.setdefault(named.owner, {})
-            held[named.attribute] = history
+                last, of_owner = named.owner, _histories.setdefault(named.owner, {})
+            of_owner[named.attribute] = history

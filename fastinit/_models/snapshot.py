@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from itertools import compress, filterfalse
 from types import FunctionType
 from typing import Any
 
@@ -70,6 +72,9 @@ def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
                 yield f"{path}.{attribute}.grad".removeprefix("."), owner, parameter.grad
 
 
+_NO_HOOKS: Mapping[Any, Any] = {}
+
+
 class _TensorState:
     """A tensor as it was: which memory it is on, what hangs on it."""
 
@@ -80,9 +85,10 @@ class _TensorState:
         self.data = tensor.data
         self.grad = tensor.grad if tensor.is_leaf else None
         self.requires_grad = tensor.requires_grad
-        self.marks = dict(vars(tensor))
-        self.hooks = dict(tensor._backward_hooks or {})
-        self.after = dict(tensor._post_accumulate_grad_hooks or {})
+        self.marks = vars(tensor).copy()
+        hooks, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+        self.hooks: Mapping[Any, Any] = dict(hooks) if hooks else _NO_HOOKS
+        self.after: Mapping[Any, Any] = dict(after) if after else _NO_HOOKS
 
     def restore(self) -> None:
         tensor = self.tensor
@@ -162,7 +168,7 @@ class Snapshot:
 
     def __init__(self, module: nn.Module) -> None:
         self._containers: list[tuple[Any, Any]] = []
-        self._empty: list[OrderedDict[Any, Any]] = []
+        self._empty: list[Any] = []
         self._tensors: dict[int, _TensorState] = {}
         seen: set[int] = set()
         waiting: list[Any] = [module]
@@ -178,21 +184,24 @@ class Snapshot:
             elif isinstance(value, _CONTAINERS):
                 held = _copy(value)
                 self._containers.append((value, held))
-                for item in held.values() if isinstance(held, dict) else held:
-                    inner = type(item)
-                    if inner is OrderedDict and not item:  # a module has ten of these, for hooks
-                        self._empty.append(item)
-                    elif inner not in _ATOMS_SET:
-                        waiting.append(item)
+                self._sort(held.values() if isinstance(held, dict) else held, waiting)
             elif isinstance(value, Tensor):
                 if value.layout is torch.strided and not value.is_meta and not is_sharded(value):
                     self._tensors[address] = _TensorState(value)
             elif kind is tuple or kind is FunctionType:
-                waiting += (item for _, item in inside(value))
+                self._sort([item for _, item in inside(value)], waiting)
             elif not _is_torchs_own(value):
                 own = getattr(value, "__dict__", None)
                 if type(own) is dict:
                     waiting.append(own)
+
+    def _sort(self, items: Collection[Any], waiting: list[Any]) -> None:
+        """Put aside what may hold something; all in C, as a module has thirty of these."""
+        kinds = [*map(type, items)]
+        plain = [*compress(items, map(_PLAIN.__contains__, kinds))]
+        self._empty += filterfalse(None, plain)
+        waiting += filter(None, plain)
+        waiting += compress(items, map(operator.not_, map(_LOOKED_AT.__contains__, kinds)))
 
     @property
     def tensors(self) -> Iterator[Tensor]:
@@ -201,8 +210,8 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put everything back."""
-        for table in self._empty:
-            table.clear()
+        for container in self._empty:
+            container.clear()
         with torch.no_grad():
             for container, before in self._containers:
                 _put_back(container, before)
@@ -217,4 +226,4 @@ class Snapshot:
                 state.restore()
 
 
-_ATOMS_SET = frozenset(_ATOMS)
+_LOOKED_AT = _PLAIN | frozenset(_ATOMS)
