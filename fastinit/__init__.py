@@ -13,7 +13,7 @@ from fastinit._distributed.agreement import check_ranks
 from fastinit._distributed.sharding import shard
 from fastinit._models.initialize import initialize_
 from fastinit._models.materialize import materialize
-from fastinit._patch.patch import patch
+from fastinit._models.patch import patch
 from fastinit._recording.batch import batch
 from fastinit._report.moments import Moments
 from fastinit._report.report import Report, report

@@ -64,8 +64,18 @@ class Renaming:
                     f"fastinit.{self._where}: argument 'rename': there is no parameter or buffer "
                     f"{unknown[0]!r}"
                 )
+        self.check_distinct(there)
+
+    def check_distinct(self, names: Iterable[str]) -> None:
+        """Check that it leaves names distinct.
+
+        Raises:
+            ValueError: if two get the same name.
+        """
+        if self._rename is None:
+            return
         first: dict[str, str] = {}
-        for name in there:
+        for name in names:
             other = first.setdefault(self(name), name)
             if other != name:
                 raise ValueError(

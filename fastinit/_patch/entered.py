@@ -11,7 +11,7 @@ from fastinit._fills.operators import leave_function_mode
 from fastinit._patch.fork import Fork
 from fastinit._patch.functions import EXCHANGES
 from fastinit._patch.methods import PatchMode
-from fastinit._patch.scope import Scope, enter, leave
+from fastinit._patch.scope import NamedDraw, Scope, enter, leave
 from fastinit._recording.batch import batch as batch_of_fills
 from fastinit.key import Key
 
@@ -31,9 +31,10 @@ class EnteredScope(Scope):
         *,
         batch: bool = False,
         take: Callable[..., Any] | None = None,
+        named: Callable[[torch.Tensor], NamedDraw | None] | None = None,
         mode: Callable[[Scope], PatchMode] = PatchMode,
     ) -> None:
-        super().__init__(owner, key, take)
+        super().__init__(owner, key, take, named)
         self._mode = mode(self)
         self._batch = batch_of_fills() if batch else None
         EXCHANGES.install()

@@ -18,6 +18,7 @@ from fastinit._patch.scope import (
     Scope,
     current,
     draw,
+    drawn_by_torch,
     is_ours,
     is_plain_tensor,
     is_transformed,
@@ -240,6 +241,42 @@ class PatchMode(TorchFunctionMode):
         if handler is None or current() is not self._scope or is_transformed():
             return func(*args, **kwargs) if kwargs else func(*args)
         return handler(_Call(self._scope, func, args, kwargs or {}))
+
+
+# Draws that fastinit has no function for.
+_TORCH_DRAWS = frozenset(
+    {
+        torch.Tensor.bernoulli_,
+        torch.Tensor.cauchy_,
+        torch.Tensor.exponential_,
+        torch.Tensor.geometric_,
+        torch.Tensor.log_normal_,
+        torch.Tensor.random_,
+    }
+)
+
+
+class NamingMode(PatchMode):
+    """A patch whose scope names draws: those of torch's own into what has a name, too."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        scope = self._scope
+        if func not in _TORCH_DRAWS or current() is not scope or is_transformed():
+            return super().__torch_function__(func, types, args, kwargs)
+        given = kwargs or {}
+        named = None
+        if scope.named and args and is_plain_tensor(args[0]) and given.get("generator") is None:
+            with torch._C.DisableTorchFunction():
+                named = scope.named(args[0])
+        if named is None:
+            return func(*args, **given)
+        return drawn_by_torch(named, lambda: func(*args, **given))
 
 
 # Those that change no call but draws, and look at initialisers only to make these.

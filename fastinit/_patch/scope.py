@@ -9,12 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
 
 from fastinit._distributed.fill import is_sharded
+from fastinit._patch.fork import Fork
 from fastinit._tensors import PLAIN_TYPES, is_captured, is_fake, is_plain, on_handled_device
 from fastinit.key import Key
 
@@ -22,20 +23,38 @@ _get_ident = threading.get_ident
 _functorch_stack_top = torch._C._functorch.peek_interpreter_stack
 
 
+class NamedDraw(NamedTuple):
+    """A draw into memory that has a name.
+
+    Attributes:
+        key: its key.
+        made: to be called when it has been made.
+    """
+
+    key: Key
+    made: Callable[[], None]
+
+
 class Scope:
     """One entered `patch`: its key, and how many draws it has keyed so far.
 
     With `take`, every draw is offered to it instead: `take(fill, tensor, arguments, generator)`.
+    With `named`, that says of a draw what it is by name; None for memory that has none.
     """
 
-    __slots__ = ("drawn", "ended", "key", "outer", "owner", "take", "thread")
+    __slots__ = ("drawn", "ended", "key", "named", "outer", "owner", "take", "thread")
 
     def __init__(
-        self, owner: object, key: Key | None, take: Callable[..., Any] | None = None
+        self,
+        owner: object,
+        key: Key | None,
+        take: Callable[..., Any] | None = None,
+        named: Callable[[torch.Tensor], NamedDraw | None] | None = None,
     ) -> None:
         self.owner = owner
         self.key = key
         self.take = take
+        self.named = named
         self.drawn = 0
         self.thread = _get_ident()
         self.outer: Scope | None = None
@@ -120,6 +139,14 @@ def is_transformed() -> bool:
     return _functorch_stack_top() is not None or forward_ad._current_level >= 0
 
 
+def drawn_by_torch(named: NamedDraw, original: Callable[[], Any]) -> Any:
+    """Make a draw of torch's own under the key that its name gives it."""
+    with Fork(int(named.key)):
+        result = original()
+    named.made()
+    return result
+
+
 def draw(
     scope: Scope,
     fill: Callable[..., Any],
@@ -130,7 +157,8 @@ def draw(
 ) -> Any:
     """Make one draw into `tensor`, by `fill(tensor, *arguments)`.
 
-    It is keyed when the scope is, unless a generator was asked for. Without a key `fill` itself
+    It is keyed when the scope is, unless a generator was asked for: by name if the tensor's memory
+    has one there, else by how many there were. Without a key `fill` itself
     hands to torch what it does not support. With one it raises NotImplementedError instead (a key
     is never ignored), and `original` draws from the generators that the keyed patch has seeded.
     """
@@ -149,15 +177,23 @@ def draw(
             )
             if key is not None:
                 target = torch.empty_like(tensor, device="meta") if imaginary else tensor
+                named = None if scope.named is None else scope.named(tensor)
+                own = key.fold_in(scope.drawn) if named is None else named.key
                 try:
-                    result = fill(target, *arguments, key=key.fold_in(scope.drawn))
-                    scope.drawn += 1
-                    if not imaginary:
-                        return result
+                    result = fill(target, *arguments, key=own)
                 except NotImplementedError:
                     # What torch draws into shards depends on the ranks, or is the same on all.
                     if is_sharded(tensor):
                         raise
+                    if named is not None:
+                        return drawn_by_torch(named, original)
+                else:
+                    if named is None:
+                        scope.drawn += 1
+                    else:
+                        named.made()
+                    if not imaginary:
+                        return result
             # A replay of a graph and a call of what was traced draw anew by torch alone.
             elif not (imaginary or is_captured(tensor) or torch._C._is_tracing()):
                 return fill(tensor, *arguments, generator=generator)

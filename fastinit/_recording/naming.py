@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit.key import Key, fold_word, signed
 
@@ -167,3 +168,38 @@ class Keys:
     def for_draws(self, names: Iterable[tuple[Any, str]]) -> dict[Any, int]:
         """Give each draw its key, in this order."""
         return {draw: self.next(name) for draw, name in names}
+
+
+class Live:
+    """Which draws into memory of one name have values that are still there, by their numbers.
+
+    For who has to number a draw when it is made, and cannot wait to see which are overwritten. The
+    numbers are those of `Keys` unless that takes foresight.
+    """
+
+    __slots__ = ("_anywhere", "_least", "_regions")
+
+    def __init__(self) -> None:
+        self._regions: dict[int, Region] = {}
+        self._anywhere = Spans()  # what any of them may be in
+        self._least = 0
+
+    def _under(self, region: Region) -> list[int]:
+        """List those of which nothing is left once a region is written."""
+        if region.numel > 0 and not self._anywhere.meets_region(region):
+            return []
+        return [number for number, other in self._regions.items() if region.covers(other)]
+
+    def next(self, region: Region) -> int:
+        """Give a draw the least number that no other will have then."""
+        return min([self._least, *self._under(region)])
+
+    def add(self, region: Region, number: int) -> None:
+        """Note a draw that has been made."""
+        for other in self._under(region):
+            del self._regions[other]
+            self._least = min(self._least, other)
+        self._regions[number] = region
+        self._anywhere.add_around(region)
+        while self._least in self._regions:
+            self._least += 1

@@ -84,13 +84,16 @@ def test_dtensors(after: list[dict[str, Any]]) -> None:
     assert same_bits(after[2]["weights"]["layer.weight"], want)
 
 
-def test_patch(after: list[dict[str, Any]]) -> None:
-    want = fastinit.trunc_normal_(torch.empty(16, 8), std=0.02, key=fastinit.Key(0).fold_in(0))
-    assert same_bits(after[3]["weights"]["layer.weight"], want)
+@pytest.mark.parametrize("block", [3, 4])
+def test_patch(after: list[dict[str, Any]], block: int) -> None:
+    assert "module=" in BLOCKS[block]
+    key = fastinit.Key(0).fold_in("layer.weight").fold_in(0)
+    want = fastinit.trunc_normal_(torch.empty(16, 8), std=0.02, key=key)
+    assert same_bits(after[block]["weights"]["layer.weight"], want)
 
 
 def test_shards_by_hand(after: list[dict[str, Any]]) -> None:
-    names = SimpleNamespace(**after[4])
+    names = SimpleNamespace(**after[5])
     full = fastinit.kaiming_uniform_(torch.empty(4096, 4096), key=names.key)
     assert same_bits(names.rows, full[3072:])
     assert same_bits(names.flat, full.flatten()[10_000_000:15_000_000])
@@ -99,9 +102,9 @@ def test_shards_by_hand(after: list[dict[str, Any]]) -> None:
 def test_experts_by_hand(after: list[dict[str, Any]]) -> None:
     key = fastinit.Key(0).fold_in("experts.7.weight")
     want = fastinit.normal_(torch.empty(8, 8), std=0.02, key=key)
-    assert same_bits(after[5]["weights"]["experts.1.weight"], want)
+    assert same_bits(after[6]["weights"]["experts.1.weight"], want)
 
 
 def test_all_blocks_are_looked_at(after: list[dict[str, Any]]) -> None:
-    assert len(after) == len(BLOCKS) == 7
-    assert "check_ranks" in BLOCKS[6]
+    assert len(after) == len(BLOCKS) == 8
+    assert "check_ranks" in BLOCKS[7]

@@ -30,11 +30,11 @@ from torch.distributed.tensor.parallel import (
 )
 
 import fastinit
-from support import sharded_models
+from support import pipeline_ranks, sharded_models
 from support.common import same_bits
 from support.shard_cases import CONSTANT, DRAWN, fill, shapes_of, whole
 
-CASES: dict[str, Callable[[], None]] = {}
+CASES: dict[str, Callable[[], None]] = dict(pipeline_ranks.CASES)
 RULES = {"*.bias": nn.init.zeros_, 1: nn.init.ones_, "default": nn.init.kaiming_normal_}
 # One of each world size, and a square.
 MESHES = {"1": [0], "2": [0, 1], "3": [0, 1, 2], "4": [0, 1, 2, 3], "2x2": [[0, 1], [2, 3]]}

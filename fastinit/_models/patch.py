@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, SupportsIndex, TypeVar
 
+from torch import nn
+
+from fastinit._models.named_draws import NamedDraws
+from fastinit._models.renaming import Rename, Renaming
 from fastinit._patch.entered import EnteredScope
+from fastinit._patch.methods import NamingMode
 from fastinit._patch.scope import entered_by
-from fastinit.key import Key, key_argument
+from fastinit.key import Key, key_argument, reserve_key
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _parts(module: Any) -> list[nn.Module]:
+    """List what the argument `module` means.
+
+    Raises:
+        TypeError: if it is neither a module nor a sequence of them.
+    """
+    single = isinstance(module, nn.Module)
+    parts: list[Any] = [module] if single else [*module] if isinstance(module, Sequence) else [None]
+    for part in parts:
+        if not isinstance(part, nn.Module):
+            given = type(module).__name__
+            if part is not None:
+                given = f"a {given} with a {type(part).__name__}"
+            raise TypeError(
+                "fastinit.patch: argument 'module' must be a torch.nn.Module or a sequence of "
+                f"them, got {given}"
+            )
+    return parts
 
 
 class patch:
@@ -46,9 +71,28 @@ class patch:
             `torch.manual_seed` decides and the generators advance. If a `Key` or an int, the n-th
             draw uses `Key(key).fold_in(n)`, and torch's default generators are left as they were.
             The count starts at 0 in every `with` block and every call of a decorated function.
+            With `module`, None draws one from torch's default generator on entering.
         batch: whether the fills inside wait for each other and run together, see `fastinit.batch`.
+        module: a module, or the parts of one that are here (pipeline stages), each with the names
+            of the whole. Draws into its parameters and buffers get keys by their names, see below.
+        rename: from names in `module` to those in the whole model, as in `initialize_`: a mapping
+            (names that it has not stay) or a callable.
 
-    Under a key:
+    Under a key, with `module`:
+        - A draw into a parameter or buffer, or into a view of one, uses
+          `Key(key).fold_in(name).fold_in(n)`, as in `initialize_`, whatever was drawn before: the
+          same weights for every division into pipeline stages, and for a layer more. `n` is the
+          least number that no other draw under this name has whose values are still there. So what
+          is drawn anew as a whole gets the same numbers anew.
+        - Names are without what wrappers add, and a tied parameter has the first of its names, as
+          in `initialize_`. What becomes a parameter inside is found when something is drawn into
+          it.
+        - torch's own draws into these tensors (`bernoulli_`, a dtype that fastinit does not
+          support) are keyed in the same way, but for those into DTensors.
+        - Draws into other memory (`torch.rand`, a buffer that is copied into a parameter later)
+          count for themselves, as below. `initialize_` can say what they are for, a patch cannot.
+
+    Under a key, without `module`:
         - The values depend on the order of construction: a layer added in the middle changes those
           after it. `fold_in` the name of a parameter yourself where that matters.
         - Every draw that fastinit handles counts once, on any device, the meta device and tensors
@@ -62,9 +106,13 @@ class patch:
           each other there (and only there).
 
     Raises:
-        TypeError: if `key` is of another type, or if what is decorated is a class, a generator
-            function or a coroutine function.
-        ValueError: if `key` is an int outside [-2**63, 2**64).
+        TypeError: if `key`, `module` or `rename` is of another type, or if what is decorated is a
+            class, a generator function or a coroutine function.
+        ValueError: if `key` is an int outside [-2**63, 2**64), or `rename` is given without
+            `module`. On entering, if `rename` gives two the same name or knows one that there is
+            not, or if two tensors have one name without what wrappers add.
+        NotImplementedError: on entering, if `module` holds parts of parameters that do not say
+            where in them they lie (FSDP1, DeepSpeed's ZeRO-3).
         RuntimeError: if it is left on a thread that has not entered it.
 
     Examples:
@@ -73,17 +121,37 @@ class patch:
         >>> @fastinit.patch(key=0)
         ... def build():
         ...     return timm.create_model("vit_base_patch16_224")
+        >>> with fastinit.patch(0, module=model), torch.no_grad():
+        ...     model.init_weights()
     """
 
-    def __init__(self, key: Key | SupportsIndex | None = None, *, batch: bool = False) -> None:
+    def __init__(
+        self,
+        key: Key | SupportsIndex | None = None,
+        *,
+        batch: bool = False,
+        module: nn.Module | Sequence[nn.Module] | None = None,
+        rename: Rename | None = None,
+    ) -> None:
         if callable(key):
             raise TypeError("patch() takes a key, not the function: write @fastinit.patch()")
         word = key_argument(key, None, "patch")
         self._key = None if word is None else Key(word)
         self._batch = batch
+        self._parts = None if module is None else _parts(module)
+        self._renaming = Renaming(rename, "patch")
+        if rename is not None and module is None:
+            raise ValueError(
+                "fastinit.patch: argument 'rename' is about names in 'module'; pass that, too"
+            )
 
     def __enter__(self) -> patch:
-        EnteredScope(self, self._key, batch=self._batch)
+        if self._parts is None:
+            EnteredScope(self, self._key, batch=self._batch)
+            return self
+        key = self._key or reserve_key("cpu")
+        named = NamedDraws(key, self._parts, self._renaming)
+        EnteredScope(self, key, batch=self._batch, named=named, mode=NamingMode)
         return self
 
     def __exit__(

@@ -1,0 +1,61 @@
+"""Draws into a module's memory, keyed when they are made by the names that it has then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fastinit._fills.region import Region
+from fastinit._models.checks import check_unsharded
+from fastinit._models.named_memory import NamedMemory, memory_of
+from fastinit._models.names import named_parameters
+from fastinit._models.renaming import Renaming
+from fastinit._models.sharded import reshard
+from fastinit._patch.scope import NamedDraw
+from fastinit._recording.graph import Storage
+from fastinit._recording.naming import Live
+from fastinit.key import Key
+
+
+class NamedDraws(NamedMemory):
+    """Gives draws the keys of what they are made into: those of `initialize_`.
+
+    Args:
+        key: what keys derive from.
+        parts: modules, whose names are those of one whole.
+        renaming: from names there to those that keys derive from.
+
+    Raises:
+        NotImplementedError: if they hold parts of parameters that do not say where they lie.
+        ValueError: if two parameters or buffers have the same name.
+    """
+
+    def __init__(self, key: Key, parts: Sequence[nn.Module], renaming: Renaming) -> None:
+        self._key = key
+        self._renaming = renaming
+        self._live: dict[tuple[Storage, str], Live] = {}
+        for part in parts:
+            check_unsharded(part, named_parameters(part), "patch")
+        super().__init__(parts)
+        renaming.check(dict.fromkeys(name for name, _ in self.everything()))
+        for part in parts:
+            reshard(part)
+
+    def __call__(self, tensor: Tensor) -> NamedDraw | None:
+        """Say what the next draw into a tensor has; None if it is not of the modules."""
+        memory = memory_of(tensor)
+        place = None if memory is None else self.find(memory)
+        if memory is None or place is None:
+            return None
+        region = Region.of(memory)
+        live = self._live.setdefault(place, Live())
+        number = live.next(region)
+        key = self._key.fold_in(self._renaming(place[1])).fold_in(number)
+        return NamedDraw(key, lambda: live.add(region, number))
+
+    def look(self) -> None:
+        """See what has which name now; those of before count on."""
+        super().look()
+        self._renaming.check_distinct(dict.fromkeys(name for name, _ in self.everything()))
+        self._live = {place: live for place, live in self._live.items() if place[0].is_alive}

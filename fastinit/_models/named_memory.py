@@ -1,0 +1,88 @@
+"""Which parameter or buffer memory belongs to, while modules may still change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastinit._compiled import extension
+from fastinit._distributed.part import TensorShard
+from fastinit._fills.region import Region
+from fastinit._models.names import Named, named_tensors
+from fastinit._recording.graph import Ref, Storage
+from fastinit._recording.naming import Names
+from fastinit._tensors import is_plain
+
+
+def memory_of(tensor: Any) -> Tensor | None:
+    """Give the memory of this process behind a tensor; None if it is of no kind that is known."""
+    if isinstance(tensor, TensorShard):
+        return tensor.part.local
+    local = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
+    known = is_plain(type(local)) and local.layout is torch.strided
+    return local if known and extension.storage_address(local) != 0 else None
+
+
+class NamedMemory:
+    """The memory of modules' parameters and buffers, by name.
+
+    Args:
+        parts: the modules, whose names are those of one whole.
+    """
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        self._parts = parts
+        self._storages: dict[int, Storage] = {}  # by address
+        self._names = Names()
+        # Who holds it; not the tensors themselves, whose memory may go.
+        self._held: dict[tuple[Storage, str], list[tuple[nn.Module, str]]] = {}
+        self.look()
+
+    def find(self, memory: Tensor) -> tuple[Storage, str] | None:
+        """Give the storage and the name of a region of memory; None if it has no name here."""
+        address, region = extension.storage_address(memory), Region.of(memory)
+        found = self._place(address, region)
+        if found is None:  # parameters may have come, or have got other memory
+            self.look()
+            found = self._place(address, region)
+        return found
+
+    def everything(self) -> Iterator[tuple[str, Named]]:
+        """List the parameters and buffers that there are now, by name."""
+        for part in self._parts:
+            found = named_tensors(part)
+            yield from found.parameters.items()
+            yield from found.buffers.items()
+
+    def look(self) -> None:
+        """See what has which name now."""
+        self._names, self._held = Names(), {}
+        # An address is not used again before what was there is let go.
+        self._storages = {a: storage for a, storage in self._storages.items() if storage.is_alive}
+        for name, named in self.everything():
+            memory = memory_of(named.tensor)
+            if memory is None:
+                continue
+            address = extension.storage_address(memory)
+            storage = self._storages.get(address)
+            if storage is None:
+                storage = Storage(memory.untyped_storage(), known=True)
+                self._storages[address] = storage
+            self._names.add(Ref(storage, Region.of(memory)), name)
+            self._held.setdefault((storage, name), named.places)
+
+    def _place(self, address: int, region: Region) -> tuple[Storage, str] | None:
+        """Find the storage, and the name of a region, if what has it is still there."""
+        storage = self._storages.get(address)
+        name = None if storage is None else self._names.of(Ref(storage, region))
+        if storage is None or name is None:
+            return None
+        for owner, attribute in self._held[storage, name]:
+            for table in (owner._parameters, owner._buffers):
+                memory = memory_of(table.get(attribute))
+                if memory is not None and extension.storage_address(memory) == address:
+                    return storage, name
+        return None

@@ -1,0 +1,226 @@
+"""`fastinit.patch(key, module=model)`: which number a draw has, and what has no name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from support.common import same_bits
+from support.decoders import Decoder, assert_same, of, uniform, values_of
+from support.patch_helpers import direct, nth, same
+from torch import nn
+
+import fastinit
+
+# ---- how many draws there were -------------------------------------------------------------------
+
+
+class Redrawn(nn.Module):
+    """Initialisers of which some overwrite what others have drawn."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.weight = nn.Parameter(torch.empty(6, 4))
+
+    def reset_parameters(self) -> None:
+        draw = nn.init.uniform_
+        w = self.weight
+        draws: dict[str, list[torch.Tensor]] = {
+            "as a whole": [w, w, w],
+            "in slices": [w[:3], w[3:], w[:3], w[3:]],
+            "a slice": [w, w[2:4], w[2:4]],
+            "slices, then the whole": [w[:2], w[4:], w],
+            "columns": [w[:, ::2], w[:, 1::2]],
+            "what holds a slice": [w[:3], w[2:3], w[:4], w[4:]],
+            "flat": [w.view(-1)[5:], w.view(-1)[:5]],
+        }
+        for tensor in draws[self.way]:
+            draw(tensor)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "as a whole",
+        "in slices",
+        "a slice",
+        "slices, then the whole",
+        "columns",
+        "what holds a slice",
+        "flat",
+    ],
+)
+def test_draws_that_are_overwritten(way: str) -> None:
+    model = Redrawn(way)
+    with fastinit.patch(0, module=model):
+        model.reset_parameters()
+    assert same_bits(model.weight, fastinit.initialize_(Redrawn(way), key=0).weight)
+
+
+def test_values_that_are_there_together_have_keys_of_their_own() -> None:
+    """Where initialize_ would look ahead, a patch cannot: a draw that is overwritten in pieces."""
+    weight = nn.Module()
+    weight.w = nn.Parameter(torch.empty(4, 3))
+    with fastinit.patch(0, module=weight), torch.no_grad():
+        nn.init.uniform_(weight.w)
+        for row in weight.w:
+            nn.init.uniform_(row)
+    for number, row in enumerate(weight.w.detach()):
+        assert same(row, uniform((3,), "w", number + 1))
+    assert len({tuple(row.tolist()) for row in weight.w}) == 4
+
+
+def test_a_call_that_fails_does_not_count() -> None:
+    layer = nn.Linear(3, 4, bias=False)
+    with fastinit.patch(0, module=layer), torch.no_grad():
+        nn.init.uniform_(layer.weight[:2])
+        with pytest.raises(RuntimeError, match="std"):
+            nn.init.normal_(layer.weight, std=-1.0)
+        nn.init.uniform_(layer.weight[2:])
+    assert same(layer.weight[:2].detach(), uniform((2, 3)))
+    assert same(layer.weight[2:].detach(), uniform((2, 3), n=1))
+
+
+def test_a_generator_of_the_caller_s_is_used() -> None:
+    layer = nn.Linear(3, 4, bias=False)
+    generator = torch.Generator().manual_seed(5)
+    with fastinit.patch(0, module=layer), torch.no_grad():
+        nn.init.uniform_(layer.weight, generator=generator)
+        want = fastinit.uniform_(torch.empty(4, 3), generator=generator.manual_seed(5))
+        assert same(layer.weight.detach(), want)
+        nn.init.uniform_(layer.weight[:2])
+    assert same(layer.weight[:2].detach(), uniform((2, 3)))
+
+
+# ---- what is not of the module, and what is so no more -------------------------------------------
+
+
+def test_other_memory_counts_for_itself() -> None:
+    layer, other = nn.Linear(3, 4), nn.Linear(3, 4)
+    with fastinit.patch(0, module=layer):
+        first = torch.rand(5)
+        layer.reset_parameters()
+        nn.init.uniform_(other.weight)
+        layer.reset_parameters()
+        last = torch.rand(2, 2)
+    assert same(first, direct("uniform_", (5,), key=nth(0, 0)))
+    assert same(other.weight.detach(), direct("uniform_", (4, 3), key=nth(0, 1)))
+    assert same(last, direct("uniform_", (2, 2), key=nth(0, 2)))
+    assert_same(values_of(layer), values_of(fastinit.initialize_(nn.Linear(3, 4), key=0)))
+
+
+def test_parameters_that_come_and_go() -> None:
+    model = nn.Sequential(nn.Linear(3, 4, bias=False))
+    gone = model[0].weight
+    with fastinit.patch(0, module=model), torch.no_grad():
+        nn.init.uniform_(model[0].weight)
+        model[0].weight = nn.Parameter(torch.empty(2, 3))
+        nn.init.uniform_(gone)
+        assert same(gone.detach(), direct("uniform_", (4, 3), key=nth(0, 0)))
+        nn.init.uniform_(model[0].weight)
+        assert same(model[0].weight.detach(), uniform((2, 3), "0.weight"))
+        model.append(nn.Linear(2, 2, bias=False))
+        nn.init.uniform_(model[1].weight)
+        assert same(model[1].weight.detach(), uniform((2, 2), "1.weight"))
+        model[1].weight.data = torch.empty(5, 2)
+        nn.init.uniform_(model[1].weight)
+        assert same(model[1].weight.detach(), uniform((5, 2), "1.weight"))
+
+
+def test_memory_that_comes_inside() -> None:
+    with torch.device("meta"):
+        model = Decoder()
+    with fastinit.patch(3, module=model), torch.no_grad():
+        model.init_weights()
+        model.to_empty(device="cpu")
+        model.init_weights()
+    assert_same(values_of(model), values_of(fastinit.initialize_(Decoder(), key=3)))
+
+
+def test_memory_is_let_go() -> None:
+    layer = nn.Linear(1000, 1000)
+    with fastinit.patch(0, module=layer):
+        layer.reset_parameters()
+        weak = layer.weight.untyped_storage()._weak_ref()
+        layer.weight = nn.Parameter(torch.empty(2, 2))
+        assert torch.UntypedStorage._expired(weak)
+        torch.UntypedStorage._free_weak_ref(weak)
+
+
+def test_parameters_in_one_storage() -> None:
+    flat = torch.empty(30)
+    model = nn.Module()
+    model.a, model.b = nn.Parameter(flat[:12].view(3, 4)), nn.Parameter(flat[12:].view(6, 3))
+    with fastinit.patch(0, module=model), torch.no_grad():
+        nn.init.uniform_(model.b[2:])
+        nn.init.uniform_(model.a)
+    assert same(model.a.detach(), uniform((3, 4), "a"))
+    assert same(model.b[2:].detach(), uniform((4, 3), "b"))
+
+
+def test_parts_with_one_name_are_replicas() -> None:
+    parts = [nn.Linear(3, 4) for _ in range(2)]
+    with fastinit.patch(0, module=parts):
+        for part in parts:
+            part.reset_parameters()
+    assert_same(values_of(parts[0]), values_of(parts[1]))
+
+
+# ---- torch's own draws ---------------------------------------------------------------------------
+
+
+class TorchDraws(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.empty(20))
+        self.register_buffer("mask", torch.empty(20, dtype=torch.int64))
+        self.b = nn.Parameter(torch.empty(20))
+
+    def draws(self) -> list[Callable[[], object]]:
+        return [
+            lambda: self.a.bernoulli_(0.5),
+            lambda: self.mask.random_(7),
+            lambda: self.b.exponential_(2.0),
+        ]
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            for draw in self.draws():
+                draw()
+
+
+def test_torch_s_own_draws_are_keyed_by_name() -> None:
+    want = values_of(fastinit.initialize_(TorchDraws(), key=0))
+    model, before = TorchDraws(), torch.get_rng_state()
+    with fastinit.patch(0, module=model), torch.no_grad():
+        torch.rand(3)
+        for draw in reversed(model.draws()):
+            draw()
+    assert_same(values_of(model), want)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_torch_s_own_draws_elsewhere_are_as_in_any_patch() -> None:
+    model = TorchDraws()
+    seen = []
+    for module in (None, model):
+        with fastinit.patch(0, module=module):
+            seen.append(torch.empty(20).bernoulli_(0.5))
+    assert torch.equal(*seen)
+    generator = torch.Generator().manual_seed(1)
+    with fastinit.patch(0, module=model), torch.no_grad():
+        model.a.bernoulli_(0.5, generator=generator)
+        want = torch.empty(20).bernoulli_(0.5, generator=generator.manual_seed(1))
+        assert same(model.a.detach(), want)
+        nn.init.uniform_(model.a[:5])
+    assert same(model.a[:5].detach(), uniform((5,), "a"))
+
+
+def test_shards_by_hand() -> None:
+    layer = nn.Linear(4, 3, bias=False)
+    with fastinit.patch(0, module=layer), torch.no_grad():
+        nn.init.kaiming_uniform_(fastinit.shard(layer.weight, (12, 4), (6, 0)))
+    want = fastinit.kaiming_uniform_(torch.empty(12, 4), key=of("weight"))
+    assert same(layer.weight.detach(), want[6:9])
