@@ -9,8 +9,8 @@ from fastinit import _compiled as _compiled  # first: it says what is missing
 from fastinit import init
 from fastinit._compiled import STREAM_VERSION
 from fastinit._config import Config, show_config
-from fastinit._distributed.agreement import check_ranks
 from fastinit._distributed.sharding import shard
+from fastinit._models.agreement import check_ranks
 from fastinit._models.initialize import initialize_
 from fastinit._models.materialize import materialize
 from fastinit._models.patch import patch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,27 @@ def check_module(module: Any, where: str) -> None:
             f"fastinit.{where}: argument 'module' must be a torch.nn.Module, got "
             f"{type(module).__name__}"
         )
+
+
+def checked_parts(module: Any, where: str) -> list[nn.Module]:
+    """List the modules that the argument `module` means, if it may be several.
+
+    Raises:
+        TypeError: if it is neither a module nor a sequence of them.
+    """
+    parts: list[Any] = [module]
+    if not isinstance(module, nn.Module):
+        parts = list(module) if isinstance(module, Sequence) else [None]
+    for part in parts:
+        if not isinstance(part, nn.Module):
+            given = type(module).__name__
+            if part is not None:
+                given = f"a {given} with a {type(part).__name__}"
+            raise TypeError(
+                f"fastinit.{where}: argument 'module' must be a torch.nn.Module or a sequence of "
+                f"them, got {given}"
+            )
+    return parts
 
 
 def check_prefix(prefix: Any, where: str) -> None:

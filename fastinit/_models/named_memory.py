@@ -59,6 +59,10 @@ class NamedMemory:
 
     def look(self) -> None:
         """See what has which name now."""
+        with torch._C.DisableTorchFunction():  # modes take asking for storages for reading them
+            self._look()
+
+    def _look(self) -> None:
         self._names, self._held = Names(), {}
         # An address is not used again before what was there is let go.
         self._storages = {a: storage for a, storage in self._storages.items() if storage.is_alive}

@@ -10,6 +10,7 @@ from typing import Any, SupportsIndex, TypeVar
 
 from torch import nn
 
+from fastinit._models.checks import checked_parts
 from fastinit._models.named_draws import NamedDraws
 from fastinit._models.renaming import Rename, Renaming
 from fastinit._patch.entered import EnteredScope
@@ -18,26 +19,6 @@ from fastinit._patch.scope import entered_by
 from fastinit.key import Key, key_argument, reserve_key
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _parts(module: Any) -> list[nn.Module]:
-    """List what the argument `module` means.
-
-    Raises:
-        TypeError: if it is neither a module nor a sequence of them.
-    """
-    single = isinstance(module, nn.Module)
-    parts: list[Any] = [module] if single else [*module] if isinstance(module, Sequence) else [None]
-    for part in parts:
-        if not isinstance(part, nn.Module):
-            given = type(module).__name__
-            if part is not None:
-                given = f"a {given} with a {type(part).__name__}"
-            raise TypeError(
-                "fastinit.patch: argument 'module' must be a torch.nn.Module or a sequence of "
-                f"them, got {given}"
-            )
-    return parts
 
 
 class patch:
@@ -138,7 +119,7 @@ class patch:
         word = key_argument(key, None, "patch")
         self._key = None if word is None else Key(word)
         self._batch = batch
-        self._parts = None if module is None else _parts(module)
+        self._parts = None if module is None else checked_parts(module, "patch")
         self._renaming = Renaming(rename, "patch")
         if rename is not None and module is None:
             raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor, nn
 
+from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._fills.region import Region
 from fastinit._models import module_methods
 from fastinit._models import rules as _rules
@@ -221,7 +222,7 @@ def finish(
     ops = settled.waiting(
         lambda ref: any(region.covers(ref.region) for region in spared.get(ref.storage, ()))
     )
-    here = {request.rename(name): name for name in result.parameters}
+    here = {request.rename(n): n for n in (*result.parameters, *result.buffers)}
     done = ((op, ref, here.get(name, name)) for op, ref, name in settled.named_ops())
     history = History(result.parameters, result.applied, done, recorder.log)
     history.unwritten = missing
@@ -229,10 +230,22 @@ def finish(
         if op.writes[0].storage in spared:  # a part of it
             recorder.remember(op.writes[0].storage)
     ops = list(moves(ops))
+    if OBSERVERS:
+        _tell_observers(settled.named_ops(), here, {**result.parameters, **result.buffers})
     with _bar(nbytes_of(ops), request.progress) as written:
         settled.finish(ops, written)
     _put_back(recorder, spared)
     history.close()
+
+
+def _tell_observers(
+    done: Iterable[tuple[Op, Ref, str]], here: Mapping[str, str], named: Mapping[str, Named]
+) -> None:
+    """Tell of draws into plain tensors; of those into shards `Twins` has told."""
+    for op, _, name in done:
+        if op.key is not None and name in here and not is_sharded(named[here[name]].tensor):
+            numbers = op.numbers if op.fill is None else op.fill.args
+            tell_observers(named[here[name]].tensor, op.label, tuple(numbers), op.key)
 
 
 def _regions(recorder: Recorder, named: Iterable[Named]) -> dict[Storage, list[Region]]:

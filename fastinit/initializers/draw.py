@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor
+from torch.compiler import is_compiling
 
-from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._fallback import fallback, handled
 from fastinit._tensors import DTYPES
 from fastinit.key import NOTHING, Key, source
@@ -125,6 +126,15 @@ def draw(
     if values is not None:
         if given:
             op(tensor, *values, **given)
+            if OBSERVERS:
+                _tell_observers(op, tensor, values, given)
         else:
             op(tensor, *values)
     return tensor
+
+
+def _tell_observers(op: Any, tensor: Tensor, values: Sequence[Any], given: dict[str, Any]) -> None:
+    """Tell of a keyed draw; of those into shards the operator has told."""
+    if not (is_compiling() or is_sharded(tensor)) and "key" in given:
+        name = op._schema.name.rpartition("::")[2]
+        tell_observers(tensor, name, tuple(values), given["key"])

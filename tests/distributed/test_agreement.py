@@ -12,8 +12,13 @@ import fastinit
 from fastinit._distributed.fill import OBSERVERS
 
 WRONG: list[tuple[type[Exception], str, tuple[Any, ...], Any]] = [
-    (TypeError, "'module' must be a torch.nn.Module, got int", (3,), 60.0),
-    (TypeError, "'module' must be a torch.nn.Module, got type", (torch.nn.Linear,), 60.0),
+    (TypeError, "'module' must be a torch.nn.Module or a sequence of them, got int", (3,), 60.0),
+    (
+        TypeError,
+        "'module' must be a torch.nn.Module or a sequence of them, got type",
+        (torch.nn.Linear,),
+        60.0,
+    ),
     (TypeError, "'timeout' must be a number, got '9'", (), "9"),
     (TypeError, "'timeout' must be a number, got None", (), None),
     (TypeError, "'timeout' must be a number, got True", (), True),
@@ -29,4 +34,29 @@ def test_wrong_arguments(
 ) -> None:
     with pytest.raises(error, match=f"fastinit.check_ranks: argument {message}"):
         fastinit.check_ranks(*arguments, timeout=timeout)
+    assert not OBSERVERS
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "distinct"),
+    [
+        (TypeError, "must be a mapping from patterns to process groups, got str", "experts.*"),
+        (TypeError, "takes globs and compiled regular expressions, got 3", {3: None}),
+        (TypeError, r"must give process groups, got list for 'a\*'", {"a*": [0, 1]}),
+    ],
+)
+def test_wrong_distinct(error: type[Exception], message: str, distinct: Any) -> None:
+    with pytest.raises(error, match=f"fastinit.check_ranks: argument 'distinct' {message}"):
+        fastinit.check_ranks(torch.nn.Linear(2, 2), distinct=distinct)
+
+
+def test_distinct_is_about_a_module() -> None:
+    with pytest.raises(ValueError, match="argument 'distinct' is about names in 'module'"):
+        fastinit.check_ranks(distinct={"*": None})
+
+
+def test_without_a_process_group_there_is_nothing_to_compare() -> None:
+    layer = torch.nn.Linear(2, 2)
+    with fastinit.check_ranks(layer, distinct={"nothing": None}):
+        fastinit.initialize_(layer, key=0)
     assert not OBSERVERS

@@ -42,6 +42,7 @@ def after() -> Iterator[list[dict[str, Any]]]:
         "rank": 3,
         "re": re,
         "key": fastinit.Key(5),
+        "expert_parallel_group": None,
     }
     states = []
     for block in BLOCKS:
@@ -106,5 +107,6 @@ def test_experts_by_hand(after: list[dict[str, Any]]) -> None:
 
 
 def test_all_blocks_are_looked_at(after: list[dict[str, Any]]) -> None:
-    assert len(after) == len(BLOCKS) == 8
+    assert len(after) == len(BLOCKS) == 9
     assert "check_ranks" in BLOCKS[7]
+    assert "distinct=" in BLOCKS[8]

@@ -30,11 +30,11 @@ from torch.distributed.tensor.parallel import (
 )
 
 import fastinit
-from support import pipeline_ranks, sharded_models
+from support import distinct_ranks, pipeline_ranks, sharded_models
 from support.common import same_bits
 from support.shard_cases import CONSTANT, DRAWN, fill, shapes_of, whole
 
-CASES: dict[str, Callable[[], None]] = dict(pipeline_ranks.CASES)
+CASES: dict[str, Callable[[], None]] = {**pipeline_ranks.CASES, **distinct_ranks.CASES}
 RULES = {"*.bias": nn.init.zeros_, 1: nn.init.ones_, "default": nn.init.kaiming_normal_}
 # One of each world size, and a square.
 MESHES = {"1": [0], "2": [0, 1], "3": [0, 1, 2], "4": [0, 1, 2, 3], "2x2": [[0, 1], [2, 3]]}
@@ -379,7 +379,7 @@ def an_absent_rank_is_named() -> None:
     begin = time.monotonic()
     if rank() == 1:
         drawn(key=1)
-        next(fastinit._distributed.agreement._uses)  # as if it had come here
+        next(fastinit._distributed.store._uses["check_ranks"])  # as if it had come here
     else:
 
         def check() -> None:

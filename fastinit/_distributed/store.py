@@ -1,0 +1,96 @@
+"""What ranks tell each other through the store of their process group, with a time limit."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Collection, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+# Of this process, by what they are for; ranks count alike.
+_uses: dict[str, Iterator[int]] = {}
+
+
+def ranks_as_text(ranks: Collection[int]) -> str:
+    """Write ranks as text: "ranks 0-2, 5"."""
+    spans: list[list[int]] = []
+    for rank in sorted(ranks):
+        if spans and spans[-1][1] == rank - 1:
+            spans[-1][1] = rank
+        else:
+            spans.append([rank, rank])
+    text = ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
+    return f"rank{'s' if len(ranks) > 1 else ''} {text}"
+
+
+def digest(values: Any) -> str:
+    """Hash values that JSON has."""
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest()
+
+
+class Store:
+    """torch.distributed's default store, for one meeting of ranks.
+
+    Args:
+        purpose: what meets: a function's name. All ranks that come have to come equally often.
+        timeout: how many seconds to wait for a rank.
+    """
+
+    def __init__(self, purpose: str, timeout: float) -> None:
+        from torch import distributed
+
+        find: Any = distributed.distributed_c10d._get_default_store
+        self._store: Any = find()
+        self._timeout = timeout
+        self._purpose = purpose
+        self._number = next(_uses.setdefault(purpose, itertools.count()))
+        self.rank = int(distributed.get_rank())
+
+    def _key(self, what: str, of: Any) -> str:
+        return f"fastinit/{self._purpose}/{self._number}/{what}/{of}"
+
+    def publish(self, what: str, value: Any) -> None:
+        """Say something for this rank."""
+        self._store.set(self._key(what, self.rank), json.dumps(value))
+
+    def share(self, value: Any) -> str:
+        """Say something that others may say, too; give its digest."""
+        text = digest(value)
+        self._store.set(self._key("shared", text), json.dumps(value))
+        return text
+
+    def collect(self, what: str, ranks: Sequence[int]) -> list[Any]:
+        """Read what these ranks have published.
+
+        Raises:
+            RuntimeError: if it is not all there within the time limit.
+        """
+        keys = [self._key(what, rank) for rank in ranks]
+        try:
+            return self._read(keys)
+        except RuntimeError as error:  # also torch's DistError
+            try:
+                absent = [r for r, key in zip(ranks, keys, strict=True) if not self._there(key)]
+            except RuntimeError:
+                absent = []
+            if not absent:
+                raise RuntimeError(
+                    f"fastinit.{self._purpose}: the store of the process group fails: {error}"
+                ) from error
+        raise RuntimeError(
+            f"fastinit.{self._purpose}: {ranks_as_text(absent)} did not come to this check, number "
+            f"{self._number}, within {self._timeout:g} s"
+        )
+
+    def collect_shared(self, digests: Sequence[str]) -> list[Any]:
+        """Read what has these digests, of which ranks have told that have come."""
+        return self._read([self._key("shared", text) for text in digests])
+
+    def _read(self, keys: list[str]) -> list[Any]:
+        self._store.wait(keys, timedelta(seconds=self._timeout))
+        return [json.loads(value) for value in self._store.multi_get(keys)]
+
+    def _there(self, key: str) -> bool:
+        return bool(self._store.check([key]))
