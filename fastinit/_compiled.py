@@ -122,8 +122,11 @@ __all__ = [
     "fill_shard_op",
     "operator",
     "orthogonal_many_op",
+    "orthogonal_of_reflectors_op",
     "orthogonal_op",
+    "orthogonal_reflect_op",
     "orthogonal_shard_op",
+    "orthogonal_sums_op",
     "reserve_key_op",
     "sparse_op",
     "sparse_shard_op",
@@ -144,6 +147,9 @@ reserve_key_op = operator("reserve_key")
 fill_shard_op = operator("fill_shard_")
 orthogonal_shard_op = operator("orthogonal_shard_")
 sparse_shard_op = operator("sparse_shard_")
+orthogonal_sums_op = operator("orthogonal_sums_")
+orthogonal_reflect_op = operator("orthogonal_reflect_")
+orthogonal_of_reflectors_op = operator("orthogonal_of_reflectors_")
 
 STREAM_VERSION: int = extension.STREAM_VERSION
 HAS_CUDA = extension.build_info()["cuda"] != "no"

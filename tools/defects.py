@@ -245,8 +245,9 @@ DEFECTS = [
     ),
     Defect(
         "reflections without their new first elements", SHARDS,
-        "csrc/torch/orthogonal_part.cpp", "OrthogonalParts::OrthogonalParts",
-        "s.addcmul_(top_.tril(-1).mH(), (first - x1).unsqueeze(0));", "", (SHARD, "-k", "by_rows"),
+        "csrc/torch/orthogonal_part.cpp", "OrthogonalParts::reflect",
+        "s_.narrow(1, begin, count).addcmul_(above, (first - x1).unsqueeze(0));", "",
+        (SHARD, "-k", "by_rows"),
     ),
     Defect(
         "boxes at offset 0", SHARDS, "fastinit/_distributed/layout.py", "_boxes",
@@ -271,7 +272,7 @@ DEFECTS = [
         "wrapper(cls, part.size,", "wrapper(cls, tuple(local.shape),", (SHARD, "-k", "fans"),
     ),
     Defect(
-        "partial sums are filled", SHARDS, "fastinit/_distributed/part.py", "_splits",
+        "partial sums are filled", SHARDS, "fastinit/_distributed/part.py", "splits_of",
         "placement.is_partial()", "False", (LAYOUTS, "-k", "partial"),
     ),
     Defect(

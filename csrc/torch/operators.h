@@ -49,6 +49,19 @@ void orthogonal_shard_(const at::Tensor& self, double gain, at::IntArrayRef full
 template <On on>
 void orthogonal_by_rows_(const at::Tensor& self, double gain, at::IntArrayRef full_size,
                          at::IntArrayRef boxes, int64_t batch_dims, int64_t key);
+// Steps of a matrix that several processes make together (orthogonal_part.h): sums over rows
+// begin ... end of its longer side, which the processes add up; the reflectors that they give; and
+// the parts of matrix `number` of the batch that are here.
+template <On on>
+void orthogonal_sums_(const at::Tensor& self, at::IntArrayRef matrix, int64_t number, int64_t begin,
+                      int64_t end, int64_t key);
+template <On on>
+void orthogonal_reflect_(const at::Tensor& self, double gain, at::IntArrayRef matrix,
+                         int64_t number, int64_t key);
+template <On on>
+void orthogonal_of_reflectors_(const at::Tensor& self, const at::Tensor& reflectors, double gain,
+                               at::IntArrayRef full_size, at::IntArrayRef boxes, int64_t batch_dims,
+                               int64_t number, int64_t key);
 
 // ---- sparse.cpp ---------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
 
+#include <algorithm>
 #include <map>
 #include <vector>
 
@@ -51,12 +52,14 @@ struct Shares {
   std::map<int64_t, std::vector<Part>> parts;  // by number of the matrix
 };
 
-Shares shares_of(const Request& request, IntArrayRef full_size, const std::vector<Box>& boxes) {
+// `apart`: whole matrices are kept apart from parts.
+Shares shares_of(const Request& request, IntArrayRef full_size, const std::vector<Box>& boxes,
+                 bool apart = true) {
   const auto batch = static_cast<size_t>(request.batch_dims);
   const IntArrayRef matrix = full_size.slice(batch);
   Shares shares;
   for (const Box& box : boxes) {
-    const bool whole = box.part.sizes().slice(batch) == matrix;
+    const bool whole = apart && box.part.sizes().slice(batch) == matrix;
     const IntArrayRef offset = box.offset.slice(batch);
     each_run(box.part, box.offset, full_size, request.batch_dims, 0,
              [&](const Tensor& part, int64_t number) {
@@ -119,9 +122,13 @@ void make_shard(const Request& request, IntArrayRef full_size, const std::vector
   const bool slender = std::max(rows, cols) >= kSlender * std::min(rows, cols);
   if (request.method == "qr" || !(by_rows || (slender && size > kWholeAtOnce)))
     return make_parts_of_whole(request, matrix, shares, key);
+  const at::TensorOptions options =
+      request.self.options().dtype(compute_type(request.self.scalar_type()));
   for (const auto& [number, parts] : shares.parts) {
-    const OrthogonalParts made(request, matrix, number, key);
-    for (const Part& part : parts) made.write(part.part, part.offset);
+    const OrthogonalParts made(request.name, common_of(matrix, options), matrix, number, key);
+    made.add(0, std::max(rows, cols));
+    made.reflect(request.gain);
+    for (const Part& part : parts) made.write(part.part, part.offset, request.gain);
   }
 }
 
@@ -158,11 +165,93 @@ void orthogonal_by_rows_(const Tensor& self, double gain, IntArrayRef full_size,
            key, std::nullopt);
 }
 
+// ---- the same by several processes, which add up the sums between these operators ---------------
+
+namespace {
+
+void check_common(const char* name, const Tensor& common, IntArrayRef matrix) {
+  check_request({name, common, 1, 0, "householder"}, matrix);
+  TORCH_CHECK_VALUE(compute_type(common.scalar_type()) == common.scalar_type() &&
+                        has_elements(matrix) && common.dim() == 2,
+                    name, ": expects the sums of a matrix that has elements, in the type that is ",
+                    "computed in, but got size ", common.sizes(), " and dtype ",
+                    common.scalar_type(), " for a matrix of size ", matrix);
+}
+
+}  // namespace
+
+template <On on>
+void orthogonal_sums_(const Tensor& self, IntArrayRef matrix, int64_t number, int64_t begin,
+                      int64_t end, int64_t key) {
+  const char* name = "orthogonal_sums_";
+  check_common(name, self, matrix);
+  if (on == On::Device) {
+    const at::AutoDispatchBelowADInplaceOrView no_autograd;
+    const FullPrecision precision;
+    const SerialAfterFork serial;
+    const c10::OptionalDeviceGuard device(self.device());
+    const OrthogonalParts made(name, self, matrix, number, key);
+    const int64_t longer = std::max(matrix[0], c10::multiply_integers(matrix.slice(1)));
+    TORCH_CHECK_VALUE(0 <= begin && begin <= end && end <= longer, name, ": expects rows of ",
+                      longer, ", but got ", begin, " to ", end);
+    made.add(begin, end);
+  }
+  bump_version(self);
+}
+
+template <On on>
+void orthogonal_reflect_(const Tensor& self, double gain, IntArrayRef matrix, int64_t number,
+                         int64_t key) {
+  const char* name = "orthogonal_reflect_";
+  check_common(name, self, matrix);
+  if (on == On::Device) {
+    const at::AutoDispatchBelowADInplaceOrView no_autograd;
+    const FullPrecision precision;
+    const SerialAfterFork serial;
+    const c10::OptionalDeviceGuard device(self.device());
+    OrthogonalParts(name, self, matrix, number, key).reflect(gain);
+  }
+  bump_version(self);
+}
+
+template <On on>
+void orthogonal_of_reflectors_(const Tensor& self, const Tensor& reflectors, double gain,
+                               IntArrayRef full_size, IntArrayRef boxes, int64_t batch_dims,
+                               int64_t number, int64_t key) {
+  const Request request{"orthogonal_of_reflectors_", self, gain, batch_dims, "householder"};
+  check_request(request, full_size);
+  const IntArrayRef matrix = full_size.slice(static_cast<size_t>(batch_dims));
+  check_common(request.name, reflectors, matrix);
+  TORCH_CHECK_VALUE(compute_type(self.scalar_type()) == reflectors.scalar_type(), request.name,
+                    ": expects reflectors in ", compute_type(self.scalar_type()), ", but got ",
+                    reflectors.scalar_type());
+  {
+    const at::AutoDispatchBelowADInplaceOrView no_autograd;
+    const std::vector<Box> found = boxes_of(request.name, self, full_size, boxes);
+    if (on == On::Device) {
+      check_no_overlap(request.name, self);
+      const FullPrecision precision;
+      const SerialAfterFork serial;
+      const c10::OptionalDeviceGuard device(self.device());
+      const Shares shares = shares_of(request, full_size, found, false);
+      const OrthogonalParts made(request.name, reflectors, matrix, number, key);
+      if (const auto parts = shares.parts.find(number); parts != shares.parts.end())
+        for (const Part& part : parts->second) made.write(part.part, part.offset, gain);
+    }
+  }
+  bump_version(self);
+}
+
 #define FASTINIT_INSTANTIATE(on)                                                                  \
   template void orthogonal_shard_<on>(const Tensor&, double, IntArrayRef, IntArrayRef, int64_t,   \
                                       std::string_view, Key, Generator);                          \
   template void orthogonal_by_rows_<on>(const Tensor&, double, IntArrayRef, IntArrayRef, int64_t, \
-                                        int64_t);
+                                        int64_t);                                                 \
+  template void orthogonal_sums_<on>(const Tensor&, IntArrayRef, int64_t, int64_t, int64_t,       \
+                                     int64_t);                                                    \
+  template void orthogonal_reflect_<on>(const Tensor&, double, IntArrayRef, int64_t, int64_t);    \
+  template void orthogonal_of_reflectors_<on>(const Tensor&, const Tensor&, double, IntArrayRef,  \
+                                              IntArrayRef, int64_t, int64_t, int64_t);
 FASTINIT_INSTANTIATE(On::Device)
 FASTINIT_INSTANTIATE(On::Meta)
 #undef FASTINIT_INSTANTIATE

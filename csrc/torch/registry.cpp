@@ -37,6 +37,17 @@ const Operators& operators() {
          "Tensor(a!) self, float gain, int[] full_size, int[] boxes, int batch_dims=0, "
          "str method='householder', *, int? key=None, Generator? generator=None",
          true, make<&orthogonal_shard_<On::Device>>, make<&orthogonal_shard_<On::Meta>>, nullptr},
+        {"orthogonal_sums_",
+         "Tensor(a!) self, int[] matrix, int number, int begin, int end, *, int key", false,
+         make<&orthogonal_sums_<On::Device>>, make<&orthogonal_sums_<On::Meta>>, nullptr},
+        {"orthogonal_reflect_", "Tensor(a!) self, float gain, int[] matrix, int number, *, int key",
+         false, make<&orthogonal_reflect_<On::Device>>, make<&orthogonal_reflect_<On::Meta>>,
+         nullptr},
+        {"orthogonal_of_reflectors_",
+         "Tensor(a!) self, Tensor reflectors, float gain, int[] full_size, int[] boxes, "
+         "int batch_dims, int number, *, int key",
+         false, make<&orthogonal_of_reflectors_<On::Device>>,
+         make<&orthogonal_of_reflectors_<On::Meta>>, nullptr},
         {"sparse_shard_",
          "Tensor(a!) self, float sparsity, float std, int[] full_size, int[] boxes, *, "
          "int? key=None, Generator? generator=None",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.common import OTHER_DTYPES, bits, no_randomness, same_bits
 from support.shard_cases import CONSTANT, DRAWN, KEY, dtypes_of, fill, same, shapes_of, whole
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastinit
 from fastinit._distributed.layout import boxes_of_range
@@ -144,12 +145,48 @@ def test_orthogonal_by_rows(
     torch.testing.assert_close(part, want[there], atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.complex128])
+def test_orthogonal_by_rows_below_a_mode(dtype: torch.dtype) -> None:
+    """Where nobody resolves a conjugation that is still pending."""
+
+    class Passes(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    for full in ((30, 20), (20, 30)):
+        want, part = (torch.empty(10, 8, dtype=dtype) for _ in range(2))
+        boxes = [0, 0, 10, 8, 7, 5]
+        torch.ops.fastinit_testing.orthogonal_by_rows_(want, 2.0, list(full), boxes, key=5)
+        with Passes():  # type: ignore[no-untyped-call]
+            torch.ops.fastinit_testing.orthogonal_by_rows_(part, 2.0, list(full), boxes, key=5)
+        assert same_bits(part, want)
+
+
 def test_orthogonal_by_rows_drawn_in_turns() -> None:
     want = fastinit.orthogonal_(torch.empty(4500, 1000), key=5)
     part = torch.empty(10, 20)
     boxes = [0, 0, 10, 20, 4400, 7]
     torch.ops.fastinit_testing.orthogonal_by_rows_(part, 1.0, [4500, 1000], boxes, key=5)
     torch.testing.assert_close(part, want[4400:4410, 7:27], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("narrow", [3000, 700])
+def test_orthogonal_by_rows_written_in_turns(narrow: int, wide: bool) -> None:
+    """Parts of more rows than are made at once, of a matrix more columns than that."""
+    full, shape, offset = (5000, narrow), (4000, narrow - 100), (900, 50)
+    if narrow == 3000:  # fewer rows than columns: row by row
+        full, shape, offset = (3200, 3000), (1700, 2900), (1000, 50)
+    want = fastinit.orthogonal_(torch.empty(full[::-1] if wide else full), key=5)
+    part = torch.empty(shape[::-1] if wide else shape)
+    if wide:
+        full, shape, offset = full[::-1], shape[::-1], offset[::-1]
+    boxes = [0, 0, *shape, *offset]
+    torch.ops.fastinit_testing.orthogonal_by_rows_(part, 1.0, list(full), boxes, key=5)
+    there = tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))
+    torch.testing.assert_close(part, want[there], atol=1e-6, rtol=0)
 
 
 def test_orthogonal_experts_by_rows() -> None:

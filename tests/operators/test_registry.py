@@ -25,6 +25,16 @@ SHAPE = (6, 5)
 # A tensor that one of SHAPE is a part of: its size, and the one box.
 FULL, BOXES = [9, 8], [0, 0, *SHAPE, 2, 3]
 Fill = Callable[[torch.Tensor], object]
+
+
+def reflectors(dtype: torch.dtype) -> torch.Tensor:
+    """What parts of a matrix of size FULL have in common."""
+    common = torch.zeros(10, 8, dtype=dtype)
+    OPS.orthogonal_sums_(common, FULL, 0, 0, 9, key=1)
+    OPS.orthogonal_reflect_(common, 1.0, FULL, 0, key=1)
+    return common
+
+
 # All operators that write tensors, keyed or drawing nothing.
 FILLS: dict[str, Fill] = {
     "uniform_": lambda t: OPS.uniform_(t, -1.0, 2.0, key=1),
@@ -39,6 +49,11 @@ FILLS: dict[str, Fill] = {
     "fill_shard_": lambda t: OPS.fill_shard_(t, "normal_", [0.0, 1.0], FULL, BOXES, key=1),
     "sparse_shard_": lambda t: OPS.sparse_shard_(t, 0.5, 1.0, FULL, BOXES, key=1),
     "orthogonal_shard_": lambda t: OPS.orthogonal_shard_(t, 1.0, FULL, BOXES, key=1),
+    "orthogonal_sums_": lambda t: OPS.orthogonal_sums_(t[:, :4], (9, 4), 0, 2, 7, key=1),
+    "orthogonal_reflect_": lambda t: OPS.orthogonal_reflect_(t[:, :4], 1.0, (9, 4), 0, key=1),
+    "orthogonal_of_reflectors_": lambda t: OPS.orthogonal_of_reflectors_(
+        t, reflectors(t.dtype), 1.0, FULL, BOXES, 0, 0, key=1
+    ),
     "orthogonal_by_rows_": lambda t: TESTING.orthogonal_by_rows_(t, 1.0, FULL, BOXES, key=1),
     "zero_smallest_": lambda t: TESTING.zero_smallest_(t, 2, 1),
 }
@@ -59,7 +74,7 @@ FOR_TESTS = (
 def names() -> list[str]:
     registered = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeExplicitAutograd")
     registered += torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
-    return sorted({name for name in registered if name.startswith("fastinit")})
+    return sorted({name for name in registered if re.match("fastinit(_testing)?::", name)})
 
 
 def full_name(name: str) -> str:
