@@ -154,7 +154,12 @@ def _refuse(name: str, tensor: Any, why: str, advice: str) -> NoReturn:
     )
 
 
-def _splits(name: str, tensor: Any) -> tuple[Split | None, ...]:
+def splits_of(name: str, tensor: Any) -> tuple[Split | None, ...]:
+    """Say along which dimension each one of the mesh divides a DTensor; None: it replicates.
+
+    Raises:
+        NotImplementedError: if it holds partial sums, or something that is not known.
+    """
     found: list[Split | None] = []
     for placement in tensor.placements:
         dim = getattr(placement, "dim", None)
@@ -188,7 +193,6 @@ def _is_memory(local: Tensor) -> bool:
 
 
 def _part_of_dtensor(name: str, tensor: Any) -> Part:
-    spec = tensor._spec
     local = tensor._local_tensor
     wait = getattr(local, "trigger_wait", None)  # of a collective that is still under way
     if wait is not None:
@@ -200,26 +204,36 @@ def _part_of_dtensor(name: str, tensor: Any) -> Part:
             f"whose shards are of the class {type(local).__qualname__}",
             "initialise it before it gets shards of that class",
         )
-    splits = _splits(name, tensor)
     size = tuple(map(int, tensor.shape))
+    return Part(local, size, _boxes_of(name, tensor, tuple(map(int, local.shape)), len(size)))
+
+
+def _boxes_of(name: str, tensor: Any, local: tuple[int, ...], dims: int) -> tuple[Box, ...]:
+    """List what this rank holds in the first dimensions, as if there were no others.
+
+    Raises:
+        NotImplementedError: if the placements do not say.
+    """
+    spec = tensor._spec
+    splits = splits_of(name, tensor)
     coordinate = spec.mesh.get_coordinate()
     if coordinate is None:  # of a rank outside of the mesh
-        return Part(local, size, ())
+        return ()
     order = getattr(spec, "shard_order", None)
     try:
-        boxes = boxes_of(
-            size,
+        return boxes_of(
+            tuple(map(int, tensor.shape))[:dims],
             tuple(map(int, spec.mesh.shape)),
             tuple(map(int, coordinate)),
-            splits,
+            tuple(s if s is not None and s.dim < dims else None for s in splits),
             None if order is None else tuple(dim for entry in order for dim in entry.mesh_dims),
-            tuple(map(int, local.shape)),
+            local[:dims],
             getattr(spec, "use_strided_shard_as_shard_order", None) is not False,
         )
     except UndecodableError as error:
         (dim,) = error.args
         if dim is None:
-            why = f"which do not give the shape {tuple(local.shape)} that this rank has"
+            why = f"which do not give the shape {local} that this rank has"
         else:
             why = f"which leave open what of dimension {dim} each rank holds"
         _refuse(
@@ -228,7 +242,15 @@ def _part_of_dtensor(name: str, tensor: Any) -> Part:
             why,
             "shard over another dimension, with fully_shard by its shard_placement_fn",
         )
-    return Part(local, size, boxes)
+
+
+def boxes_of_leading(tensor: Any, name: str, dims: int) -> tuple[Box, ...]:
+    """List what this rank holds of a DTensor's first dimensions, however little of the others.
+
+    Raises:
+        NotImplementedError: as `part_of` does.
+    """
+    return _boxes_of(name, tensor, tuple(map(int, tensor._local_tensor.shape)), dims)
 
 
 def part_of(tensor: Any, name: str) -> Part:

@@ -19,6 +19,7 @@ from fastinit._compiled import (
     orthogonal_op,
     sparse_op,
 )
+from fastinit._distributed.orthogonal import orthogonal_together_op
 from fastinit._fills.fill import DRAWING
 from fastinit._tensors import in_transform
 from fastinit._untraced import untraced
@@ -174,6 +175,10 @@ OVERWRITING = frozenset(
 WHOLE = frozenset({orthogonal_op, sparse_op})
 WHOLE_MANY = {
     orthogonal_many_op: orthogonal_op,
+}
+# Draws by all ranks that share a tensor, and what draws the same on one rank.
+TOGETHER = {
+    orthogonal_together_op: orthogonal_op,
 }
 
 

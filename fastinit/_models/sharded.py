@@ -266,14 +266,12 @@ class Twins:
             _take_marks(twin.sharded, twin.tensor)
             storage, source = storages[name], sources[name]
             part = part_of(twin.sharded, f"{self._where}: {name}")
-            if not part.boxes or part.local.numel() == 0:
-                continue
             if twin.value is not None:
                 made += copied(recorder, part, twin.value)
             elif storage is None or storage in whole:
                 made += copied(recorder, part, source)
             else:
-                made += divided(recorder, part, source, waiting[storage])
+                made += divided(recorder, twin.sharded, part, source, waiting[storage])
         for storage in ours - whole:
             storage.pending.clear()
         return [*others, *made]

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.layout import Box
+from fastinit._distributed.orthogonal import fill_together
 from fastinit._distributed.part import Part, TensorShard, part_of
 from fastinit._fills.fill import run_fills
 from fastinit._fills.region import Region
-from fastinit._fills.views import view_of, with_ones
+from fastinit._fills.views import View, view_of, with_ones
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.recorder import Recorder
 
@@ -30,8 +31,14 @@ def keep(part: Part, source: Tensor) -> None:
         view.copy_(held)
 
 
+def _is_empty(part: Part) -> bool:
+    return not part.boxes or part.local.numel() == 0
+
+
 def copied(recorder: Recorder, part: Part, source: Tensor) -> list[Op]:
     """Copy what is here of a tensor of the full size, or of one that is sharded alike."""
+    if _is_empty(part):
+        return []
 
     def run(local: Tensor, key: int | None) -> None:
         keep(part._replace(local=local), source)
@@ -40,10 +47,14 @@ def copied(recorder: Recorder, part: Part, source: Tensor) -> list[Op]:
 
 
 def _on_shard(
-    recorder: Recorder, part: Part, label: str, run: Callable[[Tensor, int | None], Any]
+    recorder: Recorder,
+    part: Part,
+    label: str,
+    run: Callable[[Tensor, int | None], Any],
+    key: int | None = None,
 ) -> Op:
     ref = Ref(_storage(recorder, part), Region.of(part.local))
-    return Op(label, (), (ref,), overwrites=True, run=run, ran=False)
+    return Op(label, (), (ref,), overwrites=True, run=run, key=key, ran=False)
 
 
 def _storage(recorder: Recorder, part: Part) -> Storage:
@@ -51,23 +62,59 @@ def _storage(recorder: Recorder, part: Part) -> Storage:
     return recorder.register(part.local, known=True) if found is None else found
 
 
-def divided(recorder: Recorder, part: Part, source: Tensor, ops: Sequence[Op]) -> list[Op]:
-    """Do to a shard what waits for a tensor of the full size."""
+def divided(
+    recorder: Recorder, sharded: Any, part: Part, source: Tensor, ops: Sequence[Op]
+) -> list[Op]:
+    """Do to the shard of a DTensor what waits for a tensor of the full size."""
+    full = Region.of(source)
+    views = [_view_of(full, op, part.local.dtype) for op in ops]
+    if None in views:
+        if _is_empty(part):
+            return []
+        label = ops[views.index(None)].label
+        return [_on_shard(recorder, part, label, _whole(part, source, ops))]
     made: list[Op] = []
-    for op in ops:
-        one = _of_one(recorder, part, Region.of(source), op)
-        if one is None:
-            return [_on_shard(recorder, part, op.label, _whole(part, source, ops))]
-        made += one
+    # All ranks do it or none: whether they do follows from what is the same on all.
+    if ops and ops[0].together and ops[0].writes[0].region == full:
+        made.append(_together(recorder, sharded, part, ops[0]))
+        ops, views = ops[1:], views[1:]
+    if not _is_empty(part):
+        for op, view in zip(ops, views, strict=True):
+            assert view is not None
+            made += _of_one(recorder, part, view, op)
     return made
 
 
-def _of_one(recorder: Recorder, part: Part, full: Region, op: Op) -> list[Op] | None:
-    """Do it, as far as it lies in the shard; None: that is not known of a part alone."""
-    region, local = op.writes[0].region, Region.of(part.local)
+def _together(recorder: Recorder, sharded: Any, part: Part, op: Op) -> Op:
+    """Have all ranks that share a DTensor draw into it, those that hold nothing included."""
+    gain, batch_dims, *_ = (*op.numbers, *(1.0, 0)[len(op.numbers) :])
+
+    def run(local: Tensor, key: int | None) -> None:
+        assert key is not None
+        fill_together(sharded, part._replace(local=local), gain, batch_dims, key)
+
+    return _on_shard(recorder, part, op.label, run, op.key)
+
+
+def _view_of(full: Region, op: Op, dtype: torch.dtype) -> View | None:
+    """See what an operator writes to as a view of the full tensor.
+
+    None: what it does is not known of a part alone, whichever that is.
+    """
+    region = op.writes[0].region
     view = view_of(full, region)
-    if view is None or (op.fill is None and local.dtype is not region.dtype):
+    if view is None or op.fill is not None:
+        return view
+    if dtype is not region.dtype:
         return None
+    if op.reads:  # arithmetic on each element
+        return view
+    return view if op.shards and with_ones(view.size, (), region.size) is not None else None
+
+
+def _of_one(recorder: Recorder, part: Part, view: View, op: Op) -> list[Op]:
+    """Do it, as far as it lies in the shard."""
+    region, local = op.writes[0].region, Region.of(part.local)
     found = [(box, view.parts(box, local)) for box in part.boxes]
     pieces = [(box, piece) for box, piece in found if piece is not None]
     storage = _storage(recorder, part)
@@ -76,14 +123,11 @@ def _of_one(recorder: Recorder, part: Part, full: Region, op: Op) -> list[Op] | 
             _like(op, Ref(storage, to), fill=op.fill._replace(part=(view.size, offset)))
             for _, (to, offset) in pieces
         ]
-    if op.reads:  # arithmetic on each element
+    if op.reads:
         return [_like(op, Ref(storage, to), run=op.run) for _, (to, _) in pieces]
-    if not op.shards:
-        return None
     boxes = [Box((0,) * len(to.size), to.size, offset) for _, (to, offset) in pieces]
     spread = with_ones(view.size, boxes, region.size)
-    if spread is None:
-        return None
+    assert spread is not None
     return _drawn(op, storage, region, spread, [to for _, (to, _) in pieces])
 
 

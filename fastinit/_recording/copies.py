@@ -73,6 +73,7 @@ def copied(ops: Sequence[Op], of: Region, to: Ref) -> list[Op]:
             fill=op.fill,
             run=op.run,
             shards=op.shards,
+            together=op.together,
             draw=op.draw,
             key=op.key,
             ran=False,

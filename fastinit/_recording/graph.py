@@ -111,6 +111,7 @@ class Op:
         fill: what to fill with, if it is a fill.
         run: for what else can wait: `run(tensor, key)` does it to what it writes.
         shards: whether `run` takes what stands for a shard of a tensor, too.
+        together: whether all ranks that share the tensor are to do it together.
         draw: which draw of the recording it is, if its key is still to be chosen or was chosen
             here.
         original: what it is a copy of, for other memory.
@@ -133,6 +134,7 @@ class Op:
         "reads",
         "run",
         "shards",
+        "together",
         "writes",
     )
 
@@ -147,6 +149,7 @@ class Op:
         fill: Fill | None = None,
         run: Callable[[torch.Tensor, int | None], Any] | None = None,
         shards: bool = False,
+        together: bool = False,
         draw: Any = None,
         key: int | None = None,
         ran: bool = True,
@@ -160,6 +163,7 @@ class Op:
         self.fill = fill
         self.run = run
         self.shards = shards
+        self.together = together
         self.draw = draw
         self.original: Op | None = None
         self.position = 0

@@ -13,6 +13,7 @@ from fastinit._fills.operators import (
     ALLOCATING,
     METADATA_ONLY,
     OVERWRITING,
+    TOGETHER,
     WHOLE,
     WHOLE_MANY,
     made_of_others,
@@ -52,6 +53,7 @@ class Way(enum.Enum):
     RESIZE = enum.auto()
     RESERVE = enum.auto()  # wants a key as a number
     WHOLE = enum.auto()  # draws, looking at the whole tensor
+    TOGETHER = enum.auto()  # does so on all ranks that share the tensor
     EACH = enum.auto()  # several of these
     FOREACH = enum.auto()  # one of torch's that does to each of a list what another does to one
     DRAW = enum.auto()  # one of torch's own draws into its first argument
@@ -112,6 +114,8 @@ def kind_of(func: Any) -> Kind:
         way = Way.RESERVE
     elif func in WHOLE:
         way = Way.WHOLE
+    elif func in TOGETHER:
+        way = Way.TOGETHER
     elif func in WHOLE_MANY:
         way = Way.EACH
     elif mutable and single(func) is not None:

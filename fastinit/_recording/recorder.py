@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from fastinit._fallback import handled
 from fastinit._fills.fill import Fill, distribution_of, parse_fill
-from fastinit._fills.operators import WHOLE_MANY, written_arguments
+from fastinit._fills.operators import TOGETHER, WHOLE_MANY, written_arguments
 from fastinit._fills.region import Region
 from fastinit._recording.calls import Calls
 from fastinit._recording.graph import Op, Ref, Storage
@@ -130,12 +130,16 @@ class Recorder(Calls):
                 and not any(kwargs.values())
             ):
                 return self._reserve()
+            together = way is Way.TOGETHER
+            if together:  # what has memory of its own here is nobody else's
+                func = TOGETHER[func]
+                kind, way = kind_of(func), Way.WHOLE
             if way is Way.EACH:
                 return self._each(func, args, kwargs)
             if way is Way.FOREACH:
                 self._foreach(func, args, kwargs)
                 return None
-            if way in (Way.WHOLE, Way.DRAW) and self._wait_to_draw(func, args, kwargs):
+            if way in (Way.WHOLE, Way.DRAW) and self._wait_to_draw(func, args, kwargs, together):
                 return args[0] if func.namespace == "aten" else None
             if way is Way.IN_PLACE and self._wait_to_change(func, args, kwargs):
                 return args[0]

@@ -232,7 +232,9 @@ class Waiting(Values):
         again.ran = False
         self._wait(again, op.fill is not None and op.fill.draws)
 
-    def _wait_to_draw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _wait_to_draw(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], together: bool = False
+    ) -> bool:
         """Let another draw into a tensor wait; say whether it could."""
         tensor, rest, given = args[0], args[1:], dict(kwargs)
         ours = func.namespace == "fastinit"
@@ -270,6 +272,7 @@ class Waiting(Values):
                 overwrites=True,
                 run=run,
                 shards=ours,
+                together=together,
                 draw=self._next_draw() if key is None else None,
                 key=key,
                 ran=False,

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from fastinit._compiled import orthogonal_many_op, orthogonal_op
 from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.orthogonal import together
 from fastinit._distributed.structured import delta_orthogonal
 from fastinit._fallback import handled
 from fastinit._tensors import DTYPES, check_open
@@ -35,6 +36,7 @@ def orthogonal_(
     key: Key | int | None = None,
     batch_dims: int = 0,
     method: Method = "householder",
+    distributed: bool = False,
 ) -> Tensor:
     """Fill with a random matrix whose rows or columns, the fewer, are orthogonal, of length `gain`.
 
@@ -59,6 +61,9 @@ def orthogonal_(
         method: "householder", or "qr" for the slower reference: Q of the QR factorisation of a
             Gaussian matrix, its phases fixed by R's diagonal (Mezzadri, 2007). Other values, of the
             same distribution.
+        distributed: whether the ranks that hold parts of a matrix of a DTensor make it together,
+            by collectives: all of them have to make the call. Without it each works alone, and of
+            a large matrix on more than its part. The values are the same, to rounding.
 
     Returns:
         `tensor`.
@@ -66,15 +71,25 @@ def orthogonal_(
     Raises:
         RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
             outside of inference mode; if a generator would be drawn from while a CUDA graph is
-            captured.
-        TypeError: if a number, `key` or `generator` has the wrong type.
+            captured; with `distributed`, if the ranks differ in what they ask for.
+        TypeError: if a number, `key` or `generator` has the wrong type; if `distributed` is given
+            for what is no DTensor.
         ValueError: if `tensor` has too few dimensions, `batch_dims` is negative, or `method` is
-            neither of the two; if both `key` and `generator` are given, or `key` is outside
-            [-2**63, 2**64).
+            neither of the two, or not "householder" with `distributed`; if both `key` and
+            `generator` are given, or `key` is outside [-2**63, 2**64).
         NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
             take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
             says which), which has neither `batch_dims` nor `method`.
     """
+    if distributed:
+        if method != "householder":
+            raise ValueError(
+                "fastinit.orthogonal_: argument 'method' must be 'householder' with "
+                f"distributed=True, got {method!r}"
+            )
+        given = source(key, generator, "orthogonal_")
+        together(tensor, as_double(gain, "gain"), batch_dims, given)
+        return tensor
     beyond: dict[str, Any] = {}
     if batch_dims != 0 or method != "householder":
         beyond = {"batch_dims": batch_dims, "method": method}
@@ -89,6 +104,7 @@ def orthogonal_many_(
     keys: Iterable[Key | int] | None = None,
     batch_dims: int = 0,
     method: Method = "householder",
+    distributed: bool = False,
 ) -> list[Tensor]:
     """Fill each tensor as `orthogonal_` does, those of one shape together.
 
@@ -103,6 +119,8 @@ def orthogonal_many_(
         keys: one for every tensor, instead of a generator.
         batch_dims: how many leading dimensions of each tensor count matrices.
         method: see `orthogonal_`.
+        distributed: whether ranks make the matrices together that they share, one tensor after the
+            other; see `orthogonal_`.
 
     Returns:
         The tensors, in a list.
@@ -110,11 +128,13 @@ def orthogonal_many_(
     Raises:
         RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
             outside of inference mode; if a generator would be drawn from while a CUDA graph is
-            captured.
-        TypeError: if a number, `key` or `generator` has the wrong type.
+            captured; with `distributed`, if the ranks differ in what they ask for.
+        TypeError: if a number, `key` or `generator` has the wrong type; if `distributed` is given
+            and a tensor is no DTensor.
         ValueError: if the number of `keys` or of gains is not that of the tensors; if a tensor has
-            too few dimensions, `batch_dims` is negative, or `method` is neither of the two; if both
-            `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
+            too few dimensions, `batch_dims` is negative, or `method` is neither of the two, or not
+            "householder" with `distributed`; if both `key` and `generator` are given, or `key` is
+            outside [-2**63, 2**64).
         NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
             take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
             says which), which has neither `batch_dims` nor `method`. All tensors of a device are
@@ -131,14 +151,14 @@ def orthogonal_many_(
             )
     given = [source(word, generator, "orthogonal_many_") for word in words]
     factors = [as_double(value, "gain") for value in gains]
-    together: dict[torch.device, list[int]] = {}
+    at_once: dict[torch.device, list[int]] = {}
     alone = []
     for k, tensor in enumerate(listed):
-        if handled(tensor, DTYPES):
-            together.setdefault(tensor.device, []).append(k)
+        if handled(tensor, DTYPES) and not distributed:
+            at_once.setdefault(tensor.device, []).append(k)
         else:
             alone.append(k)
-    for numbers in together.values():
+    for numbers in at_once.values():
         orthogonal_many_op(
             [listed[k] for k in numbers],
             [factors[k] for k in numbers],
@@ -149,7 +169,13 @@ def orthogonal_many_(
         )
     for k in alone:
         orthogonal_(
-            listed[k], gains[k], generator, key=words[k], batch_dims=batch_dims, method=method
+            listed[k],
+            gains[k],
+            generator,
+            key=words[k],
+            batch_dims=batch_dims,
+            method=method,
+            distributed=distributed,
         )
     return listed
 
