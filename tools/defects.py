@@ -23,6 +23,7 @@ NATIVE = "tests/core/test_native.py"
 SHARD = "tests/distributed/test_shard.py"
 DTENSOR = "tests/distributed/test_dtensor.py"
 LAYOUTS = "tests/distributed/test_layout.py"
+ORTHOGONAL_PARTS = "tests/distributed/test_orthogonal_parts.py"
 PROCESSES = "tests/distributed/test_processes.py"
 
 DEVICE = "P1: one stream on every device"
@@ -247,7 +248,7 @@ DEFECTS = [
         "reflections without their new first elements", SHARDS,
         "csrc/torch/orthogonal_part.cpp", "OrthogonalParts::reflect",
         "s_.narrow(1, begin, count).addcmul_(above, (first - x1).unsqueeze(0));", "",
-        (SHARD, "-k", "by_rows"),
+        (ORTHOGONAL_PARTS, "-k", "by_rows"),
     ),
     Defect(
         "boxes at offset 0", SHARDS, "fastinit/_distributed/layout.py", "_boxes",

@@ -68,14 +68,14 @@ class _Sharers(NamedTuple):
     Attributes:
         mesh: of the DTensor.
         dims: those of the mesh along which matrices are spread.
-        count: how many ranks there are along them.
-        index: this rank's number among these.
+        world: how many ranks there are along them.
+        number: this rank's among these.
     """
 
     mesh: Any
     dims: tuple[int, ...]
-    count: int
-    index: int
+    world: int
+    number: int
 
     def add_up(self, numbers: Tensor) -> Tensor:
         """Add integers up over the ranks; where the mesh is, as the shards may lie elsewhere."""
@@ -115,10 +115,10 @@ def _check_alike(sharers: _Sharers, call: tuple[Any, ...]) -> None:
     hashes = [int.from_bytes(half, "little") for half in (digest[:3], digest[3:])]
     numbers = torch.tensor([[h, h * h] for h in hashes], dtype=torch.int64)
     for total, squares in sharers.add_up(numbers).tolist():
-        if squares * sharers.count != total * total:
+        if squares * sharers.world != total * total:
             key, gain, size, batch_dims, dtype = call
             raise RuntimeError(
-                f"fastinit.orthogonal_: the {sharers.count} ranks that share a DTensor with "
+                f"fastinit.orthogonal_: the {sharers.world} ranks that share a DTensor with "
                 "distributed=True do not make the same call: they differ in the key (without key=, "
                 "were their generators seeded alike, and has each drawn as often?), gain, "
                 f"batch_dims, shape or dtype. Here: key {key % 2**64}, gain {gain}, batch_dims "
@@ -166,7 +166,7 @@ def _add_up(sharers: _Sharers, matrices: Sequence[Tensor], longer: int) -> None:
     def flush() -> None:
         integers = torch.cat([piece.as_integers(scale) for piece in pieces])
         sizes = [piece.values.numel() for piece in pieces]
-        for piece, added in zip(pieces, sharers.add_up(integers).split(sizes), strict=True):
+        for piece, added in zip(pieces, torch.split(sharers.add_up(integers), sizes), strict=True):
             piece.take(added, scale)
 
     for piece in itertools.chain.from_iterable(map(_pieces, matrices)):
@@ -209,7 +209,7 @@ def fill_together(tensor: Any, part: Part, gain: float, batch_dims: int, key: in
     matrix = part.size[batch_dims:]
     rows, columns = matrix[0], math.prod(matrix[1:])
     longer, narrower = max(rows, columns), min(rows, columns)
-    share = [longer * k // sharers.count for k in (sharers.index, sharers.index + 1)]
+    share = [longer * k // sharers.world for k in (sharers.number, sharers.number + 1)]
     options: dict[str, Any] = {
         "dtype": _COMPUTED_IN.get(local.dtype, torch.float32),
         "device": here.device,

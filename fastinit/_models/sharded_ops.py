@@ -87,7 +87,8 @@ def divided(
 
 def _together(recorder: Recorder, sharded: Any, part: Part, op: Op) -> Op:
     """Have all ranks that share a DTensor draw into it, those that hold nothing included."""
-    gain, batch_dims, *_ = (*op.numbers, *(1.0, 0)[len(op.numbers) :])
+    given: tuple[Any, ...] = (*op.numbers, *(1.0, 0)[len(op.numbers) :])
+    gain, batch_dims = given
 
     def run(local: Tensor, key: int | None) -> None:
         assert key is not None
