@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -37,7 +38,7 @@ def mesh_of(*shape: int, names: tuple[str, ...] | None = None) -> DeviceMesh:
 
 
 def found_in(
-    folder: Path, module: str, sizes: Sequence[int], timeout: float = 500
+    folder: Path, module: str, sizes: Sequence[int], timeout: float = 900
 ) -> dict[tuple[int, str], dict[int, str]]:
     """Run the cases of a module of support/ in worlds of these sizes.
 
@@ -71,7 +72,7 @@ def _run(folder: Path, cases: Cases, port: int, size: int, rank: int) -> None:
         store=distributed.PrefixStore(str(size), store),
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=30),
     )
     found = {}
     for name, function in cases.items():
@@ -80,9 +81,12 @@ def _run(folder: Path, cases: Cases, port: int, size: int, rank: int) -> None:
             found[name] = ""
         except Exception:
             found[name] = traceback.format_exc()
-        distributed.barrier()
+        try:
+            distributed.barrier()
+        except RuntimeError as error:  # another rank is elsewhere, and will not come
+            found |= {n: f"{found.get(n, '')}{error}" for n in cases if found.get(n) != ""}
+            break
     (folder / f"{size}-{rank}.json").write_text(json.dumps(found))
-    distributed.destroy_process_group()
 
 
 def _fork(work: Callable[..., None], *arguments: Any) -> int:
@@ -105,14 +109,26 @@ def _wait(processes: Iterable[int]) -> int:
     return sum(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) != 0 for process in processes)
 
 
+def _serve(pipe: int) -> None:
+    """Be the store of all worlds: here, as a process that has threads should not fork."""
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.write(pipe, str(store.port).encode())
+    signal.pause()
+
+
 def main(folder: str, module: str, *sizes: str) -> int:
     torch.set_num_threads(1)
     cases: Cases = importlib.import_module(f"support.{module}").CASES
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    reading, writing = os.pipe()
+    server = _fork(_serve, writing)
+    port = int(os.read(reading, 16))
     failed = 0
-    for size in map(int, sizes):
-        arguments = Path(folder), cases, store.port, size
-        failed += _wait([_fork(_run, *arguments, rank) for rank in range(size)])
+    try:
+        for size in map(int, sizes):
+            arguments = Path(folder), cases, port, size
+            failed += _wait([_fork(_run, *arguments, rank) for rank in range(size)])
+    finally:
+        os.kill(server, signal.SIGKILL)
     return failed
 
 
