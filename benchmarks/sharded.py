@@ -157,9 +157,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     torch.set_num_threads(args.threads)
-    distributed.init_process_group(
-        "fake", rank=args.rank, world_size=args.world, store=FakeStore()
-    )
+    distributed.init_process_group("fake", rank=args.rank, world_size=args.world, store=FakeStore())
     fastinit.materialize(nn.Linear(2, 2, device="meta"), key=1)
     shard = seconds(lambda: None)
     begin = time.perf_counter()

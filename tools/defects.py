@@ -273,8 +273,9 @@ DEFECTS = [
         "wrapper(cls, part.size,", "wrapper(cls, tuple(local.shape),", (SHARD, "-k", "fans"),
     ),
     Defect(
-        "partial sums are filled", SHARDS, "fastinit/_distributed/part.py", "splits_of",
-        "placement.is_partial()", "False", (LAYOUTS, "-k", "partial"),
+        "partial sums are filled", SHARDS, "fastinit/_distributed/part.py", "_splits_of",
+        "placement.is_replicate()", "placement.is_replicate() or placement.is_partial()",
+        (LAYOUTS, "-k", "partial"),
     ),
     Defect(
         "a patch leaves shards to torch", SHARDS, "fastinit/_patch/scope.py", "is_ours",

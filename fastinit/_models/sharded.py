@@ -112,8 +112,7 @@ class Twins:
         self._twins: dict[str, _Twin] = {}
         self._given: list[Given] = []
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
-        for name, one in self.named.items():
-            part_of(one.tensor, f"{where}: {name}")
+        self._parts = {n: part_of(one.tensor, f"{where}: {n}") for n, one in self.named.items()}
 
     # ---- while initialisers run ------------------------------------------------------------------
 
@@ -265,7 +264,9 @@ class Twins:
             written(twin.sharded)
             _take_marks(twin.sharded, twin.tensor)
             storage, source = storages[name], sources[name]
-            part = part_of(twin.sharded, f"{self._where}: {name}")
+            part = self._parts[name]
+            if part.local is not twin.sharded._local_tensor:  # it has got memory, say
+                part = part_of(twin.sharded, f"{self._where}: {name}")
             if twin.value is not None:
                 made += copied(recorder, part, twin.value)
             elif storage is None or storage in whole:

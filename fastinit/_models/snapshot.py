@@ -20,6 +20,7 @@ from fastinit._models.names import named_modules
 _CONTAINERS = (dict, list, set, deque)
 _PLAIN = frozenset({OrderedDict, *_CONTAINERS})
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
+_ATOMS_SET = frozenset(_ATOMS)
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
@@ -59,6 +60,10 @@ def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
         waiting.reverse()
         while waiting:
             way, value = waiting.pop()
+            kind = type(value)
+            # Quickly past what modules hold most of: numbers, and tables of hooks without any.
+            if kind in _ATOMS_SET or (kind is OrderedDict and not value):
+                continue
             if isinstance(value, _ATOMS) or id(value) in seen:
                 continue
             seen.add(id(value))
