@@ -3,7 +3,8 @@
     python examples/what_torch_does.py
 
 Every function fills a tensor of which each of two ranks has half the rows, on the CPU. The whole is
-put together and looked at: is it what the function says it writes?
+put together and looked at: is it what the function says it writes? Then modules initialise
+themselves, whose weights `fully_shard` has divided in this way, by their own `reset_parameters`.
 """
 
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, empty
 
 import fastinit
@@ -62,6 +64,72 @@ CALLS: list[tuple[str, tuple[int, ...], Callable[[Tensor], str]]] = [
 ]
 
 
+class Experts(nn.Module):
+    """A packed weight, filled one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(8, 4, 3))
+
+    def reset_parameters(self) -> None:
+        for number in range(8):
+            nn.init.constant_(self.weight[number], number + 1)
+
+
+class Gates(nn.Module):
+    """One of four gates starts open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(8))
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        with torch.no_grad():
+            self.weight[2:4].fill_(1)
+
+
+def padding_is_zero(full: Tensor) -> str:
+    return "the padding row is random" if full[2].any() else ""
+
+
+def experts_are_numbered(full: Tensor) -> str:
+    want = torch.arange(1.0, 9.0).view(8, 1, 1).expand(8, 4, 3)
+    return "" if torch.equal(full, want) else "what was there before"
+
+
+def a_gate_is_open(full: Tensor) -> str:
+    want = torch.tensor([0.0, 0, 1, 1, 0, 0, 0, 0])
+    return "" if torch.equal(full, want) else "the slice is not written"
+
+
+MODULES: list[tuple[str, Callable[[], nn.Module], Callable[[Tensor], str]]] = [
+    ("Embedding(padding_idx)", lambda: nn.Embedding(8, 4, padding_idx=2), padding_is_zero),
+    ("weight[k] for each k", Experts, experts_are_numbered),
+    ("weight[2:4].fill_(1)", Gates, a_gate_is_open),
+]
+
+
+def outcome_of_module(
+    make: Callable[[], nn.Module],
+    initialise: Callable[[nn.Module], object],
+    judge: Callable[[Tensor], str],
+    mesh: DeviceMesh,
+) -> str:
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        module = make()
+    fully_shard(module, mesh=mesh)
+    module.to_empty(device="cpu")
+    with torch.no_grad():
+        module.weight.fill_(9)
+    try:
+        initialise(module)
+        return judge(module.weight.full_tensor().detach()) or "right"
+    except Exception as error:
+        return f"{type(error).__name__}"
+
+
 def outcome(
     library: object, name: str, size: tuple[int, ...], judge: Callable, meshes: list
 ) -> str:
@@ -94,6 +162,11 @@ def work(rank: int, place: str, rows: list) -> None:
         ours = outcome(fastinit, name, size, judge, meshes)
         if rank == 0:
             rows.append((f"{name} {'×'.join(map(str, size))}", theirs, ours))
+    for name, make, judge in MODULES:
+        theirs = outcome_of_module(make, lambda m: m.reset_parameters(), judge, meshes[0])
+        ours = outcome_of_module(make, fastinit.initialize_, judge, meshes[0])
+        if rank == 0:
+            rows.append((name, theirs, ours))
     distributed.destroy_process_group()
 
 
