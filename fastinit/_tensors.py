@@ -101,3 +101,16 @@ def is_captured(tensor: Any) -> bool:
 def in_transform() -> bool:
     """Whether this is inside a transform of torch.func."""
     return functorch_stack_top() is not None
+
+
+def swap(a: Tensor, b: Tensor) -> None:
+    """Exchange what two tensors are, but not the objects, nor the hooks that hang on them.
+
+    As `torch.utils.swap_tensors`, which refuses tensors that somebody holds weakly, as RNNs do.
+    """
+    if not is_plain(type(a)):  # which is more than its memory
+        torch.utils.swap_tensors(a, b)  # type: ignore[no-untyped-call]
+        return
+    hooks = a._backward_hooks, a._post_accumulate_grad_hooks
+    torch._C._swap_tensor_impl(a, b)
+    a._backward_hooks, a._post_accumulate_grad_hooks = hooks

@@ -12,6 +12,7 @@ from fastinit._models import lazy
 from fastinit._models import rules as _rules
 from fastinit._models.checks import check_module, check_plain, check_prefix, check_untransformed
 from fastinit._models.constructed import initialize_from
+from fastinit._models.fully_sharded import reshard
 from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
     NamedTensors,
@@ -30,7 +31,7 @@ from fastinit._models.session import (
     key_or_drawn,
     run_initialisers,
 )
-from fastinit._models.sharded import Twins, reshard
+from fastinit._models.sharded import Twins
 from fastinit._models.snapshot import Snapshot
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import is_closed

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parameter import is_lazy
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._models import rules as _rules
 from fastinit._models.checks import check_plain, check_prefix, check_unsharded, check_untransformed
 from fastinit._models.default_dtype import default_dtype
+from fastinit._models.fully_sharded import reshard
 from fastinit._models.loaded import check_state_dict
-from fastinit._models.names import (
-    Named,
-    NamedTensors,
-    Pattern,
-    check_patterns,
-    matches,
-    named_tensors,
-)
-from fastinit._models.placing import Given, give_memory, move, take_memory_back
+from fastinit._models.names import NamedTensors, Pattern, named_tensors
+from fastinit._models.placing import Given, move, take_memory_back
 from fastinit._models.recording import recording, without_collections
 from fastinit._models.renaming import Rename, Renaming
-from fastinit._models.session import (
-    Request,
-    Result,
-    Run,
-    complete,
-    key_or_drawn,
-    run_initialisers,
-)
-from fastinit._models.sharded import Twins, reshard
-from fastinit._models.snapshot import Snapshot, held_tensors
-from fastinit._models.unmade import made_in_spite_of_meta, warn_of_unmade
+from fastinit._models.rest import initialise_rest
+from fastinit._models.session import Request, Result, Run, complete, key_or_drawn
+from fastinit._models.sharded import Twins
+from fastinit._models.snapshot import Snapshot
 from fastinit._recording.graph import Op
 from fastinit._recording.recorder import Recorder
+from fastinit._recording.sharding import Sharding
 from fastinit.key import Key
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -164,7 +153,8 @@ def materialize(
             two the same name.
         NotImplementedError: if a parameter of a module that is given is a tensor subclass with
             memory of its own other than a DTensor, or one that a factory makes is a part of one
-            (a DTensor, FSDP1, ZeRO-3). As for `initialize_`, of DTensors. If a DTensor in
+            (FSDP1, ZeRO-3). If a factory reads values of a DTensor, writes to its shard, or makes
+            it of a shard that it has drawn. As for `initialize_`, of DTensors. If a DTensor in
             `state_dict` is sharded otherwise than its place.
         TypeError: if an argument, or what the factory returns, has the wrong type.
         ImportError: if `progress` is asked for and tqdm is missing.
@@ -213,91 +203,6 @@ def materialize(
         return _build(module_or_factory, request, place, dtype)
 
 
-def _held_on_meta(request: Request, module: nn.Module) -> list[Named]:
-    """Find tensors on the meta device that a module holds otherwise than as parameters."""
-    return [
-        Named(name, tensor, owner, name.rpartition(".")[2])
-        for name, owner, tensor in held_tensors(module, request.prefix)
-        if tensor.is_meta and not is_sharded(tensor)
-    ]
-
-
-def _left_alone(request: Request, named: dict[str, Named]) -> dict[str, Named]:
-    """Choose what is not to be initialised: what is skipped, and what is loaded."""
-    check_patterns(request.skip, named, request.argument("skip"), "parameter or buffer")
-    loaded = request.loaded(named)
-    return {n: one for n, one in named.items() if n in loaded or matches(n, request.skip)}
-
-
-def _load(recorder: Recorder, request: Request, result: Result, twins: Twins | None) -> None:
-    """Copy what is loaded into its places; into shards it is copied in the end."""
-    named = {**result.parameters, **result.buffers}
-    loaded = request.loaded(named)
-    whole = {n: v for n, v in loaded.items() if twins is None or not twins.load(recorder, n, v)}
-    with recording(recorder), torch.no_grad():
-        for name, value in whole.items():
-            named[name].tensor.copy_(value)
-
-
-def _complete(
-    recorder: Recorder,
-    request: Request,
-    module: nn.Module,
-    tensors: NamedTensors,
-    given: list[Given],
-    others: Iterable[Tensor] = (),
-    twins: Twins | None = None,
-) -> Result:
-    """Give what is on the meta device memory, and run the initialisers that have not been run."""
-    named = tensors.both
-    lazy = [name for name, one in named.items() if is_lazy(one.tensor)]
-    if lazy:
-        raise ValueError(
-            f"fastinit.{request.where}: parameters without a shape yet: {', '.join(lazy)}; call "
-            "fastinit.initialize_, which waits for the first call of the module"
-        )
-    alone = _left_alone(request, named)
-    sharded_on_meta: set[str] = set()
-    if twins is not None:
-        sharded_on_meta = twins.on_meta - alone.keys()
-        twins.put_in(recorder, twins.named.keys() - sharded_on_meta)
-        tensors = NamedTensors(*map(twins.placed, tensors))
-        named, alone = tensors.both, twins.placed(alone)
-    unmade = made_in_spite_of_meta({n: one for n, one in named.items() if n not in alone})
-    on_meta = {n for n, one in named.items() if one.tensor.is_meta} | sharded_on_meta
-    if on_meta:
-        warn_of_unmade(unmade, request.where)
-        given.extend(give_memory(recorder, [*named.values()], _held_on_meta(request, module)))
-        tensors = named_tensors(module, request.prefix)  # some may be other objects
-        named = tensors.both
-        untouched = {
-            n: one for n, one in named.items() if n in alone or not (n in on_meta or n in unmade)
-        }
-        result = run_initialisers(
-            recorder,
-            request,
-            module,
-            tensors,
-            untouched,
-            anew=unmade.keys() | sharded_on_meta,
-            own_as_well=True,
-            others=others,
-        )
-        result.buffers.update({one.name: one for one in _held_on_meta(request, module)})
-    elif request.rules is not None:
-        result = run_initialisers(recorder, request, module, tensors, alone)
-    else:
-        result = Result(module, *tensors, untouched=list(alone.values()))
-    _load(recorder, request, result, twins)
-    loaded = request.loaded(named)
-    result.untouched = [one for one in result.untouched if one.name not in loaded]
-    holders = {**result.parameters, **result.buffers}
-    request.rename.check(holders)
-    argument = request.argument("allow_uninitialized")
-    check_patterns(request.allow, holders, argument, "parameter or buffer")
-    return result
-
-
 def _build(
     factory: Callable[[], Any],
     request: Request,
@@ -305,13 +210,23 @@ def _build(
     dtype: torch.dtype | None,
 ) -> nn.Module:
     given: list[Given] = []
+    twins: Twins | None = None
+    if distributed.is_available() and distributed.is_initialized():
+        # Before the factory imports them: what shards is exchanged where it is known.
+        importlib.import_module("torch.distributed.fsdp")
 
     def undo() -> None:
+        nonlocal twins
+        if twins is not None:
+            twins.take_out()
+            twins = None
         take_memory_back(given)  # a module on the meta device may be there before and afterwards
         given.clear()
 
     def run(recorder: Recorder) -> Result:
-        with recording(recorder), default_dtype(dtype):
+        nonlocal twins
+        sharding = Sharding(recorder)
+        with recording(recorder, sharding), default_dtype(dtype):
             module = factory()
         if not isinstance(module, nn.Module):
             raise TypeError(
@@ -321,24 +236,17 @@ def _build(
         tensors = named_tensors(module, request.prefix)
         _warn(request, tensors)
         check_unsharded(module, tensors.parameters, request.where)
-        _check_made_whole(tensors.parameters, request.where)
-        return _complete(recorder, request, module, tensors, given)
+        if any(is_sharded(one.tensor) for one in tensors.both.values()):
+            twins = Twins(module, tensors, request.prefix, request.where, sharding)
+        return initialise_rest(recorder, request, module, tensors, given, twins=twins, made=True)
 
     def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
+        if twins is not None:
+            ops = twins.divide(found, ops, device)
         move(found.recorder, found.result, device, None)
         return ops
 
     return complete(request, run, undo, moves).result.module
-
-
-def _check_made_whole(parameters: dict[str, Named], where: str) -> None:
-    """Raise NotImplementedError for parameters that a factory has sharded."""
-    sharded = [name for name, named in parameters.items() if is_sharded(named.tensor)]
-    if sharded:
-        raise NotImplementedError(
-            f"fastinit.{where}: the factory has sharded {', '.join(sharded)} (DTensor); call it "
-            'under torch.device("meta") and pass the module that it makes'
-        )
 
 
 def _fill_in(
@@ -369,7 +277,7 @@ def _fill_in(
         given.clear()
 
     def run(recorder: Recorder) -> Result:
-        return _complete(recorder, request, module, tensors, given, state.tensors, twins)
+        return initialise_rest(recorder, request, module, tensors, given, state.tensors, twins)
 
     def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
         ops = twins.divide(found, ops, device, dtype)

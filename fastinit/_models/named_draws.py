@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from fastinit._fills.region import Region
 from fastinit._models.checks import check_unsharded
+from fastinit._models.fully_sharded import reshard
 from fastinit._models.named_memory import NamedMemory, memory_of
 from fastinit._models.names import named_parameters
 from fastinit._models.renaming import Renaming
-from fastinit._models.sharded import reshard
 from fastinit._patch.scope import NamedDraw
 from fastinit._recording.graph import Storage
 from fastinit._recording.naming import Live

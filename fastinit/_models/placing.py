@@ -14,7 +14,7 @@ from fastinit._models.session import Result
 from fastinit._recording.graph import Ref, Storage
 from fastinit._recording.memory import advise_huge_pages
 from fastinit._recording.recorder import Recorder
-from fastinit._tensors import is_plain
+from fastinit._tensors import is_plain, swap
 
 
 def wants_dtype(named: Named, dtype: torch.dtype | None) -> bool:
@@ -35,7 +35,7 @@ class Given(NamedTuple):
     def undo(self) -> None:
         """Give it back."""
         if self.swapped:
-            _swap(self.named.tensor, self.before)
+            swap(self.named.tensor, self.before)
         else:
             _put(self.named, self.before, self.named.tensor)
 
@@ -69,19 +69,6 @@ def give_memory(
     return given
 
 
-def _swap(a: Tensor, b: Tensor) -> None:
-    """Exchange what two tensors are, but not the objects, nor the hooks that hang on them.
-
-    As `torch.utils.swap_tensors`, which refuses tensors that somebody holds weakly, as RNNs do.
-    """
-    if not is_plain(type(a)):  # which is more than its memory
-        torch.utils.swap_tensors(a, b)  # type: ignore[no-untyped-call]
-        return
-    hooks = a._backward_hooks, a._post_accumulate_grad_hooks
-    torch._C._swap_tensor_impl(a, b)
-    a._backward_hooks, a._post_accumulate_grad_hooks = hooks
-
-
 def _like(old: Tensor, tensor: Tensor) -> Tensor:
     """Make of a tensor what another is, a parameter or none."""
     new = tensor
@@ -96,7 +83,7 @@ def exchange(named: Named, new: Tensor) -> Given:
     """Put a tensor in the place of a parameter or buffer: the same object, wherever it is held."""
     old = named.tensor
     try:
-        _swap(old, new)
+        swap(old, new)
         return Given(named, new, True)
     except RuntimeError:  # a graph holds it
         vars(new).update(vars(old))

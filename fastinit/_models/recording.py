@@ -13,6 +13,7 @@ from fastinit._patch.methods import HANDLERS, PatchMode
 from fastinit._patch.scope import Scope
 from fastinit._recording.modes import FunctionWatch, OperatorWatch, carried
 from fastinit._recording.recorder import Recorder
+from fastinit._recording.sharding import Sharding
 
 
 class _RecordingMode(PatchMode):
@@ -53,8 +54,13 @@ def without_collections() -> Iterator[None]:
 
 
 @contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
-    """Record what runs inside, here and on threads that start inside, torch itself included."""
+def recording(recorder: Recorder, sharding: Sharding | None = None) -> Iterator[None]:
+    """Record what runs inside, here and on threads that start inside, torch itself included.
+
+    Args:
+        recorder: what records it.
+        sharding: what takes care of what is sharded inside, if somebody does in the end.
+    """
 
     def wrap(run: Callable[[], Any]) -> Callable[[], Any]:
         number = recorder.new_thread()
@@ -64,18 +70,19 @@ def recording(recorder: Recorder) -> Iterator[None]:
             before = thread.number, thread.draws
             thread.number, thread.draws = number, 0
             try:
-                with recording(recorder):
+                with recording(recorder, sharding):
                     return run()
             finally:
                 thread.number, thread.draws = before
 
         return belonging
 
-    with OperatorWatch(recorder):
+    with OperatorWatch(recorder, sharding):
         scope = EnteredScope(
             recorder,
             None,
             take=recorder.take,
+            sharding=sharding,
             mode=lambda scope: _RecordingMode(scope, recorder),
         )
         recorder.scopes.append(scope)

@@ -8,10 +8,7 @@ twin is done to the shard instead, as far as it lies there. Nothing is communica
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,71 +18,22 @@ from fastinit._distributed.fill import is_sharded, tell_observers
 from fastinit._distributed.part import part_of, written
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
+from fastinit._models.fully_sharded import (
+    fully_sharded,
+    offloaded,
+    refer_to_shards,
+    with_memory,
+)
 from fastinit._models.names import Named, NamedTensors, named_tensors
-from fastinit._models.placing import Given, exchange, refresh, wants_dtype
+from fastinit._models.placing import Given, exchange, wants_dtype
 from fastinit._models.session import Run
 from fastinit._models.sharded_ops import copied, divided
 from fastinit._models.snapshot import held_tensors
+from fastinit._models.twin import Twin, take_marks
 from fastinit._recording.graph import Op, Storage
 from fastinit._recording.recorder import Recorder
+from fastinit._recording.sharding import Sharding, full_sized
 from fastinit._tensors import is_plain
-
-
-def _parameter_groups(module: nn.Module) -> list[Any]:
-    """Give what `fully_shard` keeps of the parameters of a module; private in torch."""
-    state: Any = module._get_fsdp_state()  # type: ignore[operator]
-    groups = getattr(state, "_fsdp_param_groups", None)
-    if groups is None:  # torch < 2.11
-        groups = [state._fsdp_param_group]
-    return [parameter for group in groups if group is not None for parameter in group.fsdp_params]
-
-
-def _fully_sharded(module: nn.Module) -> list[nn.Module]:
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    kind: Any = getattr(fsdp, "FSDPModule", None)
-    return [] if kind is None else [m for m in module.modules() if isinstance(m, kind)]
-
-
-def reshard(module: nn.Module) -> None:
-    """Have FSDP2 put its shards in the place of full parameters, which it would throw away."""
-    for owner in _fully_sharded(module):
-        owner.reshard()  # type: ignore[operator]
-
-
-@dataclass
-class _Twin:
-    """What stands in the place of a DTensor.
-
-    Attributes:
-        named: the DTensor.
-        tensor: the twin.
-        fixed: whether the DTensor is to stay as it is.
-        kept: whether it is to do so unless all of it is overwritten.
-        places: the tables of modules in which it stands there, and under which name.
-        value: what is loaded into it.
-    """
-
-    named: Named
-    tensor: Tensor
-    fixed: bool
-    kept: bool
-    places: list[tuple[dict[str, Any], str]]
-    value: Tensor | None = None
-
-    @property
-    def sharded(self) -> Any:
-        return self.named.tensor
-
-    def current(self) -> Any:
-        """Give what is in its place now: initialisers may have put something else there."""
-        table, attribute = self.places[0]
-        return table.get(attribute)
-
-    def put(self, tensor: Any) -> None:
-        """Put something in its place."""
-        for table, attribute in self.places:
-            table[attribute] = tensor
-        refresh(self.named)
 
 
 class Twins:
@@ -96,6 +44,7 @@ class Twins:
         named: its parameters and buffers.
         prefix: its name in a larger one.
         where: the function, for messages.
+        sharding: what has taken care of it if they were sharded inside a recording.
 
     Attributes:
         named: the DTensors among its parameters and buffers, by name.
@@ -104,12 +53,20 @@ class Twins:
         NotImplementedError: if what this rank holds of one cannot be told.
     """
 
-    def __init__(self, module: nn.Module, named: NamedTensors, prefix: str, where: str) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        named: NamedTensors,
+        prefix: str,
+        where: str,
+        sharding: Sharding | None = None,
+    ) -> None:
+        self._sharding = sharding
         self._module = module
         self._prefix = prefix
         self._where = where
         self.named = {n: one for n, one in named.both.items() if is_sharded(one.tensor)}
-        self._twins: dict[str, _Twin] = {}
+        self._twins: dict[str, Twin] = {}
         self._given: list[Given] = []
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
         self._parts = {n: part_of(one.tensor, f"{where}: {n}") for n, one in self.named.items()}
@@ -127,21 +84,23 @@ class Twins:
             kept: the names of those that are to do so unless all of them is overwritten.
         """
         self._twins.clear()
-        for owner in _fully_sharded(self._module):
+        for owner in fully_sharded(self._module):
             self._classes.append((owner, type(owner)))
             # That of before: initialisers may ask for it, as transformers does. The first two are
             # what FSDP2 has put before it.
             owner.__class__ = type(owner).__mro__[2]
         for name, named in self.named.items():
-            tensor = self._twin_of(name, named.tensor)
+            tensor, made = self._twin_of(name, named.tensor)
             places = [
                 (table, attribute)
                 for owner, attribute in named.places
                 for table in (owner._parameters, owner._buffers)
                 if table.get(attribute) is named.tensor
             ]
-            twin = self._twins[name] = _Twin(named, tensor, name in fixed, name in kept, places)
+            twin = self._twins[name] = Twin(named, tensor, name in fixed, name in kept, places)
             twin.put(tensor)
+            if not made:
+                continue
             with recorder.lock:
                 storage = recorder.close(tensor)
                 if storage is not None and (twin.fixed or twin.kept):
@@ -154,24 +113,26 @@ class Twins:
             for name, one in named.items()
         }
 
-    def _twin_of(self, name: str, sharded: Any) -> Tensor:
-        size, stride = tuple(sharded.shape), tuple(sharded.stride())
-        if Region(size, stride, 0, sharded.dtype).span[1] > sharded.numel() * sharded.itemsize:
-            stride = torch.empty(size, device="meta").stride()
-        try:
-            made = torch.empty_strided(size, stride, dtype=sharded.dtype, device="cpu")
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"fastinit.{self._where}: no address space for {name}, of shape {size}; it would "
-                "never be touched, but the system refuses to promise so much (see "
-                "vm.overcommit_memory)"
-            ) from error
+    def _twin_of(self, name: str, sharded: Any) -> tuple[Tensor, bool]:
+        """Give a twin, and say whether it has been made now."""
+        found = None if self._sharding is None else self._sharding.full(sharded)
+        made = found
+        if made is None:
+            try:
+                made = full_sized(sharded)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"fastinit.{self._where}: no address space for {name}, of shape "
+                    f"{tuple(sharded.shape)}; it would never be touched, but the system refuses to "
+                    "promise so much (see vm.overcommit_memory)"
+                ) from error
         if isinstance(sharded, nn.Parameter):
-            made = nn.Parameter(made, sharded.requires_grad)
-        elif sharded.requires_grad:
+            if not isinstance(made, nn.Parameter):
+                made = nn.Parameter(made.detach(), sharded.requires_grad)
+        elif sharded.requires_grad and found is None:
             made.requires_grad_()
-        _take_marks(made, sharded)
-        return made
+        take_marks(made, sharded)
+        return made, found is None
 
     def load(self, recorder: Recorder, name: str, value: Tensor) -> bool:
         """Take what is loaded into a DTensor; say whether there is one of this name."""
@@ -262,7 +223,7 @@ class Twins:
             if twin.fixed and twin.value is None:
                 continue
             written(twin.sharded)
-            _take_marks(twin.sharded, twin.tensor)
+            take_marks(twin.sharded, twin.tensor)
             storage, source = storages[name], sources[name]
             part = self._parts[name]
             if part.local is not twin.sharded._local_tensor:  # it has got memory, say
@@ -289,7 +250,7 @@ class Twins:
                 if ref.storage in sharded:
                     tell_observers(sharded[ref.storage], op.label, tuple(op.numbers), op.key)
 
-    def _source(self, name: str, twin: _Twin) -> Tensor:
+    def _source(self, name: str, twin: Twin) -> Tensor:
         """Give what is to become the shard's values."""
         now = twin.current()
         if not isinstance(now, Tensor) or not is_plain(type(now)) or now.shape != twin.tensor.shape:
@@ -355,6 +316,47 @@ class Twins:
     # ---- memory for DTensors on the meta device --------------------------------------------------
 
     @property
+    def without_values(self) -> set[str]:
+        """The names of those that have no memory yet, and are not to get what a factory did."""
+        sharding = self._sharding
+        return {
+            n
+            for n in self.on_meta
+            if sharding is None or sharding.full(self.named[n].tensor) is None
+        }
+
+    def _stays(self, sharded: Any) -> bool:
+        """Whether the shard of a DTensor that nothing was done to keeps what it has."""
+        local: Tensor = sharded._local_tensor
+        has_values = self._sharding is None or self._sharding.has_values(sharded)
+        return has_values or (local.numel() == 0 and not local.is_meta)
+
+    def put_in_made(self, recorder: Recorder, fixed: Collection[str]) -> None:
+        """Put twins in the places of DTensors that a factory has made.
+
+        Args:
+            recorder: what records what is done to them.
+            fixed: the names of those that are to stay as they are whatever the factory has done.
+
+        Raises:
+            NotImplementedError: if what is in one has been drawn for the shard alone.
+        """
+        sharding = self._sharding
+        assert sharding is not None
+        sharding.end()
+        drawn = [n for n, one in self.named.items() if sharding.is_drawn(one.tensor)]
+        if drawn:
+            raise NotImplementedError(
+                f"fastinit.{self._where}: the factory has drawn shards, and not full tensors, for "
+                f"{', '.join(drawn)}, so that ranks would have the same numbers; draw before "
+                "distribute_tensor, or into the DTensor"
+            )
+        made = {n for n, one in self.named.items() if sharding.full(one.tensor) is not None}
+        stay = {n for n, one in self.named.items() if self._stays(one.tensor)}
+        kept = {n for n in made if sharding.keeps(self.named[n].tensor)}
+        self.put_in(recorder, stay.union(fixed) - made, kept)
+
+    @property
     def on_meta(self) -> set[str]:
         """The names of those that have no memory yet."""
         return {name for name, one in self.named.items() if one.tensor.is_meta}
@@ -371,30 +373,16 @@ class Twins:
         on_meta = self.on_meta
         if not on_meta:
             return
-        groups = [p for owner in _fully_sharded(self._module) for p in _parameter_groups(owner)]
-        offloaded = {id(p.sharded_param) for p in groups if p.offload_to_cpu}
+        on_cpu = offloaded(self._module)
         for name in on_meta:
             named, old = self.named[name], self._twins[name].sharded
             place = device or torch.device(old.device_mesh.device_type)
-            if id(old) in offloaded:
+            if id(old) in on_cpu:
                 place = torch.device("cpu")
             kind = dtype if dtype is not None and wants_dtype(named, dtype) else old.dtype
-            shard = old._local_tensor
-            local = torch.empty_strided(shard.shape, shard.stride(), dtype=kind, device=place)
-            spec = old._spec
-            if kind is not old.dtype:
-                spec = dataclasses.replace(spec, tensor_meta=spec.tensor_meta._replace(dtype=kind))
-            new = type(old)(local, spec, requires_grad=old.requires_grad)
-            if isinstance(old, nn.Parameter):
-                new = nn.Parameter(new, old.requires_grad)
-            vars(new).update(vars(old))
+            new = with_memory(old, place, kind)
             given = exchange(named, new)
             self._given.append(given)
             if not given.swapped:
                 self._twins[name].named = named.with_tensor(new)
-        for parameter in groups:
-            parameter.reset_sharded_param()
-
-
-def _take_marks(tensor: Tensor, other: Tensor) -> None:
-    vars(tensor).update({k: v for k, v in vars(other).items() if k != "_is_param"})
+        refer_to_shards(self._module)

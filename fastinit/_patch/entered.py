@@ -13,6 +13,7 @@ from fastinit._patch.functions import EXCHANGES
 from fastinit._patch.methods import PatchMode
 from fastinit._patch.scope import NamedDraw, Scope, enter, leave
 from fastinit._recording.batch import batch as batch_of_fills
+from fastinit._recording.sharding import Sharding
 from fastinit.key import Key
 
 # Folded into the key for the seed of torch's generators: a name, which no draw's number can meet.
@@ -31,10 +32,11 @@ class EnteredScope(Scope):
         *,
         batch: bool = False,
         take: Callable[..., Any] | None = None,
+        sharding: Sharding | None = None,
         named: Callable[[torch.Tensor], NamedDraw | None] | None = None,
         mode: Callable[[Scope], PatchMode] = PatchMode,
     ) -> None:
-        super().__init__(owner, key, take, named)
+        super().__init__(owner, key, take, sharding, named)
         self._mode = mode(self)
         self._batch = batch_of_fills() if batch else None
         EXCHANGES.install()

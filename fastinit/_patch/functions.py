@@ -20,7 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 import fastinit.init as fast
 from fastinit._distributed.fill import is_sharded
 from fastinit._fallback import OVERRIDABLE
-from fastinit._patch import dtensors, fast_paths
+from fastinit._patch import dtensors, fast_paths, sharding
 from fastinit._patch.exchanges import Exchanges, Wanted
 from fastinit._patch.methods import OUR_MODES
 from fastinit._patch.scope import Scope, current, draw, is_ours, torch_only
@@ -45,8 +45,10 @@ def _of_shards(fill: Callable[..., Any]) -> _Hook:
     def hook(scope: Scope, original: Callable[[], Any], args: tuple[Any, ...]) -> Any:
         if not is_sharded(args[0]):
             return original()
+        full = args[0] if scope.sharding is None else scope.sharding.to_write(args[0])
         with torch_only():
-            return fill(*args)
+            fill(full, *args[1:])
+        return args[0]
 
     return hook
 
@@ -167,8 +169,8 @@ def _wanted() -> Iterator[Wanted]:
         module = sys.modules.get(module_name)
         for name, hook in _TIMM_HOOKS.items():
             yield _draws_of(getattr(module, name, None), module_name, _TRUNC_PARAMETERS, hook)
-    for factory, make_code in dtensors.factories():
-        yield Wanted(factory, dtensors.MODULE, make_code)
+    for found, make_code in (*dtensors.factories(), *sharding.functions()):
+        yield Wanted(found, found.__module__, make_code)
     for forward, module_name in fast_paths.FORWARDS:
         yield Wanted(forward, module_name, fast_paths.asking_us, traceable=True)
 

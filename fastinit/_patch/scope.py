@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._patch.fork import Fork
+from fastinit._recording.sharding import Sharding
 from fastinit._tensors import PLAIN_TYPES, is_captured, is_fake, is_plain, on_handled_device
 from fastinit.key import Key
 
@@ -39,21 +40,34 @@ class Scope:
     """One entered `patch`: its key, and how many draws it has keyed so far.
 
     With `take`, every draw is offered to it instead: `take(fill, tensor, arguments, generator)`.
+    With `sharding`, what shards modules or tensors is, too.
     With `named`, that says of a draw what it is by name; None for memory that has none.
     """
 
-    __slots__ = ("drawn", "ended", "key", "named", "outer", "owner", "take", "thread")
+    __slots__ = (
+        "drawn",
+        "ended",
+        "key",
+        "named",
+        "outer",
+        "owner",
+        "sharding",
+        "take",
+        "thread",
+    )
 
     def __init__(
         self,
         owner: object,
         key: Key | None,
         take: Callable[..., Any] | None = None,
+        sharding: Sharding | None = None,
         named: Callable[[torch.Tensor], NamedDraw | None] | None = None,
     ) -> None:
         self.owner = owner
         self.key = key
         self.take = take
+        self.sharding = sharding
         self.named = named
         self.drawn = 0
         self.thread = _get_ident()
@@ -167,8 +181,11 @@ def draw(
     token = _innermost.set(None)
     try:
         with torch._C.DisableTorchFunction():
-            if scope.take is not None and not is_sharded(tensor):
-                return scope.take(fill, tensor, arguments, generator)
+            if scope.take is not None:
+                full = tensor if scope.sharding is None else scope.sharding.to_write(tensor)
+                if not is_sharded(full):
+                    result = scope.take(fill, full, arguments, generator)
+                    return tensor if result is full else result
             # A device that may not be there: torch makes as if, and the draw counts.
             imaginary = (
                 type(tensor) not in PLAIN_TYPES

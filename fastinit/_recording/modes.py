@@ -17,6 +17,7 @@ from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, is_only_mo
 from fastinit._recording.kinds import kind_of
 from fastinit._recording.memory import tensors_in
 from fastinit._recording.recorder import Recorder
+from fastinit._recording.sharding import Sharding
 from fastinit._tensors import overrides_dispatch
 
 _empty = torch.empty  # bound here, as other libraries exchange torch's attributes
@@ -34,17 +35,22 @@ _READING = READERS | frozenset(
 class OperatorWatch(DispatchMode):
     """Sees operators."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, sharding: Sharding | None = None) -> None:
         super().__init__()
         self._recorder = recorder
+        self._sharding = sharding
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        kind, sharding = kind_of(func), self._sharding
         for given in types:
             if overrides_dispatch(given):  # it takes itself apart, and its parts come back here
-                return NotImplemented
-        kind = kind_of(func)
+                if sharding is None:
+                    return NotImplemented
+                return sharding.dispatch(self, func, kind, args, kwargs or {})
+        if sharding is not None and kind.mutable:
+            sharding.check_written(func, args, kwargs or {})
         if kind.composite:
             with self:
                 return func.decompose(*args, **(kwargs or {}))

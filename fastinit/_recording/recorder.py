@@ -84,6 +84,11 @@ class Recorder(Calls):
             self.followed.append((tensor, name))
             storage.followed = True
 
+    def unfollow(self, tensors: Iterable[Tensor]) -> None:
+        """Let go of tensors that were followed for a while."""
+        gone = {id(tensor) for tensor in tensors}
+        self.followed = [one for one in self.followed if id(one[0]) not in gone]
+
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """Keep what tensors hold that are there already, to put it back if need be."""
         with self.lock:

@@ -23,6 +23,7 @@ class Model(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layer = nn.Linear(width, 2 * width)
+        self.layers = nn.ModuleList([nn.Linear(width, width)])
         self.experts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(2))
 
     def init_weights(self) -> None:
@@ -67,6 +68,11 @@ def test_models(after: list[dict[str, Any]]) -> None:
         assert same_bits(after[0]["weights"][name], weight.detach()), name
 
 
+def test_factory(after: list[dict[str, Any]]) -> None:
+    for name, weight in fastinit.materialize(lambda: Model(8), key=0).named_parameters():
+        assert same_bits(after[1]["weights"][name], weight.detach()), name
+
+
 def test_rename(after: list[dict[str, Any]]) -> None:
     class Whole(nn.Module):
         def __init__(self) -> None:
@@ -76,16 +82,16 @@ def test_rename(after: list[dict[str, Any]]) -> None:
     want = fastinit.initialize_(Whole(), key=5)
     for number in (0, 1):
         weight = want.experts[6 + number].weight.detach()
-        assert same_bits(after[1]["weights"][f"experts.{number}.weight"], weight)
+        assert same_bits(after[2]["weights"][f"experts.{number}.weight"], weight)
 
 
 def test_dtensors(after: list[dict[str, Any]]) -> None:
     key = fastinit.Key(0).fold_in("layer.weight")
     want = fastinit.trunc_normal_(torch.empty(16, 8), std=0.02, key=key)
-    assert same_bits(after[2]["weights"]["layer.weight"], want)
+    assert same_bits(after[3]["weights"]["layer.weight"], want)
 
 
-@pytest.mark.parametrize("block", [3, 4])
+@pytest.mark.parametrize("block", [4, 5])
 def test_patch(after: list[dict[str, Any]], block: int) -> None:
     assert "module=" in BLOCKS[block]
     key = fastinit.Key(0).fold_in("layer.weight").fold_in(0)
@@ -94,7 +100,7 @@ def test_patch(after: list[dict[str, Any]], block: int) -> None:
 
 
 def test_shards_by_hand(after: list[dict[str, Any]]) -> None:
-    names = SimpleNamespace(**after[5])
+    names = SimpleNamespace(**after[6])
     full = fastinit.kaiming_uniform_(torch.empty(4096, 4096), key=names.key)
     assert same_bits(names.rows, full[3072:])
     assert same_bits(names.flat, full.flatten()[10_000_000:15_000_000])
@@ -103,10 +109,10 @@ def test_shards_by_hand(after: list[dict[str, Any]]) -> None:
 def test_experts_by_hand(after: list[dict[str, Any]]) -> None:
     key = fastinit.Key(0).fold_in("experts.7.weight")
     want = fastinit.normal_(torch.empty(8, 8), std=0.02, key=key)
-    assert same_bits(after[6]["weights"]["experts.1.weight"], want)
+    assert same_bits(after[7]["weights"]["experts.1.weight"], want)
 
 
 def test_all_blocks_are_looked_at(after: list[dict[str, Any]]) -> None:
-    assert len(after) == len(BLOCKS) == 9
-    assert "check_ranks" in BLOCKS[7]
-    assert "distinct=" in BLOCKS[8]
+    assert len(after) == len(BLOCKS) == 10
+    assert "check_ranks" in BLOCKS[8]
+    assert "distinct=" in BLOCKS[9]

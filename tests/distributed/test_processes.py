@@ -1,6 +1,6 @@
 """Four processes: single calls, FSDP2, tensor parallelism, and check_ranks(), in one start.
 
-What the processes do, and what they find, is in support/ranks.py.
+What the processes do, and what they find, is in support/ranks.py and those that it imports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={WORLD}", str(TESTS / "support" / "ranks.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
 

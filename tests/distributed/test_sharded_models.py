@@ -384,11 +384,6 @@ def test_partial_sums_are_refused_by_name() -> None:
         assert same_bits(layer.weight._local_tensor, torch.ones(4, 4))
 
 
-def test_a_factory_that_shards_is_refused() -> None:
-    with as_rank(0, WORLD), pytest.raises(NotImplementedError, match=r"the factory has sharded"):
-        fastinit.materialize(lambda: WAYS["tensor_parallel"](Mixed(), WORLD), key=3)
-
-
 def test_no_memory_of_the_full_size() -> None:
     """16 GiB of weights, of which each of 4096 ranks holds 4 MiB."""
 

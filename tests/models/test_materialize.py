@@ -216,6 +216,51 @@ def test_a_factory_on_the_meta_device() -> None:
     assert same_bits(made.linear.weight, materialize(Rotary, key=3).linear.weight)
 
 
+def test_a_factory_partly_on_the_meta_device() -> None:
+    """What it makes with memory has its values, whatever initialisers of the rest do to it."""
+
+    class Copies(nn.Module):
+        def __init__(self, device: str | None) -> None:
+            super().__init__()
+            self.real = nn.Parameter(torch.randn(4, 4))
+            self.register_buffer("table", torch.arange(4.0) * 2)
+            self.meta = nn.Parameter(torch.empty(4, 4, device=device))
+            self.reset_parameters()
+
+        def reset_parameters(self) -> None:
+            with torch.no_grad():
+                self.meta.copy_(self.real)
+                self.meta[0].normal_()
+                self.real.mul_(2)
+                self.table.add_(1)
+
+    def factory(device: str | None) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4, device=device), Copies(device))
+
+    made = materialize(lambda: factory("meta"), key=3)
+    assert same_bits(made[0].weight, materialize(lambda: factory(None), key=3)[0].weight)
+    assert same_bits(made[1].weight, materialize(lambda: factory(None), key=3)[1].weight)
+    assert same_bits(made[2].meta[1:], made[2].real[1:])
+    assert not same_bits(made[2].meta[0], made[2].real[0])
+    key = fastinit.Key(3).fold_in("2.real").fold_in(0)
+    assert same_bits(made[2].real.detach(), fastinit.normal_(torch.empty(4, 4), key=key) * 2)
+    assert same_bits(made[2].table, torch.arange(4.0) * 2 + 1)
+
+
+def test_nothing_is_drawn_for_what_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[int] = []
+    run_fills = memory.run_fills
+
+    def counted(fills: Any, *rest: Any) -> None:
+        filled.append(len(fills))
+        run_fills(fills, *rest)
+
+    monkeypatch.setattr(memory, "run_fills", counted)
+    factory = lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4, device="meta"))  # noqa: E731
+    materialize(factory, key=3)
+    assert sum(filled) == 4
+
+
 def test_lstm_and_parameter_subclasses() -> None:
     with torch.device("meta"):
         module = nn.LSTM(3, 4)

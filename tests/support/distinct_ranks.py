@@ -16,18 +16,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import fastinit
+from support.rank_cases import case, rank
 
-CASES: dict[str, Callable[[], None]] = {}
 EXPERTS = {"experts.*": None}
-
-
-def case(function: Callable[[], None]) -> Callable[[], None]:
-    CASES[function.__name__] = function
-    return function
-
-
-def rank() -> int:
-    return int(distributed.get_rank())
 
 
 class Layer(nn.Module):

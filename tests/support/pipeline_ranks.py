@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +14,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 import fastinit
 from support.common import same_bits
 from support.decoders import Spread, stages
-
-CASES: dict[str, Callable[[], None]] = {}
+from support.rank_cases import CASES
 
 
 def pipeline(count: int, tensor_parallel: int = 1) -> None:

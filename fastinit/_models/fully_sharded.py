@@ -1,0 +1,62 @@
+"""What FSDP2 keeps of the parameters of a module, and memory for shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def _parameter_groups(module: nn.Module) -> list[Any]:
+    """Give what `fully_shard` keeps of the parameters of a module; private in torch."""
+    state: Any = module._get_fsdp_state()  # type: ignore[operator]
+    groups = getattr(state, "_fsdp_param_groups", None)
+    if groups is None:  # torch < 2.11
+        groups = [state._fsdp_param_group]
+    return [parameter for group in groups if group is not None for parameter in group.fsdp_params]
+
+
+def fully_sharded(module: nn.Module) -> list[nn.Module]:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind: Any = getattr(fsdp, "FSDPModule", None)
+    return [] if kind is None else [m for m in module.modules() if isinstance(m, kind)]
+
+
+def reshard(module: nn.Module) -> None:
+    """Have FSDP2 put its shards in the place of full parameters, which it would throw away."""
+    for owner in fully_sharded(module):
+        owner.reshard()  # type: ignore[operator]
+
+
+def offloaded(module: nn.Module) -> set[int]:
+    """Give the ids of the shards that FSDP2 keeps on the CPU."""
+    return {
+        id(parameter.sharded_param)
+        for owner in fully_sharded(module)
+        for parameter in _parameter_groups(owner)
+        if parameter.offload_to_cpu
+    }
+
+
+def refer_to_shards(module: nn.Module) -> None:
+    """Have FSDP2 take the shards that are in the module now for its own."""
+    for owner in fully_sharded(module):
+        for parameter in _parameter_groups(owner):
+            parameter.reset_sharded_param()
+
+
+def with_memory(sharded: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Make what a DTensor on the meta device is, with memory for its shard."""
+    old = sharded._local_tensor
+    local = torch.empty_strided(old.shape, old.stride(), dtype=dtype, device=device)
+    spec = sharded._spec
+    if dtype is not sharded.dtype:
+        spec = dataclasses.replace(spec, tensor_meta=spec.tensor_meta._replace(dtype=dtype))
+    new = type(sharded)(local, spec, requires_grad=sharded.requires_grad)
+    if isinstance(sharded, nn.Parameter):
+        new = nn.Parameter(new, sharded.requires_grad)
+    vars(new).update(vars(sharded))
+    return new

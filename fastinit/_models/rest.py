@@ -1,0 +1,160 @@
+"""What is left to do for a module of which something is on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from fastinit._distributed.fill import is_sharded
+from fastinit._models.names import (
+    Named,
+    NamedTensors,
+    check_patterns,
+    matches,
+    named_tensors,
+)
+from fastinit._models.placing import Given, give_memory, refresh
+from fastinit._models.recording import recording
+from fastinit._models.session import Request, Result, run_initialisers
+from fastinit._models.sharded import Twins
+from fastinit._models.snapshot import held_tensors
+from fastinit._models.unmade import made_in_spite_of_meta, warn_of_unmade
+from fastinit._recording.memory import is_real
+from fastinit._recording.recorder import Recorder
+
+
+def _held_on_meta(request: Request, module: nn.Module) -> list[Named]:
+    """Find tensors on the meta device that a module holds otherwise than as parameters."""
+    return [
+        Named(name, tensor, owner, name.rpartition(".")[2])
+        for name, owner, tensor in held_tensors(module, request.prefix)
+        if tensor.is_meta and not is_sharded(tensor)
+    ]
+
+
+def _left_alone(request: Request, named: dict[str, Named]) -> dict[str, Named]:
+    """Choose what is not to be initialised: what is skipped, and what is loaded."""
+    check_patterns(request.skip, named, request.argument("skip"), "parameter or buffer")
+    loaded = request.loaded(named)
+    return {n: one for n, one in named.items() if n in loaded or matches(n, request.skip)}
+
+
+def _load(recorder: Recorder, request: Request, result: Result, twins: Twins | None) -> None:
+    """Copy what is loaded into its places; into shards it is copied in the end."""
+    named = {**result.parameters, **result.buffers}
+    loaded = request.loaded(named)
+    whole = {n: v for n, v in loaded.items() if twins is None or not twins.load(recorder, n, v)}
+    with recording(recorder), torch.no_grad():
+        for name, value in whole.items():
+            named[name].tensor.copy_(value)
+
+
+def initialise_rest(
+    recorder: Recorder,
+    request: Request,
+    module: nn.Module,
+    tensors: NamedTensors,
+    given: list[Given],
+    others: Iterable[Tensor] = (),
+    twins: Twins | None = None,
+    *,
+    made: bool = False,
+) -> Result:
+    """Give what is on the meta device memory, and run the initialisers that have not been run.
+
+    Args:
+        recorder: what they are recorded by.
+        request: what was asked for.
+        module: the module.
+        tensors: its parameters and buffers.
+        given: gets what takes the memory back.
+        others: further tensors that the module holds.
+        twins: of its DTensors.
+        made: whether the module has been made under the same recording.
+    """
+    named = tensors.both
+    lazy = [name for name, one in named.items() if is_lazy(one.tensor)]
+    if lazy:
+        raise ValueError(
+            f"fastinit.{request.where}: parameters without a shape yet: {', '.join(lazy)}; call "
+            "fastinit.initialize_, which waits for the first call of the module"
+        )
+    alone = _left_alone(request, named)
+    sharded_on_meta: set[str] = set()
+    if twins is not None:
+        sharded_on_meta = twins.without_values - alone.keys()
+        if made:
+            twins.put_in_made(recorder, twins.without_values & alone.keys())
+        else:
+            twins.put_in(recorder, twins.named.keys() - sharded_on_meta)
+        tensors = NamedTensors(*map(twins.placed, tensors))
+        named, alone = tensors.both, twins.placed(alone)
+    unmade = made_in_spite_of_meta({n: one for n, one in named.items() if n not in alone})
+    on_meta = {n for n, one in named.items() if one.tensor.is_meta} | sharded_on_meta
+    if on_meta:
+        warn_of_unmade(unmade, request.where)
+        given.extend(give_memory(recorder, [*named.values()], _held_on_meta(request, module)))
+        tensors = named_tensors(module, request.prefix)  # some may be other objects
+        named = tensors.both
+        untouched = {
+            n: one for n, one in named.items() if n in alone or not (n in on_meta or n in unmade)
+        }
+        aside = _set_aside(recorder, untouched.values()) if made else []
+        if aside:
+            tensors = named_tensors(module, request.prefix)
+        result = run_initialisers(
+            recorder,
+            request,
+            module,
+            tensors,
+            untouched,
+            anew=unmade.keys() | sharded_on_meta,
+            own_as_well=True,
+            others=others,
+        )
+        result.buffers.update({one.name: one for one in _held_on_meta(request, module)})
+        if made:
+            result.untouched = [one for one in result.untouched if one.name in alone]
+            recorder.unfollow(aside)
+    elif request.rules is not None:
+        result = run_initialisers(recorder, request, module, tensors, alone)
+    else:
+        result = Result(module, *tensors, untouched=list(alone.values()))
+    _load(recorder, request, result, twins)
+    loaded = request.loaded(named)
+    result.untouched = [one for one in result.untouched if one.name not in loaded]
+    holders = {**result.parameters, **result.buffers}
+    request.rename.check(holders)
+    argument = request.argument("allow_uninitialized")
+    check_patterns(request.allow, holders, argument, "parameter or buffer")
+    return result
+
+
+def _set_aside(recorder: Recorder, named: Iterable[Named]) -> list[Tensor]:
+    """Put copies in the places of what a factory has made, which initialisers may change.
+
+    Returns:
+        The copies.
+    """
+    copies: list[Tensor] = []
+    with recording(recorder), torch.no_grad():
+        for one in named:
+            storage = recorder.storage_of(one.tensor)
+            inside = recorder.is_inside(one.tensor) if storage is None else not storage.outside
+            if not inside or not is_real(one.tensor):
+                continue
+            copy = one.tensor.detach().clone()
+            if isinstance(one.tensor, nn.Parameter):
+                copy = nn.Parameter(copy, one.tensor.requires_grad)
+            copies.append(copy)
+            for owner, attribute in one.places:
+                tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
+                for table in tables:
+                    if table.get(attribute) is one.tensor:
+                        table[attribute] = copy
+            refresh(one)
+    return copies

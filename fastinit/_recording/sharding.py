@@ -1,0 +1,307 @@
+"""Sharding while a recording is on: full tensors stand for shards until the end.
+
+What waits has no values that could be divided, let alone sent. So what is to be sharded is on the
+meta device meanwhile, and its full tensor is kept; what is done to the shards afterwards is done to
+that. No rank waits for another, and in the end each computes its part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from fastinit._compiled import extension
+from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.part import TensorShard, written
+from fastinit._fills.operators import METADATA_ONLY, written_arguments
+from fastinit._fills.region import Region
+from fastinit._recording.graph import Op, Ref, Storage
+from fastinit._recording.kinds import Kind
+from fastinit._recording.memory import is_real, tensors_in
+from fastinit._tensors import is_plain, swap
+from fastinit.initializers.orthogonal import delta_orthogonal_
+from fastinit.initializers.structured import dirac_, eye_
+
+if TYPE_CHECKING:
+    from fastinit._recording.recorder import Recorder
+
+_aten = torch.ops.aten
+# Operators that give a tensor itself, or one without values.
+_NATIVE = METADATA_ONLY | {_aten.detach.default, _aten.alias.default}
+# Initialisers that are operators for shards alone.
+_FOR_SHARDS: dict[str, Callable[..., Any]] = {
+    "fastinit_shards::delta_orthogonal_": delta_orthogonal_,
+    "fastinit_shards::dirac_": dirac_,
+    "fastinit_shards::eye_": eye_,
+}
+
+
+class _Full(NamedTuple):
+    """The full tensor of a shard.
+
+    Attributes:
+        local: the shard, held so that its address is its own.
+        tensor: the full tensor.
+        kept: whether the shard has values, which stay unless all are overwritten.
+        barrier: what waits for the shard meanwhile, to stop who reads it.
+    """
+
+    local: Tensor
+    tensor: Tensor
+    kept: bool = False
+    barrier: tuple[Storage, Op] | None = None
+
+
+def full_sized(sharded: Any) -> Tensor:
+    """Give memory of the full size, on the CPU, which is not to be touched.
+
+    Raises:
+        RuntimeError: if there is no address space for it.
+    """
+    size, stride = tuple(sharded.shape), tuple(sharded.stride())
+    if Region(size, stride, 0, sharded.dtype).span[1] > sharded.numel() * sharded.itemsize:
+        stride = torch.empty(size, device="meta").stride()
+    return torch.empty_strided(size, stride, dtype=sharded.dtype, device="cpu")
+
+
+def _meta_like(tensor: Any) -> Any:
+    """Make what a tensor is, on the meta device."""
+    old = tensor._local_tensor if is_sharded(tensor) else tensor
+    made: Any = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="meta")
+    if is_sharded(tensor):
+        made = type(tensor)(made, tensor._spec, requires_grad=tensor.requires_grad)
+        return nn.Parameter(made, made.requires_grad) if isinstance(tensor, nn.Parameter) else made
+    if isinstance(tensor, nn.Parameter):
+        return torch.Tensor._make_subclass(type(tensor), made, tensor.requires_grad)
+    return made.requires_grad_(tensor.requires_grad)
+
+
+@contextmanager
+def _on_meta(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Have these tensors be on the meta device inside; they stay the objects that they are."""
+    made: list[tuple[Tensor, Tensor]] = []
+    try:
+        for tensor in tensors:
+            meta = _meta_like(tensor)
+            swap(tensor, meta)
+            made.append((tensor, meta))
+        yield
+    finally:
+        for tensor, meta in reversed(made):
+            swap(tensor, meta)
+
+
+def _stop(tensor: Tensor, key: int | None) -> NoReturn:
+    _refuse("reads the values")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise NotImplementedError(
+        f"fastinit.materialize: the factory {what} of a DTensor, whose values are computed when it "
+        "has returned; initialise before sharding, or shard on the meta device and materialize the "
+        "module"
+    )
+
+
+class Sharding:
+    """The full tensors of what is sharded while a recording is on.
+
+    Args:
+        recorder: the recording.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._full: dict[int, _Full] = {}  # by the address of the shard's storage
+
+    def _is_off(self) -> bool:
+        return self._recorder.ended or self._recorder.thread.busy > 0
+
+    # ---- which tensor stands for a shard ---------------------------------------------------------
+
+    def _found(self, tensor: Any) -> _Full | None:
+        if type(tensor) is TensorShard or not is_sharded(tensor) or not self._full:
+            return None
+        found = self._full.get(extension.storage_address(tensor._local_tensor))
+        return found if found is not None and found.tensor.shape == tensor.shape else None
+
+    def full(self, tensor: Any) -> Tensor | None:
+        """Give the full tensor of a DTensor; None if there is none."""
+        found = self._found(tensor)
+        if found is not None:
+            return found.tensor
+        if type(tensor) is TensorShard or not is_sharded(tensor):
+            return None
+        local: Tensor = tensor._local_tensor
+        whole = is_real(local) and all(p.is_replicate() for p in tensor.placements)
+        return local if whole and local.shape == tensor.shape else None
+
+    def keeps(self, tensor: Any) -> bool:
+        """Whether a DTensor had values of its own before something was done to it."""
+        found = self._found(tensor)
+        return found is not None and found.kept
+
+    def is_drawn(self, tensor: Any) -> bool:
+        """Whether the shard of a DTensor depends on draws that were made for it alone."""
+        storage = self._recorder.storage_of(tensor._local_tensor)
+        return self.full(tensor) is None and storage is not None and storage.drawn
+
+    def has_values(self, tensor: Any) -> bool:
+        """Whether a DTensor's shard has values; of an empty one that is not known of the others."""
+        local: Tensor = tensor._local_tensor
+        if local.is_meta or local.numel() == 0:
+            return False
+        storage = self._recorder.storage_of(local)
+        return storage is None or storage.has_values(Region.of(local))
+
+    def _full_or_new(self, tensor: Any) -> Tensor | None:
+        """Give the full tensor of a DTensor that something is about to be done to."""
+        full = self.full(tensor)
+        local: Tensor = tensor._local_tensor
+        if full is not None or not is_real(local):
+            return full
+        if any(p.is_partial() for p in tensor.placements):
+            return None
+        recorder, kept = self._recorder, self.has_values(tensor)
+        made = full_sized(tensor)
+        storage = recorder.close(made)
+        if storage is not None:
+            storage.known = kept
+        self._put(tensor, made, kept)
+        return made
+
+    def to_write(self, tensor: Any) -> Any:
+        """Give what is to be written in the place of a tensor: the full one of a DTensor."""
+        if type(tensor) is TensorShard or not is_sharded(tensor):
+            return tensor
+        with self._recorder.busy():
+            full = self._full_or_new(tensor)
+        if full is None:
+            return tensor
+        written(tensor)
+        return full
+
+    def _put(self, tensor: Any, full: Tensor, kept: bool = False) -> None:
+        local: Tensor = tensor._local_tensor
+        barrier = None
+        if is_real(local) and local.numel() > 0:
+            recorder = self._recorder
+            storage = recorder.storage_of(local) or recorder.register(local, known=True)
+            op = Op("a shard", (), (Ref(storage, Region.of(local)),), run=_stop, ran=False)
+            recorder.wait(op, storage)
+            barrier = storage, op
+        self._full[extension.storage_address(local)] = _Full(local, full, kept, barrier)
+
+    def end(self) -> None:
+        """Let everybody at the shards again."""
+        for found in self._full.values():
+            if found.barrier is not None:
+                storage, op = found.barrier
+                storage.pending = [other for other in storage.pending if other is not op]
+
+    # ---- what shards -----------------------------------------------------------------------------
+
+    def distribute(self, function: Callable[..., Any], tensor: Any, *args: Any, **how: Any) -> Any:
+        """Run `distribute_tensor`, which communicates nothing."""
+        if not is_real(tensor) or self._is_off():
+            return function(tensor, *args, **how)
+        with self._recorder.busy():
+            with _on_meta([tensor]):
+                result = function(tensor, *args, **how)
+            self._put(result, tensor)
+        return result
+
+    def fully_shard(self, function: Callable[..., Any], module: Any, **how: Any) -> Any:
+        """Run `fully_shard`, which copies nothing."""
+        if self._is_off():
+            return function(module, **how)
+        modules: Sequence[nn.Module] = [module] if isinstance(module, nn.Module) else [*module]
+        places = [
+            (owner, name, parameter)
+            for one in modules
+            for owner in one.modules()
+            for name, parameter in owner._parameters.items()
+            if parameter is not None
+        ]
+        with self._recorder.busy():
+            full: dict[int, Tensor] = {}
+            for _, _, parameter in places:
+                found = parameter if is_real(parameter) else self.full(parameter)
+                if found is not None:
+                    full[id(parameter)] = found
+            here = {id(p): p for _, _, p in places if not p.is_meta and id(p) in full}
+            with _on_meta(here.values()):
+                result = function(module, **how)
+            for owner, name, parameter in places:
+                now = owner._parameters.get(name)
+                if now is not parameter and is_sharded(now) and id(parameter) in full:
+                    self._put(now, full[id(parameter)])
+        return result
+
+    # ---- what is done to shards ------------------------------------------------------------------
+
+    def check_written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse to write to the memory of a shard itself."""
+        if not self._full or self._is_off():
+            return
+        for tensor in written_arguments(func, args, kwargs):
+            if is_plain(type(tensor)) and extension.storage_address(tensor) in self._full:
+                _refuse("writes to the shard")
+
+    def dispatch(
+        self, mode: Any, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Do to full tensors what is done to DTensors.
+
+        Returns:
+            The result, in which DTensors stand for what they stood for; NotImplemented where
+            DTensors are to do it themselves.
+        """
+        if func in _NATIVE or self._is_off():
+            return NotImplemented
+        changes = kind.mutable or func.is_view
+        if not changes and all(self._found(t) is None for t in tensors_in((args, kwargs))):
+            return NotImplemented
+        of: dict[int, Any] = {}
+        others: list[Any] = []
+
+        def full(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(full, value))
+            if not is_sharded(value) or type(value) is TensorShard:
+                return value
+            new = kind.mutable or not self.has_values(value)
+            found = self._full_or_new(value) if new else self.full(value)
+            if found is None:
+                others.append(value)
+                return value
+            of[id(found)] = value
+            return found
+
+        with self._recorder.busy():
+            new = full(args)
+            given = {name: full(value) for name, value in kwargs.items()}
+        if not of:
+            return NotImplemented
+        if others:
+            _refuse(f"needs the values ({func})")
+        name = func._schema.name
+        if name in _FOR_SHARDS:
+            with mode:
+                _FOR_SHARDS[name](*new, **given)
+            result = None
+        elif name.startswith("fastinit_shards"):
+            _refuse(f"draws the parts ({func})")
+        else:
+            result = self._recorder.dispatch(func, kind, new, given)
+        if not changes and any(tensor.dim() > 0 for tensor in tensors_in((result,))):
+            _refuse(f"makes others of the values ({func})")  # which somebody would have to shard
+        if kind.mutable:
+            for tensor in written_arguments(func, args, kwargs):
+                if is_sharded(tensor):
+                    written(tensor)
+        return of.get(id(result), result)

@@ -1,0 +1,552 @@
+"""`materialize` of a factory that shards what it makes: any rank, seen from this process."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.common import same_bits
+from support.fake_ranks import as_rank
+from support.sharded_models import WAYS, Mixed, on_meta, wrong_in
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.tensor import (
+    DTensor,
+    Partial,
+    Replicate,
+    Shard,
+    distribute_tensor,
+    empty,
+    randn,
+    zeros,
+)
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+import fastinit
+from fastinit._distributed.fill import OBSERVERS
+
+WORLD = 4
+
+
+def reset(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        for name in ("_reset_parameters", "reset_parameters"):
+            if hasattr(module, name):
+                getattr(module, name)()
+                break
+    return model
+
+
+def plain() -> nn.Module:
+    model: Any = Mixed()
+    model.experts.reset_parameters()
+    return model
+
+
+def sharded_when_initialised(way: str) -> nn.Module:
+    return WAYS[way](plain(), WORLD)
+
+
+def sharded_before(way: str) -> nn.Module:
+    """What draws does so into DTensors, after the constructors have."""
+    model: Any = WAYS[way](Mixed(), WORLD)
+    model.experts.reset_parameters()
+    return model
+
+
+def sharded_on_meta(way: str) -> nn.Module:
+    return on_meta(way, WORLD)
+
+
+def sharded_as_trainers_do(way: str) -> nn.Module:
+    model: Any = on_meta(way, WORLD).to_empty(device="cpu")
+    model.head.weight = model.embedding.weight
+    return reset(model)
+
+
+def plain_on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return Mixed()
+
+
+# What it gives is what a factory that does not shard gives.
+WHEN: dict[Callable[[str], nn.Module], Callable[[], nn.Module]] = {
+    sharded_when_initialised: plain,
+    sharded_before: plain,
+    sharded_on_meta: plain_on_meta,
+    sharded_as_trainers_do: lambda: reset(Mixed()),
+}
+
+
+@pytest.mark.parametrize("when", WHEN, ids=lambda when: when.__name__)
+@pytest.mark.parametrize("way", WAYS)
+def test_bits(way: str, when: Callable[[str], nn.Module]) -> None:
+    want = fastinit.materialize(WHEN[when], key=3)
+    for rank in range(WORLD):
+        with as_rank(rank, WORLD):
+            with CommDebugMode() as collectives:
+                model = fastinit.materialize(lambda: when(way), key=3)
+            assert collectives.get_total_counts() == 0
+            assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+            assert wrong_in(model, want) == []
+
+
+def materialized(factory: Callable[[], nn.Module], rank: int = 1, **how: Any) -> Any:
+    with as_rank(rank, WORLD):
+        return fastinit.materialize(factory, key=3, **how)
+
+
+def fsdp(module: Any, **how: Any) -> Any:
+    return fully_shard(module, mesh=init_device_mesh("cpu", (WORLD,)), **how)
+
+
+def spread(tensor: Tensor, *placements: Any) -> nn.Parameter:
+    mesh = init_device_mesh("cpu", (WORLD,))
+    return nn.Parameter(distribute_tensor(tensor, mesh, placements or [Shard(0)]))
+
+
+class Holder(nn.Module):
+    """Holds one parameter."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight)
+
+
+# ---- what a factory may do -----------------------------------------------------------------------
+
+
+def test_a_value_that_is_read_before_sharding() -> None:
+    """The first run draws under a guess."""
+    runs = []
+
+    def whole() -> nn.Module:
+        runs.append(1)
+        first, second = torch.randn(8, 4), torch.randn(8, 4)
+        return Holder(second * float(first.abs().max()))
+
+    want = fastinit.materialize(whole, key=3)
+    many = len(runs)
+    for rank in range(WORLD):
+        got = materialized(lambda: fsdp(whole()), rank)
+        assert len(runs) == many * (rank + 2)  # as often on every rank
+        assert wrong_in(got, want) == []
+
+
+def test_a_number_that_is_read_of_shards() -> None:
+    def scaled(layer: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            weight: Any = layer.weight
+            weight.div_(weight.norm())
+            if float(weight.sum()) != 0:
+                weight.mul_(2)
+        return layer
+
+    want = fastinit.materialize(lambda: scaled(nn.Linear(4, 8)), key=3)
+    assert wrong_in(materialized(lambda: scaled(fsdp(nn.Linear(4, 8)))), want) == []
+
+
+def test_slices_of_shards() -> None:
+    def sliced(weight: Any) -> nn.Module:
+        with torch.no_grad():
+            nn.init.normal_(weight)
+            weight[2:4].fill_(1)
+            weight[:, 1].mul_(3)
+            for number, row in enumerate(weight):
+                row[0] = number
+        return Holder(weight)
+
+    want = fastinit.materialize(lambda: sliced(nn.Parameter(torch.empty(8, 4))), key=3)
+    for rank in range(WORLD):
+        got = materialized(lambda: sliced(spread(torch.empty(8, 4))), rank)
+        assert wrong_in(got, want) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "draw"),
+    [
+        ((8, 6), fastinit.eye_),
+        ((8, 6), nn.init.eye_),
+        ((8, 2, 3), fastinit.dirac_),
+        ((8, 2, 3), nn.init.dirac_),
+        ((8, 2, 3), fastinit.delta_orthogonal_),
+        ((8, 6), fastinit.orthogonal_),
+        ((8, 6), lambda t: nn.init.sparse_(t, 0.5)),
+        ((8, 6), nn.init.kaiming_normal_),
+        ((8, 6), fastinit.lecun_normal_),
+        ((8, 6), lambda t: t.data.normal_(std=0.5)),
+        ((8, 6), lambda t: torch._foreach_zero_([t.data])),
+    ],
+)
+def test_initialisers_of_shards(size: tuple[int, ...], draw: Callable[[Any], object]) -> None:
+    def drawn(weight: Any) -> nn.Module:
+        with torch.no_grad():
+            draw(weight)
+        return Holder(weight)
+
+    want = fastinit.materialize(lambda: drawn(nn.Parameter(torch.empty(size))), key=3)
+    got = materialized(lambda: drawn(spread(torch.empty(size))), 2)
+    assert wrong_in(got, want) == []
+    mesh: Any = None
+    with as_rank(2, WORLD):
+        mesh = init_device_mesh("cpu", (WORLD,))
+        made = lambda: drawn(nn.Parameter(empty(*size, device_mesh=mesh, placements=[Shard(0)])))  # noqa: E731
+        assert wrong_in(fastinit.materialize(made, key=3), want) == []
+
+
+def test_dtensors_that_are_drawn_as_such() -> None:
+    want = fastinit.materialize(lambda: Holder(torch.randn(8, 4)), key=3)
+    with as_rank(2, WORLD):
+        mesh = init_device_mesh("cpu", (WORLD,))
+        factory = lambda: Holder(randn(8, 4, device_mesh=mesh, placements=[Shard(0)]))  # noqa: E731
+        assert wrong_in(fastinit.materialize(factory, key=3), want) == []
+
+
+def test_what_stays_of_local_values() -> None:
+    with as_rank(2, WORLD):
+        mesh = init_device_mesh("cpu", (WORLD,))
+
+        def factory() -> nn.Module:
+            model = Holder(zeros(8, 4, device_mesh=mesh, placements=[Shard(0)]))
+            model.register_buffer("rank", DTensor.from_local(torch.full((2,), 2), mesh, [Shard(0)]))
+            return model
+
+        model: Any = fastinit.materialize(factory, key=3)
+        assert same_bits(model.weight.to_local().detach(), torch.zeros(2, 4))
+        assert same_bits(model.rank.to_local(), torch.full((2,), 2))
+
+
+def test_what_stays_of_an_empty_shard() -> None:
+    def factory() -> nn.Module:
+        mesh = init_device_mesh("cpu", (WORLD,))
+        return Holder(zeros(3, 4, device_mesh=mesh, placements=[Shard(0)]))
+
+    for rank in range(WORLD):
+        local = materialized(factory, rank).weight.to_local()
+        assert local.shape == (int(rank < 3), 4)
+        assert not local.any()
+
+
+def test_writes_to_shards_are_counted() -> None:
+    def factory() -> nn.Module:
+        weight: Any = spread(torch.empty(8, 4))
+        for write in (nn.init.normal_, torch.Tensor.zero_, fastinit.normal_):
+            version = weight._version
+            with torch.no_grad():
+                write(weight)
+            assert weight._version > version
+        return Holder(weight)
+
+    materialized(factory)
+
+
+def test_norms_of_sequence_parallelism() -> None:
+    """Whose parameters are DTensors of ordinary ones."""
+
+    def norms() -> Any:
+        model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))
+        nn.init.normal_(model[0].weight)
+        return model
+
+    def factory() -> nn.Module:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+        plan: Any = {"0": SequenceParallel(), "1": ColwiseParallel()}
+        model = parallelize_module(norms(), mesh["tp"], plan)
+        nn.init.uniform_(model[0].bias)
+        return fully_shard(model, mesh=mesh["dp"])
+
+    def whole() -> nn.Module:
+        model = norms()
+        nn.init.uniform_(model[0].bias)
+        return model
+
+    want = fastinit.materialize(whole, key=3)
+    for rank in range(WORLD):
+        assert wrong_in(materialized(factory, rank), want) == []
+
+
+def test_buffers_that_are_distributed() -> None:
+    def buffered(made: Callable[[Tensor], Any]) -> nn.Module:
+        model = nn.Linear(4, 8)
+        model.register_buffer("table", made(torch.arange(8.0)))
+        model.register_buffer("noise", made(torch.randn(8)))
+        return model
+
+    want = fastinit.materialize(lambda: buffered(lambda tensor: tensor), key=3)
+    assert wrong_in(materialized(lambda: buffered(lambda t: spread(t).data)), want) == []
+
+
+def test_parameters_are_the_objects_that_a_factory_knows() -> None:
+    seen: list[Any] = []
+
+    def factory() -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+        first, last = model[0].weight, model[2].weight
+        fsdp(
+            model,
+            ignored_params={first},
+            shard_placement_fn=lambda parameter: Shard(1) if parameter is last else None,
+        )
+        assert model[0].weight is first
+        seen[:] = [torch.optim.SGD(model.parameters(), lr=0.1), first]
+        return model
+
+    model = materialized(factory)
+    assert model[0].weight is seen[1]
+    assert type(model[0].weight) is nn.Parameter
+    assert model[2].weight.placements == (Shard(1),)
+    held = seen[0].param_groups[0]["params"]
+    assert all(a is b for a, b in zip(held, model.parameters(), strict=True))
+    want = fastinit.materialize(
+        lambda: nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 4)), key=3
+    )
+    assert wrong_in(model, want) == []
+
+
+def test_ties_of_shards() -> None:
+    def tied(shard: Callable[[Any], Any]) -> nn.Module:
+        model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8, bias=False))
+        model[1].weight = model[0].weight
+        return shard(model)
+
+    want = fastinit.materialize(lambda: tied(lambda model: model), key=3)
+    model = materialized(lambda: tied(fsdp))
+    assert model[0].weight is model[1].weight
+    assert wrong_in(model, want) == []
+
+
+def test_a_patch_inside() -> None:
+    def factory() -> nn.Module:
+        with fastinit.patch():
+            return fsdp(nn.Linear(4, 8))
+
+    with as_rank(1, WORLD), CommDebugMode() as collectives:
+        torch.manual_seed(0)
+        got = fastinit.materialize(factory, key=3)
+        assert collectives.get_total_counts() == 0
+    assert got.weight.to_local().shape == (2, 4)
+    assert bool(got.weight.to_local().abs().max() > 0)
+
+
+def test_offloaded_shards() -> None:
+    want = fastinit.materialize(lambda: nn.Linear(4, 8), key=3)
+    policy = CPUOffloadPolicy(pin_memory=False)
+    model = materialized(lambda: fsdp(nn.Linear(4, 8), offload_policy=policy))
+    assert wrong_in(model, want) == []
+
+
+def test_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the mesh is: here it says that it is somewhere else."""
+    want = fastinit.materialize(lambda: nn.Linear(4, 8), key=3)
+
+    def factory() -> nn.Module:
+        layer = fsdp(nn.Linear(4, 8))
+        monkeypatch.setattr(DeviceMesh, "device_type", property(lambda _: "meta"))
+        return layer
+
+    model = materialized(factory, device="cpu")
+    monkeypatch.undo()
+    assert wrong_in(model, want) == []
+
+
+# ---- what materialize takes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"rules": {"*.bias": nn.init.ones_, nn.Embedding: nn.init.normal_, "default": None}},
+        {"prefix": "decoder"},
+        {"dtype": torch.bfloat16},
+        {"progress": True},
+        {"rename": lambda name: f"stage.{name}"},
+        {"state_dict": {"embedding.weight": torch.arange(13.0 * 12).view(13, 12)}},
+    ],
+    ids=lambda how: next(iter(how)),
+)
+def test_options(how: dict[str, Any]) -> None:
+    if "progress" in how:
+        pytest.importorskip("tqdm")
+    want = fastinit.materialize(plain, key=3, **how)
+    model = materialized(lambda: sharded_when_initialised("fsdp_over_tensor_parallel"), **how)
+    assert wrong_in(model, want) == []
+
+
+def test_what_is_skipped_gets_memory() -> None:
+    model = materialized(lambda: fsdp(nn.Linear(4, 8)), skip="weight")
+    want = fastinit.materialize(lambda: nn.Linear(4, 8), key=3)
+    assert wrong_in(model, want) in (["weight"], [])
+    assert not model.weight.is_meta
+
+
+def test_check_ranks_sees_the_draws() -> None:
+    seen: list[Any] = []
+    OBSERVERS.append(lambda *call: seen.append(call[1:3]))
+    try:
+        materialized(lambda: fsdp(nn.Linear(4, 8)), 3)
+    finally:
+        OBSERVERS.pop()
+    assert [name for name, _ in seen] == ["kaiming_uniform_", "uniform_"]
+
+
+# ---- what it may not -----------------------------------------------------------------------------
+
+
+def refused(change: Callable[[Any], object]) -> str:
+    def factory() -> nn.Module:
+        model = fsdp(nn.Linear(4, 8))
+        with torch.no_grad():
+            change(model)
+        return model
+
+    with pytest.raises(NotImplementedError) as error:
+        materialized(factory)
+    return str(error.value)
+
+
+def test_values_of_shards_are_not_there() -> None:
+    said = refused(lambda model: model.weight * 2)
+    assert "the factory makes others of the values (aten.mul.Tensor) of a DTensor" in said
+    assert "initialise before sharding" in said
+    said = refused(lambda model: model.weight.to_local().fill_(1))
+    assert "the factory writes to the shard of a DTensor" in said
+
+
+def test_what_has_values_of_its_own_is_not_changed() -> None:
+    def factory() -> nn.Module:
+        mesh = init_device_mesh("cpu", (WORLD,))
+        return Holder(zeros(8, 4, device_mesh=mesh, placements=[Shard(0)]).add_(1))
+
+    with pytest.raises(NotImplementedError, match=r"changes what is there; it is sharded"):
+        materialized(factory)
+
+
+def test_dtensors_without_values_are_not_copied_from() -> None:
+    said = refused(lambda model: model.weight.copy_(torch.empty_like(model.weight)))
+    assert "the factory needs the values (aten.copy_.default) of a DTensor" in said
+
+
+def test_partial_sums_are_not_drawn() -> None:
+    def draw(_: Any) -> None:
+        mesh = init_device_mesh("cpu", (WORLD,))
+        nn.init.normal_(DTensor.from_local(torch.ones(4), mesh, [Partial()]))
+
+    assert "whose values are sums over ranks" in refused(draw)
+
+
+def test_shards_of_shards_are_no_shards() -> None:
+    def factory() -> nn.Module:
+        model = Holder(spread(torch.randn(8, 4)))
+        weight: Any = model.weight
+        turned = weight.to_local().detach().t()
+        model.turned = nn.Parameter(DTensor.from_local(turned, weight.device_mesh, [Shard(1)]))
+        return model
+
+    with pytest.raises(ValueError, match=r"nothing that Holder defines writes turned"):
+        materialized(factory)
+
+
+def test_shards_that_were_on_another_device_are_not_read() -> None:
+    """What has memory, since the factory asked for it, has no values either."""
+
+    def factory() -> nn.Module:
+        mesh = init_device_mesh("cpu", (WORLD,))
+        model = Holder(empty(8, 4, device_mesh=mesh, placements=[Shard(0)]))
+        nn.init.normal_(model.weight)
+        local: Any = model.weight
+        local.to_local().sum().item()
+        return model
+
+    with pytest.raises(NotImplementedError, match=r"the factory reads the values of a DTensor"):
+        materialized(factory)
+
+
+def test_draws_into_shards_alone_are_refused() -> None:
+    def factory() -> nn.Module:
+        mesh = init_device_mesh("cpu", (WORLD,))
+        return Holder(DTensor.from_local(torch.randn(2, 4), mesh, [Shard(0)]))
+
+    with pytest.raises(NotImplementedError, match=r"has drawn shards, .* for weight, so that"):
+        materialized(factory)
+
+
+def test_replicas_that_are_drawn_are_whole() -> None:
+    def factory() -> nn.Module:
+        mesh = init_device_mesh("cpu", (WORLD,))
+        return Holder(DTensor.from_local(torch.randn(2, 4), mesh, [Replicate()]))
+
+    want = fastinit.materialize(lambda: Holder(torch.randn(2, 4)), key=3)
+    assert wrong_in(materialized(factory), want) == []
+
+
+def test_what_nobody_writes_is_named() -> None:
+    for rank in range(WORLD):
+        with pytest.raises(ValueError, match=r"nothing that Holder defines writes weight"):
+            materialized(lambda: Holder(spread(torch.empty(8, 4))), rank)
+
+
+def test_an_error_leaves_what_is_outside() -> None:
+    outside = nn.Linear(4, 8)
+    before = outside.weight.detach().clone()
+
+    def factory() -> nn.Module:
+        fsdp(outside)
+        raise RuntimeError("out of paint")
+
+    with pytest.raises(RuntimeError, match="out of paint"):
+        materialized(factory)
+
+    def bad() -> nn.Module:
+        other = nn.Sequential(nn.Linear(4, 8))
+        other[0].weight = nn.Parameter(before.t())
+        return fsdp(other)  # which is not contiguous
+
+    with pytest.raises(NotImplementedError, match="contiguous"):
+        materialized(bad)
+
+
+def test_an_error_leaves_a_module_of_outside() -> None:
+    def fail(tensor: Tensor) -> None:
+        raise RuntimeError("out of paint")
+
+    with as_rank(1, WORLD):
+        with torch.device("meta"):
+            layer: Any = nn.Linear(4, 8)
+        layer = fully_shard(layer, mesh=init_device_mesh("cpu", (WORLD,)))
+        before, kind = layer.weight, type(layer)
+        with pytest.raises(RuntimeError, match="out of paint"):
+            fastinit.materialize(lambda: layer, rules={"default": fail}, key=3)
+        assert type(layer) is kind
+        assert layer.weight is before
+        assert layer.weight.is_meta
+
+
+def test_no_memory_of_the_full_size() -> None:
+    """16 GiB of weights, of which each of 4096 ranks holds 4 MiB."""
+
+    class Vast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(1 << 17, 1 << 13, bias=False) for _ in range(4))
+
+    with as_rank(70, 4096):
+        mesh = init_device_mesh("cpu", (4096,))
+        fully_shard(nn.Linear(2, 2), mesh=mesh)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        model: Any = fastinit.materialize(lambda: fully_shard(Vast(), mesh=mesh), key=3)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
+        want = torch.empty(2, 1 << 17)
+        key = fastinit.Key(3).fold_in("layers.2.weight").fold_in(0)
+        fastinit.kaiming_uniform_(
+            fastinit.shard(want, (1 << 13, 1 << 17), (140, 0)), a=5**0.5, key=key
+        )
+        assert same_bits(model.layers[2].weight.to_local().detach(), want)
