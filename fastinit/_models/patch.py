@@ -34,7 +34,8 @@ class patch:
 
     A DTensor gets on every rank its part of what these write into the full tensor (its own `rand`
     and `randn` are reached, too), or NotImplementedError if its placements do not say which part
-    that is. Functions that draw nothing (`constant_`, `ones_`, …) stay torch's, but for `eye_` and
+    that is. What initialisers write to a slice of a DTensor stays, although torch makes a copy of
+    it. Functions that draw nothing (`constant_`, `ones_`, …) stay torch's, but for `eye_` and
     `dirac_` of DTensors, where torch has none that work. Everything is as before on
     leaving, also after an exception. Patches nest: the inner one's key (or lack of one) applies
     inside it, the outer one's afterwards. Threads that enter no patch run torch, and so do tasks of

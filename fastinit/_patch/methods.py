@@ -23,6 +23,7 @@ from fastinit._patch.scope import (
     is_plain_tensor,
     is_transformed,
 )
+from fastinit._patch.slices import SLICING, is_dtensor
 from fastinit._recording.batch import BatchMode
 
 # Bound here, as other libraries exchange torch's attributes.
@@ -220,6 +221,9 @@ HANDLERS: dict[Any, _Handler] = {
 }
 
 
+_SEEN = HANDLERS.keys() | SLICING | {torch.Tensor.__setitem__}
+
+
 class PatchMode(TorchFunctionMode):
     """Sends draws to fastinit where its scope is the innermost one in force.
 
@@ -237,10 +241,20 @@ class PatchMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        handler = HANDLERS.get(func)
-        if handler is None or current() is not self._scope or is_transformed():
+        scope = self._scope
+        if func not in _SEEN and not scope.slices.copies:
             return func(*args, **kwargs) if kwargs else func(*args)
-        return handler(_Call(self._scope, func, args, kwargs or {}))
+        if current() is not scope or is_transformed():
+            return func(*args, **kwargs) if kwargs else func(*args)
+        handler = HANDLERS.get(func)
+        if handler is not None:
+            return handler(_Call(scope, func, args, kwargs or {}))
+        if func in SLICING:
+            return scope.slices.slice(func, args, kwargs or {})
+        if func is torch.Tensor.__setitem__ and is_dtensor(args[0]):
+            return scope.slices.assign(*args)
+        with scope.slices.writing_by(func, args, kwargs or {}):
+            return func(*args, **kwargs) if kwargs else func(*args)
 
 
 # Draws that fastinit has no function for.

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._patch.fork import Fork
+from fastinit._patch.slices import Slices
 from fastinit._recording.sharding import Sharding
 from fastinit._tensors import PLAIN_TYPES, is_captured, is_fake, is_plain, on_handled_device
 from fastinit.key import Key
@@ -40,7 +41,8 @@ class Scope:
     """One entered `patch`: its key, and how many draws it has keyed so far.
 
     With `take`, every draw is offered to it instead: `take(fill, tensor, arguments, generator)`.
-    With `sharding`, what shards modules or tensors is, too.
+    With `sharding`, what shards modules or tensors is, too. `slices` are copies of parts of
+    DTensors that have been made under it.
     With `named`, that says of a draw what it is by name; None for memory that has none.
     """
 
@@ -52,6 +54,7 @@ class Scope:
         "outer",
         "owner",
         "sharding",
+        "slices",
         "take",
         "thread",
     )
@@ -68,6 +71,7 @@ class Scope:
         self.key = key
         self.take = take
         self.sharding = sharding
+        self.slices = Slices()
         self.named = named
         self.drawn = 0
         self.thread = _get_ident()
@@ -176,6 +180,22 @@ def draw(
     hands to torch what it does not support. With one it raises NotImplementedError instead (a key
     is never ignored), and `original` draws from the generators that the keyed patch has seeded.
     """
+    if type(tensor) not in PLAIN_TYPES and scope.slices.copies:
+        if scope.named is not None:
+            scope.slices.refuse_to_name(tensor)
+        with scope.slices.writing(tensor):
+            return _draw(scope, fill, original, tensor, arguments, generator)
+    return _draw(scope, fill, original, tensor, arguments, generator)
+
+
+def _draw(
+    scope: Scope,
+    fill: Callable[..., Any],
+    original: Callable[[], Any],
+    tensor: torch.Tensor,
+    arguments: tuple[Any, ...],
+    generator: torch.Generator | None,
+) -> Any:
     key = scope.key if generator is None else None
     # No patch inside: neither fastinit's own torch calls nor torch's code may come back here.
     token = _innermost.set(None)

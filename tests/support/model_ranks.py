@@ -251,3 +251,69 @@ def a_model_that_has_been_trained() -> None:
         for block in model:
             block.reshard()
         check_full_tensors(model, want)
+
+
+# ---- slices under a patch ------------------------------------------------------------------------
+
+
+def write_slices(weight: Any) -> Any:
+    """What initialisers do to parts of a parameter, of shape (9, 6, 5)."""
+    with torch.no_grad():
+        nn.init.normal_(weight)
+        weight[2].fill_(1)
+        weight[3:6].mul_(2)
+        nn.init.uniform_(weight[4])
+        weight[:, 3].zero_()
+        for number in range(3):
+            nn.init.constant_(weight[6 + number], number)
+        weight[7, 1:3, 2] = 4.0
+        weight[8, 5] = weight[0, 5] * 1
+        weight[1][4].copy_(weight[3][4] * 1)
+        weight.narrow(1, 0, 2).normal_(std=0.1)
+        nn.init.trunc_normal_(weight.select(0, 5)[2:4])
+        nn.init.eye_(weight[0][1:5, 1:4])
+        weight[-1, ..., None, 0].add_(1)
+        first, *_ = weight.split(4, dim=1)
+        first.clamp_(max=1.5)
+        weight.add_(0.25)
+    return weight
+
+
+@case
+def slices_under_a_patch() -> None:
+    flat, square = mesh_of("4"), mesh_of("2x2")
+    layouts: list[tuple[DeviceMesh, list[Any]]] = [
+        (flat, [Shard(0)]),
+        (flat, [Shard(1)]),
+        (flat, [Replicate()]),
+        (square, [Shard(0), Shard(1)]),
+        (square, [Shard(2), Shard(0)]),
+        (square, [Shard(0), Shard(0)]),
+        (square, [Replicate(), Shard(1)]),
+    ]
+    for key in (None, 3):
+        torch.manual_seed(1)
+        with fastinit.patch(key=key):
+            want = write_slices(torch.empty(9, 6, 5))
+        for mesh, placements in layouts:
+            torch.manual_seed(1)
+            shard = empty(9, 6, 5, device_mesh=mesh, placements=placements)
+            parameter: Any = nn.Parameter(shard)
+            with fastinit.patch(key=key):
+                write_slices(parameter)
+            with torch.no_grad():
+                assert same_bits(parameter.full_tensor(), want), (key, placements)
+
+
+@case
+def padding_rows_under_a_patch() -> None:
+    with fastinit.patch(key=3):
+        want = nn.Embedding(13, 6, padding_idx=4).weight.detach()
+    with torch.device("meta"):
+        model = nn.Embedding(13, 6, padding_idx=4)
+    fully_shard(model, mesh=mesh_of("4")).to_empty(device="cpu")
+    with fastinit.patch(key=3):
+        model.reset_parameters()
+    weight: Any = model.weight
+    with torch.no_grad():
+        assert same_bits(weight.full_tensor(), want)

@@ -1,0 +1,231 @@
+"""Slices of DTensors under a patch: what is written to them stays.
+
+Code that nobody wrote for shards zeroes a padding row, or fills experts one by one. Of a dimension
+that is divided torch makes a slice by a copy, which every rank has, so that this writes to nothing
+that lasts. Under a patch a copy knows what it is of: where it has been written, the part that is
+here goes back. Nothing is communicated but what torch does to make the copy.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinit._compiled import extension
+from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.layout import Box
+from fastinit._distributed.part import TensorShard, part_of, written
+from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
+from fastinit._fills.views import View, view_of, with_ones
+from fastinit._tensors import version_of
+
+# Whose results are views of ordinary tensors.
+SLICING: frozenset[Any] = frozenset(
+    {
+        torch.Tensor.__getitem__,
+        *(
+            getattr(owner, name)
+            for owner in (torch, torch.Tensor)
+            for name in ("chunk", "narrow", "select", "split", "tensor_split", "unbind")
+        ),
+    }
+)
+_INDEX = (int, slice, type(None), type(Ellipsis), str)
+
+
+@dataclass(eq=False)
+class _Copy:
+    """A copy of a slice, or a view of one.
+
+    Attributes:
+        made: what has been made; it may be gone.
+        base: what it is a copy of.
+        full: what that is, on the meta device.
+        part: what of `full` it stands for.
+        view: the same, along the dimensions of the base.
+        version: how often the base had been written when it agreed with this.
+    """
+
+    made: weakref.ref[Any]
+    base: Any
+    full: Tensor
+    part: Tensor
+    view: View
+    version: int | None
+
+
+def is_dtensor(tensor: Any) -> bool:
+    """Whether this is a DTensor."""
+    return type(tensor) is not TensorShard and is_sharded(tensor)
+
+
+def _memory(tensor: Any) -> Tensor:
+    local: Any = tensor._local_tensor
+    wait = getattr(local, "trigger_wait", None)  # of a collective that is still under way
+    result: Tensor = local if wait is None else wait()
+    return result
+
+
+def _is_basic(values: Any) -> bool:
+    if isinstance(values, (tuple, list)):
+        return all(map(_is_basic, values))
+    return isinstance(values, _INDEX)
+
+
+class Slices:
+    """The copies of parts of DTensors that have been made under a patch.
+
+    Attributes:
+        copies: those that may still be there.
+    """
+
+    __slots__ = ("copies",)
+
+    def __init__(self) -> None:
+        self.copies: list[_Copy] = []
+
+    def slice(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Make a slice, and know of what if it is a copy."""
+        result = function(*args, **kwargs)
+        base: Any = args[0] if args else None
+        if not is_dtensor(base) or not _is_basic([*args[1:], *kwargs.values()]):
+            return result
+        if torch.is_grad_enabled() and base.requires_grad:  # that is no initialiser
+            return result
+        self.copies = [copy for copy in self.copies if copy.made() is not None]
+        of = self._found(base)
+        full = torch.empty_strided(base.shape, base.stride(), dtype=base.dtype, device="meta")
+        views = function(full, *args[1:], **kwargs)
+        parts = None if of is None else function(of.part, *args[1:], **kwargs)
+        if isinstance(result, Tensor):
+            result, views, parts = [result], [views], [parts]
+        for k, made in enumerate(result):
+            place = extension.storage_address
+            if not is_dtensor(made) or any(p.is_partial() for p in made.placements):
+                continue
+            if place(_memory(made)) != place(_memory(base)):
+                self._note(made, base, full, views[k], version_of(base))
+            elif of is not None and parts is not None:
+                self._note(made, of.base, of.full, parts[k], of.version)
+        return result[0] if isinstance(views, list) else result
+
+    def assign(self, base: Any, index: Any, value: Any) -> None:
+        """Assign to a slice."""
+        if not _is_basic(index):
+            base[index] = value
+            return
+        made = self.slice(Tensor.__getitem__, (base, index), {})
+        with self.writing(made):
+            if isinstance(value, Tensor):
+                made.copy_(value)
+            else:
+                made.fill_(value)
+
+    def _note(self, made: Any, base: Any, full: Tensor, part: Tensor, version: int | None) -> None:
+        view = view_of(Region.of(full), Region.of(part))
+        if view is not None and made.shape == part.shape:
+            self.copies.append(_Copy(weakref.ref(made), base, full, part, view, version))
+
+    def _found(self, tensor: Any) -> _Copy | None:
+        return next((copy for copy in self.copies if copy.made() is tensor), None)
+
+    def refuse_to_name(self, tensor: Any) -> None:
+        """Raise NotImplementedError for a draw into a copy, of which no rank knows the number."""
+        copy = self._found(tensor)
+        if copy is not None:
+            raise NotImplementedError(
+                f"fastinit.patch: with argument 'module', a draw into a slice of shape "
+                f"{tuple(tensor.shape)} of a DTensor of shape {tuple(copy.base.shape)} has no key "
+                "of its own; draw into all of it, or call fastinit.initialize_"
+            )
+
+    @contextmanager
+    def writing_by(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Iterator[None]:
+        """Call a function of torch's inside, which may write to what it is given first."""
+        name = getattr(function, "__name__", "")
+        changes = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+        given = args[0] if args else kwargs.get("tensor", ())  # torch.nn.init's are by name
+        first = given if changes else ()
+        with ExitStack() as stack:
+            for tensor in first if isinstance(first, (list, tuple)) else [first]:
+                stack.enter_context(self.writing(tensor))
+            yield
+
+    @contextmanager
+    def writing(self, tensor: Any) -> Iterator[None]:
+        """Write to what may be a copy inside; then it goes where it is of, too."""
+        copy = self._found(tensor)
+        if copy is None:
+            yield
+            return
+        if version_of(copy.base) != copy.version:
+            raise NotImplementedError(
+                f"fastinit.patch: a slice of shape {tuple(tensor.shape)} of a DTensor of shape "
+                f"{tuple(copy.base.shape)}, which has been written since it was made; slice anew"
+            )
+        agree = [
+            (other, made)
+            for other in self.copies
+            if other.base is copy.base
+            and other.version == copy.version
+            and (made := other.made()) is not None
+        ]
+        with self.writing(copy.base):  # which may be a copy itself
+            yield
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                _put(tensor, copy.base, copy.view)
+        memory, spans = extension.storage_address(_memory(tensor)), Spans()
+        spans.add_around(Region.of(copy.part))
+        for other, made in agree:
+            same = extension.storage_address(_memory(made)) == memory
+            if same or not spans.meets_region(Region.of(other.part)):
+                other.version = version_of(copy.base)
+
+
+def _put(copy: Any, base: Any, view: View) -> None:
+    part, source = part_of(base, "patch"), part_of(copy, "patch")
+    local = Region.of(part.local)
+    for box in part.boxes:
+        found = view.parts(box, local)
+        if found is None:
+            continue
+        to, offset = found
+        there = to.on(part.local.untyped_storage())
+        if all(p.is_replicate() for p in copy.placements):
+            there.copy_(_cut(source.local.reshape(view.size), offset, to.size))
+            continue
+        spread = with_ones(view.size, [Box(offset, to.size, offset)], copy.shape)
+        if spread is None:
+            raise NotImplementedError(
+                f"fastinit.patch: a slice of shape {tuple(copy.shape)} of a DTensor of shape "
+                f"{tuple(base.shape)} has been written, which goes across dimensions that are "
+                "divided; write to a slice along one dimension"
+            )
+        (wanted,) = spread
+        there = there.view(wanted.size)
+        for held in source.boxes:
+            first = tuple(map(max, wanted.offset, held.offset))
+            ends = zip(wanted.offset, wanted.size, held.offset, held.size, strict=True)
+            size = tuple(min(a + m, b + n) - f for f, (a, m, b, n) in zip(first, ends, strict=True))
+            if min(size, default=1) > 0:
+                at = [f - a for f, a in zip(first, wanted.offset, strict=True)]
+                start = [s + f - b for s, f, b in zip(held.start, first, held.offset, strict=True)]
+                _cut(there, at, size).copy_(_cut(source.local, start, size))
+    written(base)
+
+
+def _cut(tensor: Tensor, start: Any, size: Any) -> Tensor:
+    for dim, (first, length) in enumerate(zip(start, size, strict=True)):
+        tensor = tensor.narrow(dim, first, length)
+    return tensor
