@@ -45,10 +45,8 @@ def _of_shards(fill: Callable[..., Any]) -> _Hook:
     def hook(scope: Scope, original: Callable[[], Any], args: tuple[Any, ...]) -> Any:
         if not is_sharded(args[0]):
             return original()
-        full = args[0] if scope.sharding is None else scope.sharding.to_write(args[0])
         with scope.slices.writing(args[0]), torch_only():
-            fill(full, *args[1:])
-        return args[0]
+            return fill(*args)
 
     return hook
 
