@@ -177,7 +177,11 @@ def splits_of(name: str, tensor: Any) -> tuple[Split | None, ...]:
     Raises:
         NotImplementedError: if it holds partial sums, or something that is not known.
     """
-    found = _splits_of(tuple(tensor.placements), tensor.ndim)
+    placements = tuple(tensor.placements)
+    try:
+        found = _splits_of(placements, tensor.ndim)
+    except TypeError:  # a kind that cannot be hashed
+        found = _splits_of.__wrapped__(placements, tensor.ndim)
     for split in found:
         if split is not None and type(split) is not Split:
             why = f"of which {split!r} is of a kind that fastinit does not know"

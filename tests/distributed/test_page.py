@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,23 @@ class Model(nn.Module):
         nn.init.trunc_normal_(self.layer.weight, std=0.02)
 
 
+def _after(block: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Run a block; what modules by hand it makes are gone afterwards."""
+    by_hand = "enumerate(model.experts)" in block or "rename=" in block
+    before = names.get("model")
+    if by_hand:
+        names["model"] = Model(8)
+    exec(compile(block.replace('"cuda"', '"cpu"'), "distributed.md", "exec"), names)
+    weights = {
+        name: getattr(p, "full_tensor", lambda p=p: p)().detach().clone()
+        for name, p in names["model"].named_parameters()
+    }
+    state = {**names, "weights": weights}
+    if by_hand:
+        names["model"] = before
+    return state
+
+
 @pytest.fixture(scope="module")
 def after() -> Iterator[list[dict[str, Any]]]:
     """What there is after each block, in a process group of one."""
@@ -42,25 +60,14 @@ def after() -> Iterator[list[dict[str, Any]]]:
         "config": 8,
         "rank": 3,
         "re": re,
+        "functools": functools,
         "key": fastinit.Key(5),
         "expert_parallel_group": None,
     }
-    states = []
-    for block in BLOCKS:
-        by_hand = "enumerate(model.experts)" in block or "rename=" in block
-        if by_hand:
-            names["model"] = Model(8)  # sharded by hand
-        exec(compile(block.replace('"cuda"', '"cpu"'), "distributed.md", "exec"), names)
-        model = names["model"]
-        weights = {
-            name: getattr(p, "full_tensor", lambda p=p: p)().detach().clone()
-            for name, p in model.named_parameters()
-        }
-        states.append({**names, "weights": weights})
-        if by_hand:
-            names["model"] = states[0]["model"]
-    yield states
-    distributed.destroy_process_group()
+    try:
+        yield [_after(block, names) for block in BLOCKS]
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_models(after: list[dict[str, Any]]) -> None:
@@ -112,7 +119,13 @@ def test_experts_by_hand(after: list[dict[str, Any]]) -> None:
     assert same_bits(after[7]["weights"]["experts.1.weight"], want)
 
 
+def test_orthogonal_together(after: list[dict[str, Any]]) -> None:
+    key = fastinit.Key(0).fold_in("layer.weight").fold_in(0)
+    want = fastinit.orthogonal_(torch.empty(16, 8), key=key)
+    torch.testing.assert_close(after[10]["weights"]["layer.weight"], want, atol=1e-5, rtol=0)
+
+
 def test_all_blocks_are_looked_at(after: list[dict[str, Any]]) -> None:
-    assert len(after) == len(BLOCKS) == 10
+    assert len(after) == len(BLOCKS) == 11
     assert "check_ranks" in BLOCKS[8]
     assert "distinct=" in BLOCKS[9]
