@@ -24,6 +24,7 @@ SHARD = "tests/distributed/test_shard.py"
 DTENSOR = "tests/distributed/test_dtensor.py"
 LAYOUTS = "tests/distributed/test_layout.py"
 ORTHOGONAL_PARTS = "tests/distributed/test_orthogonal_parts.py"
+ORTHOGONAL_TOGETHER = "tests/distributed/test_orthogonal_together.py"
 PROCESSES = "tests/distributed/test_processes.py"
 
 DEVICE = "P1: one stream on every device"
@@ -220,6 +221,11 @@ DEFECTS = [
         (DTENSOR, "-k", "one_key"),
     ),
     Defect(
+        "a key where something of a range is held", SHARDS, "fastinit/_distributed/fill.py",
+        "drawn_on_all",
+        "0 in part.size", "part.local.numel() == 0", (SHARD, "-k", "one_key"),
+    ),
+    Defect(
         "boxes that share an edge are taken for ones apart",
         "fault: overlapping tensors in one call",
         "csrc/host/boxes_apart.h", "BoxesApart::moved",
@@ -251,6 +257,29 @@ DEFECTS = [
         (ORTHOGONAL_PARTS, "-k", "by_rows"),
     ),
     Defect(
+        "a conjugate that nobody resolves below a mode", SHARDS,
+        "csrc/torch/orthogonal_part.cpp", "OrthogonalParts::reflect",
+        "at::conj_physical(x.tril(begin - 1)).t()", "x.tril(begin - 1).mH()",
+        (ORTHOGONAL_PARTS, "-k", "mode"),
+    ),
+    Defect(
+        "all ranks sum the first one's rows", SHARDS,
+        "fastinit/_distributed/orthogonal.py", "fill_together",
+        "(sharers.number, sharers.number + 1)", "(0, 1)",
+        (ORTHOGONAL_TOGETHER, "-k", "any_layout"),
+    ),
+    Defect(
+        "ranks that differ are not noticed", SHARDS,
+        "fastinit/_distributed/orthogonal.py", "_check_alike",
+        "squares * sharers.world != total * total", "False",
+        (ORTHOGONAL_TOGETHER, "-k", "differ"),
+    ),
+    Defect(
+        "full parameters of FSDP2 are written, and lost", SHARDS,
+        "fastinit/_models/sharded.py", "reshard", "owner.reshard()", "pass",
+        (PROCESSES, "-k", "trained"),
+    ),
+    Defect(
         "boxes at offset 0", SHARDS, "fastinit/_distributed/layout.py", "_boxes",
         "(at, n, first) for", "(at, n, at) for", (DTENSOR, "-k", "every_initialiser"),
     ),
@@ -273,9 +302,8 @@ DEFECTS = [
         "wrapper(cls, part.size,", "wrapper(cls, tuple(local.shape),", (SHARD, "-k", "fans"),
     ),
     Defect(
-        "partial sums are filled", SHARDS, "fastinit/_distributed/part.py", "_splits_of",
-        "placement.is_replicate()", "placement.is_replicate() or placement.is_partial()",
-        (LAYOUTS, "-k", "partial"),
+        "partial sums are filled", SHARDS, "fastinit/_distributed/part.py", "splits_of",
+        "placement.is_partial()", "False", (LAYOUTS, "-k", "partial"),
     ),
     Defect(
         "a patch leaves shards to torch", SHARDS, "fastinit/_patch/scope.py", "is_ours",

@@ -6,7 +6,6 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -155,40 +154,35 @@ def _refuse(name: str, tensor: Any, why: str, advice: str) -> NoReturn:
     )
 
 
-@lru_cache(maxsize=1024)
-def _splits_of(placements: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
-    """Read placements; one that stays what it is cannot be read."""
-    found: list[Any] = []
-    for placement in placements:
-        dim = getattr(placement, "dim", None)
-        strided = getattr(placement, "split_factor", None)  # such a placement is no Shard
-        if placement.is_replicate():
-            found.append(None)
-        elif isinstance(dim, int) and (strided is not None or placement.is_shard()):
-            found.append(Split(dim % max(1, ndim), 1 if strided is None else int(strided)))
-        else:
-            found.append(placement)
-    return tuple(found)
-
-
 def splits_of(name: str, tensor: Any) -> tuple[Split | None, ...]:
     """Say along which dimension each one of the mesh divides a DTensor; None: it replicates.
 
     Raises:
         NotImplementedError: if it holds partial sums, or something that is not known.
     """
-    placements = tuple(tensor.placements)
-    try:
-        found = _splits_of(placements, tensor.ndim)
-    except TypeError:  # a kind that cannot be hashed
-        found = _splits_of.__wrapped__(placements, tensor.ndim)
-    for split in found:
-        if split is not None and type(split) is not Split:
-            why = f"of which {split!r} is of a kind that fastinit does not know"
-            if split.is_partial():
-                why = "whose values are sums over ranks, so there is nothing one rank could write"
-            _refuse(name, tensor, why, "redistribute() it to Replicate() or Shard(...) first")
-    return found
+    found: list[Split | None] = []
+    for placement in tensor.placements:
+        dim = getattr(placement, "dim", None)
+        strided = getattr(placement, "split_factor", None)  # such a placement is no Shard
+        if placement.is_partial():
+            _refuse(
+                name,
+                tensor,
+                "whose values are sums over ranks, so there is nothing one rank could write",
+                "redistribute() it to Replicate() or Shard(...) first",
+            )
+        if placement.is_replicate():
+            found.append(None)
+        elif isinstance(dim, int) and (strided is not None or placement.is_shard()):
+            found.append(Split(dim % max(1, tensor.ndim), 1 if strided is None else int(strided)))
+        else:
+            _refuse(
+                name,
+                tensor,
+                f"of which {placement!r} is of a kind that fastinit does not know",
+                "redistribute() it to Replicate() or Shard(...) first",
+            )
+    return tuple(found)
 
 
 def _is_memory(local: Tensor) -> bool:
