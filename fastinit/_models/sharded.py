@@ -27,7 +27,7 @@ from fastinit._models.fully_sharded import (
 from fastinit._models.names import Named, NamedTensors, named_tensors
 from fastinit._models.placing import Given, exchange, wants_dtype
 from fastinit._models.session import Run
-from fastinit._models.sharded_ops import copied, divided
+from fastinit._models.sharded_ops import copied, divided, zeroed
 from fastinit._models.snapshot import held_tensors
 from fastinit._models.twin import Twin, take_marks
 from fastinit._recording.graph import Op, Storage
@@ -69,7 +69,13 @@ class Twins:
         self._twins: dict[str, Twin] = {}
         self._given: list[Given] = []
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
-        self._parts = {n: part_of(one.tensor, f"{where}: {n}") for n, one in self.named.items()}
+        # Buffers that are sums over ranks: where they are set to zero, each rank's part is.
+        self._sums = {n for n in named.buffers if n in self.named and _is_sum(self.named[n].tensor)}
+        self._parts = {
+            name: part_of(one.tensor, f"{where}: {name}")
+            for name, one in self.named.items()
+            if name not in self._sums
+        }
 
     # ---- while initialisers run ------------------------------------------------------------------
 
@@ -208,6 +214,7 @@ class Twins:
             for tensor in self._others()
             if (storage := recorder.storage_of(tensor)) in ours and storage is not None
         }
+        held |= {s for n, s in storages.items() if n in self._sums and s is not None}
         whole = {s for s in ours if s in ran or s in held or s.poison is not None}
         waiting: dict[Storage, list[Op]] = {storage: [] for storage in ours}
         others: list[Op] = []
@@ -225,9 +232,14 @@ class Twins:
             written(twin.sharded)
             take_marks(twin.sharded, twin.tensor)
             storage, source = storages[name], sources[name]
-            part = self._parts[name]
-            if part.local is not twin.sharded._local_tensor:  # it has got memory, say
+            if name in self._sums and twin.value is None and not bool(source.detach().any()):
+                made.append(zeroed(recorder, twin.sharded._local_tensor))
+                continue
+            part = self._parts.get(name)
+            if part is None or part.local is not twin.sharded._local_tensor:  # it has got memory
                 part = part_of(twin.sharded, f"{self._where}: {name}")
+            if not part.boxes or part.local.numel() == 0:
+                continue
             if twin.value is not None:
                 made += copied(recorder, part, twin.value)
             elif storage is None or storage in whole:
@@ -386,3 +398,7 @@ class Twins:
             if not given.swapped:
                 self._twins[name].named = named.with_tensor(new)
         refer_to_shards(self._module)
+
+
+def _is_sum(sharded: Any) -> bool:
+    return any(placement.is_partial() for placement in sharded.placements)

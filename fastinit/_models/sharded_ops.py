@@ -46,6 +46,12 @@ def copied(recorder: Recorder, part: Part, source: Tensor) -> list[Op]:
     return [_on_shard(recorder, part, "copy_", run)]
 
 
+def zeroed(recorder: Recorder, local: Tensor) -> Op:
+    """Write zeros to all of a shard."""
+    part = Part(local, tuple(local.shape), ())
+    return _on_shard(recorder, part, "zero_", lambda tensor, key: tensor.zero_())
+
+
 def _on_shard(
     recorder: Recorder,
     part: Part,

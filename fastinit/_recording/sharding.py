@@ -192,7 +192,9 @@ class Sharding:
             recorder = self._recorder
             storage = recorder.storage_of(local) or recorder.register(local, known=True)
             op = Op("a shard", (), (Ref(storage, Region.of(local)),), run=_stop, ran=False)
-            recorder.wait(op, storage)
+            storage.pending.append(op)
+            if not storage.escaped:
+                recorder.guard(storage)
             barrier = storage, op
         self._full[extension.storage_address(local)] = _Full(local, full, kept, barrier)
 

@@ -10,7 +10,7 @@ from support.common import same_bits
 from support.fake_ranks import as_rank
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import fastinit
 
@@ -102,3 +102,46 @@ def test_what_needs_values_that_are_elsewhere_is_refused(step: str, message: str
             assert tensor is before[name]
         shard: Any = module.drawn
         assert same_bits(shard._local_tensor, torch.full((3,), 7.0))
+
+
+class Counts(nn.Module):
+    """A buffer that is a sum over ranks, as torchtitan counts the tokens of experts."""
+
+    def __init__(self, value: float | None, replaces: bool) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.full((6,), 7.0))
+        self.weight = nn.Parameter(torch.zeros(6))
+        self.value = value
+        self.replaces = replaces
+
+    def reset_parameters(self) -> None:
+        tensors: Any = self
+        nn.init.normal_(self.weight)
+        if self.value is None:
+            return
+        if self.replaces:
+            self.counts = torch.full((6,), self.value)
+        else:
+            tensors.counts.fill_(self.value)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("replaces", [False, True])
+def test_sums_over_ranks_are_set_to_zero(replaces: bool, meta: bool) -> None:
+    with as_rank(1, 2):
+        mesh = init_device_mesh("cpu", (2,))
+
+        def made(value: float | None) -> Any:
+            module: Any = Counts(value, replaces).to("meta" if meta else "cpu")
+            module.counts = DTensor.from_local(module.counts, mesh, [Partial()])
+            return module
+
+        function = fastinit.materialize if meta else fastinit.initialize_
+        module = made(0.0)
+        function(module, key=3)
+        assert same_bits(module.counts._local_tensor, torch.zeros(6))
+        with pytest.raises(NotImplementedError, match=r"counts is a DTensor .*sums over ranks"):
+            function(made(1.0), key=3)
+        if not meta:
+            module = fastinit.initialize_(made(None), key=3)
+            assert same_bits(module.counts._local_tensor, torch.full((6,), 7.0))

@@ -203,6 +203,20 @@ def test_initialisers_of_shards(size: tuple[int, ...], draw: Callable[[Any], obj
         assert wrong_in(fastinit.materialize(made, key=3), want) == []
 
 
+def test_shards_whose_address_somebody_has() -> None:
+    """As FSDP2 asks for it, whenever it has other memory."""
+
+    def factory() -> nn.Module:
+        mesh = init_device_mesh("cpu", (WORLD,))
+        weight: Any = empty(8, 4, device_mesh=mesh, placements=[Shard(0)])
+        assert weight.to_local().untyped_storage().data_ptr()
+        return Holder(nn.init.normal_(weight))
+
+    want = fastinit.materialize(lambda: Holder(torch.randn(8, 4)), key=3)
+    for rank in range(WORLD):
+        assert wrong_in(materialized(factory, rank), want) == []
+
+
 def test_dtensors_that_are_drawn_as_such() -> None:
     want = fastinit.materialize(lambda: Holder(torch.randn(8, 4)), key=3)
     with as_rank(2, WORLD):
