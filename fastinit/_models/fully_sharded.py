@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -41,11 +42,12 @@ def offloaded(module: nn.Module) -> set[int]:
     }
 
 
-def refer_to_shards(module: nn.Module) -> None:
-    """Have FSDP2 take the shards that are in the module now for its own."""
+def refer_to_shards(module: nn.Module, changed: Container[int]) -> None:
+    """Have FSDP2 look at shards again that have got memory, given the ids of what they were."""
     for owner in fully_sharded(module):
         for parameter in _parameter_groups(owner):
-            parameter.reset_sharded_param()
+            if id(parameter.sharded_param) in changed:
+                parameter.reset_sharded_param()
 
 
 def with_memory(sharded: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -385,7 +385,7 @@ class Twins:
         on_meta = self.on_meta
         if not on_meta:
             return
-        on_cpu = offloaded(self._module)
+        on_cpu, changed = offloaded(self._module), set()
         for name in on_meta:
             named, old = self.named[name], self._twins[name].sharded
             place = device or torch.device(old.device_mesh.device_type)
@@ -393,11 +393,12 @@ class Twins:
                 place = torch.device("cpu")
             kind = dtype if dtype is not None and wants_dtype(named, dtype) else old.dtype
             new = with_memory(old, place, kind)
+            changed.add(id(old))
             given = exchange(named, new)
             self._given.append(given)
             if not given.swapped:
                 self._twins[name].named = named.with_tensor(new)
-        refer_to_shards(self._module)
+        refer_to_shards(self._module, changed)
 
 
 def _is_sum(sharded: Any) -> bool:

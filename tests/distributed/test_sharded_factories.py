@@ -217,6 +217,29 @@ def test_shards_whose_address_somebody_has() -> None:
         assert wrong_in(materialized(factory, rank), want) == []
 
 
+def test_what_gets_memory_beside_what_has_some() -> None:
+    """FSDP2 looks at the shards that get some, and not at those whose values wait."""
+
+    def made(shard: Callable[[Any], Any]) -> nn.Module:
+        model = shard(nn.Linear(4, 8))
+        with torch.no_grad():
+            nn.init.normal_(model.weight)
+            nn.init.normal_(model.bias)
+        model.register_buffer("table", torch.arange(8.0))
+        return model
+
+    def sharded(layer: nn.Module) -> nn.Module:
+        return fsdp(layer.to("meta")).to_empty(device="cpu")
+
+    def factory() -> nn.Module:
+        model = made(sharded)
+        model.table = spread(model.table).data
+        return model
+
+    want = fastinit.materialize(lambda: made(lambda layer: layer), key=3)
+    assert wrong_in(materialized(factory), want) == []
+
+
 def test_dtensors_that_are_drawn_as_such() -> None:
     want = fastinit.materialize(lambda: Holder(torch.randn(8, 4)), key=3)
     with as_rank(2, WORLD):
