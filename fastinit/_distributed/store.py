@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-# Of this process, by what they are for; ranks count alike.
+# Of this process, by what they are for and who comes; ranks count alike.
 _uses: dict[str, Iterator[int]] = {}
 
 
@@ -34,22 +34,24 @@ class Store:
     """torch.distributed's default store, for one meeting of ranks.
 
     Args:
-        purpose: what meets: a function's name. All ranks that come have to come equally often.
+        purpose: what meets: a function's name.
         timeout: how many seconds to wait for a rank.
+        ranks: which ranks come, if these are not all; each has to come equally often.
     """
 
-    def __init__(self, purpose: str, timeout: float) -> None:
+    def __init__(self, purpose: str, timeout: float, ranks: Sequence[int] = ()) -> None:
         from torch import distributed
 
         find: Any = distributed.distributed_c10d._get_default_store
         self._store: Any = find()
         self._timeout = timeout
         self._purpose = purpose
-        self._number = next(_uses.setdefault(purpose, itertools.count()))
+        self._path = f"fastinit/{purpose}{digest(ranks) if ranks else ''}"
+        self._number = next(_uses.setdefault(self._path, itertools.count()))
         self.rank = int(distributed.get_rank())
 
     def _key(self, what: str, of: Any) -> str:
-        return f"fastinit/{self._purpose}/{self._number}/{what}/{of}"
+        return f"{self._path}/{self._number}/{what}/{of}"
 
     def publish(self, what: str, value: Any) -> None:
         """Say something for this rank."""
@@ -80,7 +82,7 @@ class Store:
                     f"fastinit.{self._purpose}: the store of the process group fails: {error}"
                 ) from error
         raise RuntimeError(
-            f"fastinit.{self._purpose}: {ranks_as_text(absent)} did not come to this check, number "
+            f"fastinit.{self._purpose}: {ranks_as_text(absent)} did not come to this call, number "
             f"{self._number}, within {self._timeout:g} s"
         )
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fastinit._fills.fill import CONSTANT
 from fastinit._models.history import ParameterHistory, history_of
 from fastinit._models.names import Named
-from fastinit._report.moments import Moments, expected, measure
+from fastinit._report.gather import Whole, local_of
+from fastinit._report.moments import Moments, expected, summarise
 from fastinit._report.rows import ParameterRow
 from fastinit._tensors import version_of
 
@@ -33,8 +34,7 @@ def _eps(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0.0
 
 
-def _off_by_more_than_chance(want: Moments, got: Moments, tensor: Tensor) -> list[str]:
-    n, eps = tensor.numel(), _eps(tensor.dtype)
+def _off_by_more_than_chance(want: Moments, got: Moments, n: int, eps: float) -> list[str]:
     found = []
     # The standard error of a normal's std is std / sqrt(2 n); flatter distributions have less.
     if abs(got.std - want.std) > want.std * (_CHANCE / math.sqrt(2 * n) + eps) and n > 1:
@@ -46,9 +46,7 @@ def _off_by_more_than_chance(want: Moments, got: Moments, tensor: Tensor) -> lis
 
 
 def _is_shard(named: Named) -> bool:
-    """Whether a weight is smaller than its module says, or a piece of a distributed tensor."""
-    if any(type(p).__name__ == "Shard" for p in getattr(named.tensor, "placements", ())):
-        return True
+    """Whether a weight is smaller than its module says; DTensors have their full size."""
     for kind, names in _DECLARED.items():
         if isinstance(named.owner, kind) and named.attribute == "weight":
             return tuple(getattr(named.owner, n) for n in names) != tuple(named.tensor.shape)
@@ -61,9 +59,19 @@ def _is_shard(named: Named) -> bool:
 
 
 def _flags_of_history(
-    history: ParameterHistory, named: Named, want: Moments | None, got: Moments | None
+    history: ParameterHistory,
+    named: Named,
+    want: Moments | None,
+    got: Moments | None,
+    count: int,
 ) -> list[str]:
+    """Compare with what is known; `got` are the moments of `count` elements.
+
+    Of a part nothing is expected but where all was drawn alike.
+    """
     found = []
+    if count < named.tensor.numel() and not all(write.whole for write in history.writes):
+        want = None
     if not history.written:
         found.append("never written")
     if history.times > 1:
@@ -85,10 +93,10 @@ def _flags_of_history(
     if version_of(named.tensor) != history.version:
         found.append("changed since")
     elif want is not None and got is not None:
-        if want.std > 0 and got.std == 0 and named.tensor.numel() > 1:
+        if want.std > 0 and got.std == 0 and count > 1:
             found.append("constant where random was expected")
         else:
-            found += _off_by_more_than_chance(want, got, named.tensor)
+            found += _off_by_more_than_chance(want, got, count, _eps(named.tensor.dtype))
     return found
 
 
@@ -98,6 +106,11 @@ def _drawn(named: Named) -> bool:
     writes = [] if history is None else history.writes
     known = {write.fill or write.label.partition("(")[0] for write in writes}
     return not known or not known <= _CONSTANT
+
+
+def _padding_is_set(named: Named) -> bool:
+    rows = named.padding_rows
+    return bool(rows) and bool(named.tensor[rows].any())
 
 
 def flag_copies(rows: Sequence[ParameterRow], parameters: Sequence[Named]) -> list[ParameterRow]:
@@ -119,11 +132,21 @@ def flag_copies(rows: Sequence[ParameterRow], parameters: Sequence[Named]) -> li
     return flagged
 
 
-def row_of(named: Named, declared_ties: Mapping[str, Tensor]) -> ParameterRow:
-    """Report on one parameter, given which parameters its model says are one."""
+def row_of(
+    named: Named, declared_ties: Mapping[str, Tensor], whole: Whole | None = None
+) -> ParameterRow:
+    """Report on one parameter.
+
+    Args:
+        named: the parameter.
+        declared_ties: which parameters its model says are one.
+        whole: what all ranks together have of it; without that, what is here counts.
+    """
     tensor = named.tensor
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    got = measure(local)
+    local = local_of(tensor)
+    summary = summarise(local) if whole is None else whole.summary
+    got = summary.moments
+    count = summary.n // (2 if tensor.is_complex() else 1)
     history = history_of(named.owner, named.attribute)
     want = None if history is None else expected(history.writes, tensor)
     flags: list[str] = []
@@ -131,19 +154,26 @@ def row_of(named: Named, declared_ties: Mapping[str, Tensor]) -> ParameterRow:
         flags.append("never written")
     if history is not None:
         flags += [
-            flag for flag in _flags_of_history(history, named, want, got) if flag not in flags
+            flag
+            for flag in _flags_of_history(history, named, want, got, count)
+            if flag not in flags
         ]
     elif (
         got is not None
         and got.std == 0
         and tensor.dim() > 1
-        and tensor.numel() > 1
+        and count > 1
         and isinstance(named.owner, _WEIGHTED)
     ):
         flags.append("constant where random was expected")
-    rows = named.padding_rows
-    if rows and got is not None and local is tensor and tensor[rows].any():
+    if whole is not None:
+        padding = whole.padding
+    else:
+        padding = got is not None and local is tensor and _padding_is_set(named)
+    if padding:
         flags.append("padding row not zero")
+    if whole is not None and not whole.alike:
+        flags.append("replicas differ")
     if got is not None and not math.isfinite(got.mean + got.std):
         flags.append("not finite")
     if named.name in declared_ties and declared_ties[named.name] is not tensor:

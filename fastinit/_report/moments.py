@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,27 +33,65 @@ class Moments:
     high: float | None
 
 
-def measure(tensor: Tensor) -> Moments | None:
-    """Measure a tensor in double precision, a part at a time; None if it has no values."""
+class Summary(NamedTuple):
+    """What is known of values after one pass: enough for the moments, and to be merged.
+
+    Attributes:
+        n: how many there are; a complex one counts as two.
+        mean: their mean.
+        squares: the sum of the squares of what they are off it.
+        low: the least; NaN if one is.
+        high: the greatest, likewise.
+    """
+
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+
+    def __or__(self, other: Summary) -> Summary:
+        """Merge two: Chan, Golub and LeVeque (1979)."""
+        if not self.n or not other.n:
+            return self if self.n else other
+        n = self.n + other.n
+        off = other.mean - self.mean
+        lows, highs = (self.low, other.low), (self.high, other.high)
+        return Summary(
+            n,
+            self.mean + off * other.n / n,
+            self.squares + other.squares + off * off * self.n * other.n / n,
+            math.nan if any(map(math.isnan, lows)) else min(lows),
+            math.nan if any(map(math.isnan, highs)) else max(highs),
+        )
+
+    @property
+    def moments(self) -> Moments | None:
+        """The moments; None without values."""
+        if not self.n:
+            return None
+        return Moments(self.mean, math.sqrt(self.squares / self.n), self.low, self.high)
+
+
+def summarise(tensor: Tensor) -> Summary:
+    """Go through a tensor in double precision, a part at a time."""
+    found = Summary()
     if tensor.is_meta or tensor.numel() == 0:
-        return None
+        return found
     flat = tensor.detach()
     flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat.reshape(-1)
-    count, mean, squares = 0, 0.0, 0.0
-    low, high = math.inf, -math.inf
     for part in torch.split(flat, _AT_ONCE):
         values = part.double()
         spread, middle = (float(x) for x in torch.var_mean(values, correction=0))
         least, most = (float(x) for x in torch.aminmax(values))
-        low = least if math.isnan(least) else min(low, least)
-        high = most if math.isnan(most) else max(high, most)
-        # Chan, Golub and LeVeque (1979): how the moments of two parts combine.
         n = values.numel()
-        off = middle - mean
-        mean += off * n / (count + n)
-        squares += spread * n + off * off * count * n / (count + n)
-        count += n
-    return Moments(mean, math.sqrt(squares / count), low, high)
+        found |= Summary(n, middle, spread * n, least, most)
+    return found
+
+
+def measure(tensor: Tensor) -> Moments | None:
+    """Measure a tensor; None if it has no values."""
+    return summarise(tensor).moments
 
 
 def _truncated(mean: float, std: float, low: float, high: float) -> Moments:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastinit._models.checks import check_module
@@ -15,6 +16,7 @@ from fastinit._models.lazy import kept_state
 from fastinit._models.names import named_modules, named_parameters
 from fastinit._report import render
 from fastinit._report.flags import flag_copies, row_of
+from fastinit._report.gather import gather
 from fastinit._report.moments import measure
 from fastinit._report.rows import LayerRow, ParameterRow
 
@@ -112,8 +114,40 @@ def _pass(module: nn.Module, inputs: Any) -> list[LayerRow]:
     return rows
 
 
+def _group_of(distributed: Any) -> Any:
+    """Give the process group that the argument `distributed` means; None for none.
+
+    Raises:
+        TypeError: if it is neither a bool nor a process group.
+        ValueError: if there is none, or this rank is not in it.
+    """
+    if distributed is False:
+        return None
+    there = torch.distributed.is_available()
+    if there and distributed is torch.distributed.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError(
+            "fastinit.report: argument 'distributed': this rank is not in the process group"
+        )
+    if distributed is not True:
+        if not (there and isinstance(distributed, torch.distributed.ProcessGroup)):
+            raise TypeError(
+                "fastinit.report: argument 'distributed' must be a bool or a process group, got "
+                f"{type(distributed).__name__}"
+            )
+        return distributed
+    if not (there and torch.distributed.is_initialized()):
+        raise ValueError(
+            "fastinit.report: argument 'distributed': there is no process group; call "
+            "torch.distributed.init_process_group first"
+        )
+    return torch.distributed.group.WORLD
+
+
 def report(
-    module: nn.Module, inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None
+    module: nn.Module,
+    inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    distributed: bool | torch.distributed.ProcessGroup = False,
 ) -> Report:
     """Report what every parameter is, beside what its initialiser should have made of it.
 
@@ -127,24 +161,39 @@ def report(
     `initialize_` has drawn them apart). What was expected is known for modules that `initialize_`
     or `materialize` has initialised.
 
+    Of a DTensor the shard that is here is measured, and nothing is communicated; if its parts were
+    drawn in several ways, only all of it can be compared with what was expected. With `distributed`
+    all of it is measured: every rank of the group calls this, and gets the same rows for DTensors.
+    Of replicas one counts, and a flag says if the others differ. That takes one `all_gather` of
+    seven numbers for each.
+
     Args:
         module: the module.
         inputs: arguments for one forward pass (a tensor, a sequence, or a mapping of keyword
             arguments), made without gradients; buffers and torch's generators are put back. The
             report then has the mean and standard deviation of each layer's output.
+        distributed: whether to measure DTensors as a whole, by the default process group; or the
+            group of the ranks that share this module, if these are not all.
 
     Returns:
         The report: print it, or use its rows, `flags`, `to_dict()` and `plot(path)`.
 
     Raises:
-        TypeError: if `module` is no module.
+        TypeError: if `module` is no module, or `distributed` neither a bool nor a process group.
+        ValueError: if `distributed` is asked for without a process group, or ranks of it have other
+            DTensors, or together not all of one.
+        NotImplementedError: if a DTensor of which the whole is asked for holds partial sums.
+        RuntimeError: if a rank does not call this within a minute after others.
 
     Examples:
         >>> print(fastinit.report(model, torch.randn(8, 3, 224, 224)))
     """
     check_module(module, "report")
+    group = _group_of(distributed)
     ties = _declared_ties(module)
     # Under all their names: a tie that is broken has two.
     parameters = list(named_parameters(module).values())
-    rows = flag_copies([row_of(named, ties) for named in parameters], parameters)
+    wholes = {} if group is None else gather(parameters, group)
+    rows = [row_of(named, ties, wholes.get(named.name)) for named in parameters]
+    rows = flag_copies(rows, parameters)
     return Report(rows, [] if inputs is None else _pass(module, inputs))

@@ -27,6 +27,7 @@ from support import (  # noqa: F401  they have cases
     distinct_ranks,
     model_ranks,
     pipeline_ranks,
+    report_ranks,
     transformers_ranks,
 )
 from support.common import same_bits
@@ -192,7 +193,7 @@ def an_absent_rank_is_named() -> None:
     begin = time.monotonic()
     if rank() == 1:
         drawn(key=1)
-        next(fastinit._distributed.store._uses["check_ranks"])  # as if it had come here
+        next(fastinit._distributed.store._uses["fastinit/check_ranks"])  # as if it had come here
     else:
 
         def check() -> None:
@@ -200,7 +201,7 @@ def an_absent_rank_is_named() -> None:
                 drawn(key=1)
 
         said = error_of(check)
-        assert "rank 1 did not come to this check" in said, said
+        assert "rank 1 did not come to this call" in said, said
         assert "within 1 s" in said, said
         assert time.monotonic() - begin < 5
     distributed.barrier()
