@@ -70,10 +70,8 @@ def row_here(name: str, named: Named) -> list[float]:
     """
     label = f"report: {name}"
     part_of(named.tensor, label)
-    copy = _copy_of(named.tensor)
-    if copy < 0:
-        return [*Summary(), 0.0, copy]
-    return [*summarise(local_of(named.tensor)), float(_padding_here(named, label)), copy]
+    padding = float(_padding_here(named, label))
+    return [*summarise(local_of(named.tensor)), padding, _copy_of(named.tensor)]
 
 
 def _close(one: Summary, other: Summary) -> bool:
