@@ -26,6 +26,8 @@ LAYOUTS = "tests/distributed/test_layout.py"
 ORTHOGONAL_PARTS = "tests/distributed/test_orthogonal_parts.py"
 ORTHOGONAL_TOGETHER = "tests/distributed/test_orthogonal_together.py"
 PROCESSES = "tests/distributed/test_processes.py"
+NUMBERS = "tests/patch/test_patch_numbers.py"
+REPORT = "tests/report/test_report_shards.py"
 
 DEVICE = "P1: one stream on every device"
 SCHEDULE = "P2: any schedule"
@@ -319,6 +321,38 @@ DEFECTS = [
         "ranks compare all but keys", SHARDS, "fastinit/_models/agreement.py",
         "check_ranks._note",
         "digest(key)", "''", (PROCESSES, "-k", "seed"),
+    ),
+    Defect(
+        "experts of one name are taken for replicas", SHARDS, "fastinit/_models/noted.py",
+        "collision",
+        "named.mesh or rank for rank", "named.mesh for rank", (PROCESSES, "-k", "experts"),
+    ),
+    Defect(
+        "generators move by what a rank holds", SHARDS, "fastinit/_distributed/fill.py",
+        "drawn_on_all",
+        "0 in part.size", "part.local.numel() == 0", ("tests/distributed/test_generators.py",),
+    ),
+    Defect(
+        "a patch numbers draws by name for all that there were", KEYS,
+        "fastinit/_recording/naming.py", "Live.next",
+        "min([self._least, *self._under(region)])", "len(self._regions)",
+        (NUMBERS, "-k", "overwritten"),
+    ),
+    Defect(
+        "a patch knows parameters of before by their names", KEYS,
+        "fastinit/_models/named_memory.py", "NamedMemory._place",
+        "extension.storage_address(memory) == address", "True", (NUMBERS, "-k", "come_and_go"),
+    ),
+    Defect(
+        "a shard is measured as if it were the whole", SHARDS, "fastinit/_report/flags.py",
+        "row_of",
+        "summary.n //", "named.tensor.numel() * (2 if tensor.is_complex() else 1) //",
+        (REPORT, "-k", "no_wrong_draw"),
+    ),
+    Defect(
+        "a report counts replicas as more elements", SHARDS, "fastinit/_report/gather.py",
+        "_copy_of",
+        "place if placement.is_replicate() else 0", "0", (REPORT, "-k", "hsdp"),
     ),
     # ---- Python
     Defect(
