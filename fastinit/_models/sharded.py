@@ -238,8 +238,6 @@ class Twins:
             part = self._parts.get(name)
             if part is None or part.local is not twin.sharded._local_tensor:  # it has got memory
                 part = part_of(twin.sharded, f"{self._where}: {name}")
-            if not part.boxes or part.local.numel() == 0:
-                continue
             if twin.value is not None:
                 made += copied(recorder, part, twin.value)
             elif storage is None or storage in whole:
