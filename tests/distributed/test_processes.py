@@ -5,6 +5,7 @@ What the processes do, and what they find, is in support/ranks.py and what it im
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -35,7 +36,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_case(name: str, found: list[dict[str, str]]) -> None:
-    if name.startswith("transformers"):
-        pytest.importorskip("transformers")
+    for library in ("transformers", "torchtitan"):
+        if name.startswith(library) and importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed")
     wrong = {rank: of_rank[name] for rank, of_rank in enumerate(found) if of_rank[name]}
     assert not wrong, "\n".join(f"rank {rank}: {text}" for rank, text in wrong.items())
