@@ -3,11 +3,12 @@
 Code that nobody wrote for shards zeroes a padding row, or fills experts one by one. Of a dimension
 that is divided torch makes a slice by a copy, which every rank has, so that this writes to nothing
 that lasts. Under a patch a copy knows what it is of: where it has been written, the part that is
-here goes back. Nothing is communicated but what torch does to make the copy.
+here goes back. A copy that torch has divided in turn is put together for that.
 """
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,11 +20,10 @@ from torch import Tensor
 
 from fastinit._compiled import extension
 from fastinit._distributed.fill import is_sharded
-from fastinit._distributed.layout import Box
 from fastinit._distributed.part import TensorShard, part_of, written
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
-from fastinit._fills.views import View, view_of, with_ones
+from fastinit._fills.views import View, view_of
 from fastinit._tensors import version_of
 
 # Whose results are views of ordinary tensors.
@@ -194,34 +194,18 @@ class Slices:
 
 
 def _put(copy: Any, base: Any, view: View) -> None:
-    part, source = part_of(base, "patch"), part_of(copy, "patch")
+    if not all(placement.is_replicate() for placement in copy.placements):
+        # Which need not be divided as its base is; all ranks of the mesh come here.
+        replicate = sys.modules["torch.distributed.tensor"].Replicate
+        copy = copy.redistribute(placements=[replicate()] * copy.device_mesh.ndim)
+    part, source = part_of(base, "patch"), _memory(copy)
     local = Region.of(part.local)
     for box in part.boxes:
         found = view.parts(box, local)
-        if found is None:
-            continue
-        to, offset = found
-        there = to.on(part.local.untyped_storage())
-        if all(p.is_replicate() for p in copy.placements):
-            there.copy_(_cut(source.local.reshape(view.size), offset, to.size))
-            continue
-        spread = with_ones(view.size, [Box(offset, to.size, offset)], copy.shape)
-        if spread is None:
-            raise NotImplementedError(
-                f"fastinit.patch: a slice of shape {tuple(copy.shape)} of a DTensor of shape "
-                f"{tuple(base.shape)} has been written, which goes across dimensions that are "
-                "divided; write to a slice along one dimension"
-            )
-        (wanted,) = spread
-        there = there.view(wanted.size)
-        for held in source.boxes:
-            first = tuple(map(max, wanted.offset, held.offset))
-            ends = zip(wanted.offset, wanted.size, held.offset, held.size, strict=True)
-            size = tuple(min(a + m, b + n) - f for f, (a, m, b, n) in zip(first, ends, strict=True))
-            if min(size, default=1) > 0:
-                at = [f - a for f, a in zip(first, wanted.offset, strict=True)]
-                start = [s + f - b for s, f, b in zip(held.start, first, held.offset, strict=True)]
-                _cut(there, at, size).copy_(_cut(source.local, start, size))
+        if found is not None:
+            to, offset = found
+            there = to.on(part.local.untyped_storage())
+            there.copy_(_cut(source.reshape(view.size), offset, to.size))
     written(base)
 
 
