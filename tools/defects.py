@@ -278,7 +278,7 @@ DEFECTS = [
     ),
     Defect(
         "full parameters of FSDP2 are written, and lost", SHARDS,
-        "fastinit/_models/sharded.py", "reshard", "owner.reshard()", "pass",
+        "fastinit/_models/fully_sharded.py", "reshard", "owner.reshard()", "pass",
         (PROCESSES, "-k", "trained"),
     ),
     Defect(
@@ -314,7 +314,7 @@ DEFECTS = [
     Defect(
         "a patch draws shards of DTensors as tensors of their own", SHARDS,
         "fastinit/_patch/functions.py", "_wanted",
-        "yield Wanted(factory, dtensors.MODULE, make_code)", "pass",
+        "(*dtensors.factories(), *sharding.functions())", "sharding.functions()",
         (DTENSOR, "-k", "test_patch"),
     ),
     Defect(

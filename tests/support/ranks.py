@@ -30,6 +30,7 @@ from support import (  # noqa: F401  they have cases
     model_ranks,
     pipeline_ranks,
     report_ranks,
+    torchtitan_ranks,
     transformers_ranks,
 )
 from support.common import same_bits
