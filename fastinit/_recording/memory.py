@@ -16,6 +16,7 @@ from fastinit._recording.graph import Op, Storage
 from fastinit._tensors import PLAIN_TYPES, is_fake, is_plain
 
 _LARGE = 1 << 20  # bytes, from which memory is large enough to be asked for again
+_YOUNG = 16
 _HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
 
 
@@ -61,6 +62,7 @@ class Memory:
     def __init__(self) -> None:
         self._storages: dict[int, Storage] = {}  # by address
         self._large: list[Storage] = []
+        self._many = _YOUNG  # how many of these there have to be for all to be looked at
         self._accepted: set[Any] = set()
         self.ended = False
         self.scopes: list[Any] = []
@@ -92,13 +94,18 @@ class Memory:
     def _forget_dead(self) -> None:
         """Let go of what is left of large memory that nobody has any more.
 
-        It is little, but lies where the memory was, so that the next would not fit there.
+        It is little, but lies where the memory was, so that the next would not fit there. What goes
+        is mostly young, so the youngest are looked at, and all whenever there are twice as many.
         """
-        for storage in self._large:
+        begin = 0 if len(self._large) >= self._many else max(0, len(self._large) - _YOUNG)
+        young = self._large[begin:]
+        for storage in young:
             if not storage.is_alive:
                 del self._storages[storage.address]
                 storage.forget()
-        self._large = [storage for storage in self._large if storage.is_alive]
+        self._large[begin:] = [storage for storage in young if storage.is_alive]
+        if begin == 0:
+            self._many = 2 * len(self._large) + _YOUNG
 
     def storages(self) -> list[Storage]:
         """List the storages that have been met."""

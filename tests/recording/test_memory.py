@@ -1,0 +1,59 @@
+"""Letting go of memory that nobody has any more."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastinit._recording.graph import Storage
+from fastinit._recording.memory import Memory
+
+_MIB = 1 << 20
+
+
+def _large() -> torch.Tensor:
+    return torch.empty(_MIB, dtype=torch.uint8)
+
+
+def test_a_search_for_the_dead_does_not_look_at_all_that_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[Storage] = []
+    alive = Storage.is_alive.fget  # type: ignore[attr-defined]
+
+    def counted(storage: Storage) -> bool:
+        looks.append(storage)
+        return bool(alive(storage))
+
+    memory, held = Memory(), []
+    monkeypatch.setattr(Storage, "is_alive", property(counted))
+    counts = []
+    for _ in range(2):
+        looks.clear()
+        for _ in range(400):
+            held.append(_large())
+            memory.close(held[-1])
+        counts.append(len(looks))
+    assert counts[1] < 1.5 * counts[0]
+    memory.open_all()
+
+
+def test_what_dies_is_let_go() -> None:
+    memory, held = Memory(), []
+    for k in range(300):
+        tensor = _large()
+        memory.close(tensor)
+        if k % 10 == 0:
+            held.append(tensor)
+    del tensor
+    assert len(memory.storages()) <= len(held) + 1
+    # What dies behind what lives on is found when there is twice as much.
+    later = [_large() for _ in range(40)]
+    for one in later:
+        memory.close(one)
+    held.clear()
+    later += [_large() for _ in range(100)]
+    for one in later[40:]:
+        memory.close(one)
+    assert len(memory.storages()) == len(later)
+    memory.open_all()
