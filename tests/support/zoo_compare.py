@@ -40,7 +40,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
         plain = torch.view_as_real(plain)
     size = plain.element_size()
     kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
-    return plain.view(kind).reshape(tensor.numel(), -1)
+    return plain.view(kind).reshape(tensor.numel(), tensor.element_size() // size)
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

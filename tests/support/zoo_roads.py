@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +57,24 @@ def soil(found: Tensors) -> None:
     del waste
 
 
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put buffers back, which a forward pass may write."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    yield
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def _common(shapes: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Give the sizes in which outputs agree, and None for the others."""
+    return [
+        tuple(m if m == n else None for m, n in zip(a, b, strict=True)) if len(a) == len(b) else ()
+        for a, b in zip(shapes, others, strict=False)
+    ]
+
+
 class Family:
     """A model family as torch builds it, from three seeds."""
 
@@ -65,12 +84,15 @@ class Family:
         self.theirs = [tensors(model) for model in self.seeds]
         first = self.seeds[0]
         self.parameters = sum(p.numel() for p in first.parameters())
-        buffers = [(buffer, buffer.clone()) for buffer in first.buffers()]
-        self.call: Call | None = first_accepted(source, family, first)
-        self.outputs = [] if self.call is None else outputs(first, self.call)
-        with torch.no_grad():  # which a forward pass may have written
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        with _buffers_kept(first):
+            self.call: Call | None = first_accepted(source, family, first)
+            self.outputs = [] if self.call is None else outputs(first, self.call)
+        self.shapes = [tuple(t.shape) for t in self.outputs]
+        for other in self.seeds[1:] if self.call is not None else ():
+            with _buffers_kept(other):
+                shapes = [tuple(t.shape) for t in outputs(other, self.call)]
+            # How many points are found, or how long a word takes, depends on the values.
+            self.shapes = _common(self.shapes, shapes)
         self.reference = Reference(self.theirs)
         self._own: dict[bool, list[Tensors]] = {}
         self._merged: dict[bool, Reference] = {}
@@ -184,8 +206,9 @@ class Family:
         if self.call is None:
             return None
         mine = outputs(model, self.call)
-        if [t.shape for t in mine] != [t.shape for t in self.outputs]:
-            return f"{[tuple(t.shape) for t in mine]}"
+        shapes = [tuple(t.shape) for t in mine]
+        if len(shapes) != len(self.shapes) or _common(self.shapes, shapes) != self.shapes:
+            return f"{shapes}"
         for ours, theirs in zip(mine, self.outputs, strict=True):
             if is_written(theirs) and not is_written(ours):
                 return "not finite"
