@@ -10,16 +10,14 @@ import pytest
 import torch
 from support.common import same_bits
 from support.fake_ranks import as_rank
+from support.sharded_factories import WORLD, Holder, fsdp, materialized, spread
 from support.sharded_models import WAYS, Mixed, on_meta, wrong_in
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.distributed.tensor import (
     DTensor,
-    Partial,
-    Replicate,
     Shard,
-    distribute_tensor,
     empty,
     randn,
     zeros,
@@ -33,8 +31,6 @@ from torch.distributed.tensor.parallel import (
 
 import fastinit
 from fastinit._distributed.fill import OBSERVERS
-
-WORLD = 4
 
 
 def reset(model: nn.Module) -> nn.Module:
@@ -98,31 +94,6 @@ def test_bits(way: str, when: Callable[[str], nn.Module]) -> None:
             assert collectives.get_total_counts() == 0
             assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
             assert wrong_in(model, want) == []
-
-
-def materialized(factory: Callable[[], nn.Module], rank: int = 1, **how: Any) -> Any:
-    with as_rank(rank, WORLD):
-        return fastinit.materialize(factory, key=3, **how)
-
-
-def fsdp(module: Any, **how: Any) -> Any:
-    return fully_shard(module, mesh=init_device_mesh("cpu", (WORLD,)), **how)
-
-
-def spread(tensor: Tensor, *placements: Any) -> nn.Parameter:
-    mesh = init_device_mesh("cpu", (WORLD,))
-    return nn.Parameter(distribute_tensor(tensor, mesh, placements or [Shard(0)]))
-
-
-class Holder(nn.Module):
-    """Holds one parameter."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight)
-
-
-# ---- what a factory may do -----------------------------------------------------------------------
 
 
 def test_a_value_that_is_read_before_sharding() -> None:
@@ -439,138 +410,6 @@ def test_check_ranks_sees_the_draws() -> None:
     finally:
         OBSERVERS.pop()
     assert sorted(name for name, _ in seen) == ["uniform_", "xavier_normal_"]
-
-
-# ---- what it may not -----------------------------------------------------------------------------
-
-
-def refused(change: Callable[[Any], object]) -> str:
-    def factory() -> nn.Module:
-        model = fsdp(nn.Linear(4, 8))
-        with torch.no_grad():
-            change(model)
-        return model
-
-    with pytest.raises(NotImplementedError) as error:
-        materialized(factory)
-    return str(error.value)
-
-
-def test_values_of_shards_are_not_there() -> None:
-    said = refused(lambda model: model.weight * 2)
-    assert "the factory makes others of the values (aten.mul.Tensor) of a DTensor" in said
-    assert "initialise before sharding" in said
-    said = refused(lambda model: model.weight.to_local().fill_(1))
-    assert "the factory writes to the shard of a DTensor" in said
-
-
-def test_what_has_values_of_its_own_is_not_changed() -> None:
-    def factory() -> nn.Module:
-        mesh = init_device_mesh("cpu", (WORLD,))
-        return Holder(zeros(8, 4, device_mesh=mesh, placements=[Shard(0)]).add_(1))
-
-    with pytest.raises(NotImplementedError, match=r"changes what is there; it is sharded"):
-        materialized(factory)
-
-
-def test_dtensors_without_values_are_not_copied_from() -> None:
-    said = refused(lambda model: model.weight.copy_(torch.empty_like(model.weight)))
-    assert "the factory needs the values (aten.copy_.default) of a DTensor" in said
-
-
-def test_partial_sums_are_not_drawn() -> None:
-    def draw(_: Any) -> None:
-        mesh = init_device_mesh("cpu", (WORLD,))
-        nn.init.normal_(DTensor.from_local(torch.ones(4), mesh, [Partial()]))
-
-    assert "whose values are sums over ranks" in refused(draw)
-
-
-def test_shards_of_shards_are_no_shards() -> None:
-    def factory() -> nn.Module:
-        model = Holder(spread(torch.randn(8, 4)))
-        weight: Any = model.weight
-        turned = weight.to_local().detach().t()
-        model.turned = nn.Parameter(DTensor.from_local(turned, weight.device_mesh, [Shard(1)]))
-        return model
-
-    with pytest.raises(ValueError, match=r"nothing that Holder defines writes turned"):
-        materialized(factory)
-
-
-def test_shards_that_were_on_another_device_are_not_read() -> None:
-    """What has memory, since the factory asked for it, has no values either."""
-
-    def factory() -> nn.Module:
-        mesh = init_device_mesh("cpu", (WORLD,))
-        model = Holder(empty(8, 4, device_mesh=mesh, placements=[Shard(0)]))
-        nn.init.normal_(model.weight)
-        local: Any = model.weight
-        local.to_local().sum().item()
-        return model
-
-    with pytest.raises(NotImplementedError, match=r"the factory reads the values of a DTensor"):
-        materialized(factory)
-
-
-def test_draws_into_shards_alone_are_refused() -> None:
-    def factory() -> nn.Module:
-        mesh = init_device_mesh("cpu", (WORLD,))
-        return Holder(DTensor.from_local(torch.randn(2, 4), mesh, [Shard(0)]))
-
-    with pytest.raises(NotImplementedError, match=r"has drawn shards, .* for weight, so that"):
-        materialized(factory)
-
-
-def test_replicas_that_are_drawn_are_whole() -> None:
-    def factory() -> nn.Module:
-        mesh = init_device_mesh("cpu", (WORLD,))
-        return Holder(DTensor.from_local(torch.randn(2, 4), mesh, [Replicate()]))
-
-    want = fastinit.materialize(lambda: Holder(torch.randn(2, 4)), key=3)
-    assert wrong_in(materialized(factory), want) == []
-
-
-def test_what_nobody_writes_is_named() -> None:
-    for rank in range(WORLD):
-        with pytest.raises(ValueError, match=r"nothing that Holder defines writes weight"):
-            materialized(lambda: Holder(spread(torch.empty(8, 4))), rank)
-
-
-def test_an_error_leaves_what_is_outside() -> None:
-    outside = nn.Linear(4, 8)
-    before = outside.weight.detach().clone()
-
-    def factory() -> nn.Module:
-        fsdp(outside)
-        raise RuntimeError("out of paint")
-
-    with pytest.raises(RuntimeError, match="out of paint"):
-        materialized(factory)
-
-    def bad() -> nn.Module:
-        other = nn.Sequential(nn.Linear(4, 8))
-        other[0].weight = nn.Parameter(before.t())
-        return fsdp(other)  # which is not contiguous
-
-    with pytest.raises(NotImplementedError, match="contiguous"):
-        materialized(bad)
-
-
-def test_an_error_leaves_a_module_of_outside() -> None:
-    def fail(tensor: Tensor) -> None:
-        raise RuntimeError("out of paint")
-
-    with as_rank(1, WORLD):
-        with torch.device("meta"):
-            layer: Any = nn.Linear(4, 8)
-        layer = fully_shard(layer, mesh=init_device_mesh("cpu", (WORLD,)))
-        before, kind = layer.weight, type(layer)
-        with pytest.raises(RuntimeError, match="out of paint"):
-            fastinit.materialize(lambda: layer, rules={"default": fail}, key=3)
-        assert type(layer) is kind
-        assert layer.weight is before
-        assert layer.weight.is_meta
 
 
 def test_no_memory_of_the_full_size() -> None:
