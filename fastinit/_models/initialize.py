@@ -24,9 +24,8 @@ from fastinit._models.names import (
 )
 from fastinit._models.recording import without_collections
 from fastinit._models.renaming import Rename, Renaming
+from fastinit._models.request import Request, Result
 from fastinit._models.session import (
-    Request,
-    Result,
     complete,
     key_or_drawn,
     run_initialisers,

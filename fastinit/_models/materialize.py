@@ -20,8 +20,9 @@ from fastinit._models.names import NamedTensors, Pattern, named_tensors
 from fastinit._models.placing import Given, move, take_memory_back
 from fastinit._models.recording import recording, without_collections
 from fastinit._models.renaming import Rename, Renaming
+from fastinit._models.request import Request, Result
 from fastinit._models.rest import initialise_rest
-from fastinit._models.session import Request, Result, Run, complete, key_or_drawn
+from fastinit._models.session import Run, complete, key_or_drawn
 from fastinit._models.sharded import Twins
 from fastinit._models.snapshot import Snapshot
 from fastinit._recording.graph import Op

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastinit._fills.region import Region
 from fastinit._models.names import Named
-from fastinit._models.session import Result
+from fastinit._models.request import Result
 from fastinit._recording.graph import Ref, Storage
 from fastinit._recording.memory import advise_huge_pages
 from fastinit._recording.recorder import Recorder

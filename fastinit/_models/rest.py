@@ -19,7 +19,8 @@ from fastinit._models.names import (
 )
 from fastinit._models.placing import Given, give_memory, refresh
 from fastinit._models.recording import recording
-from fastinit._models.session import Request, Result, run_initialisers
+from fastinit._models.request import Request, Result
+from fastinit._models.session import run_initialisers
 from fastinit._models.sharded import Twins
 from fastinit._models.snapshot import held_tensors
 from fastinit._models.unmade import made_in_spite_of_meta, warn_of_unmade

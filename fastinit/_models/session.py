@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
 
 import torch
@@ -16,17 +15,15 @@ from fastinit._fills.region import Region
 from fastinit._models import module_methods
 from fastinit._models import rules as _rules
 from fastinit._models.history import History
-from fastinit._models.loaded import places_of
 from fastinit._models.names import (
     Named,
     NamedTensors,
-    Pattern,
     matches,
     named_tensors,
 )
 from fastinit._models.notes import note
 from fastinit._models.recording import recording
-from fastinit._models.renaming import Renaming
+from fastinit._models.request import Request, Result
 from fastinit._models.snapshot import held_tensors
 from fastinit._patch.fork import Fork
 from fastinit._recording.graph import Op, Ref, Storage
@@ -37,60 +34,6 @@ from fastinit.key import Key, key_argument, reserve_key
 
 # An initialiser may choose what it does by what it reads, so a run more may find other names.
 _MOST_RUNS = 5
-
-
-@dataclass
-class Request:
-    """What `initialize_` or `materialize` was asked for.
-
-    Attributes:
-        where: the function, for messages.
-        key: what keys derive from.
-        rules: those that were given.
-        skip: names of what is to be left alone.
-        allow: names of what may stay without values.
-        state_dict: what is loaded, by name.
-        progress: whether to show a bar.
-        prefix: the name of the module.
-        rename: from names to those that keys derive from.
-    """
-
-    where: str
-    key: Key
-    rules: list[_rules.Rule] | None = None
-    skip: Sequence[Pattern] | Pattern = ()
-    allow: Sequence[Pattern] | Pattern = ()
-    state_dict: Mapping[str, Tensor] = field(default_factory=dict)
-    progress: bool = False
-    prefix: str = ""
-    rename: Renaming = field(default_factory=lambda: Renaming(None, ""))
-
-    def argument(self, name: str) -> str:
-        """Word an argument for a message."""
-        return f"fastinit.{self.where}: argument {name!r}"
-
-    def loaded(self, named: Mapping[str, Named]) -> dict[str, Tensor]:
-        """Give what is loaded by the first names of its places."""
-        return places_of(self.state_dict, named, self.argument("state_dict"))
-
-
-@dataclass
-class Result:
-    """One run of the initialisers.
-
-    Attributes:
-        module: what they have initialised.
-        parameters: its parameters now, by name.
-        buffers: its buffers now, and tensors that it holds otherwise.
-        applied: the rule of each parameter that has one.
-        untouched: the parameters and buffers that are to stay as they were.
-    """
-
-    module: nn.Module
-    parameters: dict[str, Named]
-    buffers: dict[str, Named]
-    applied: dict[str, str] = field(default_factory=dict)
-    untouched: list[Named] = field(default_factory=list)
 
 
 class Run(NamedTuple):
