@@ -56,21 +56,28 @@ def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
     """
     seen: set[int] = set()
     for path, owner in named_modules(module, prefix):
-        waiting = [(a, v) for a, v in vars(owner).items() if a not in _TABLES]
+        # Most of what modules hold is numbers, and tables of hooks without any.
+        waiting = [
+            (a, v)
+            for a, v in vars(owner).items()
+            if (kind := type(v)) not in _ATOMS_SET
+            and (kind not in _PLAIN or v)
+            and a not in _TABLES
+        ]
         waiting.reverse()
         while waiting:
             way, value = waiting.pop()
-            kind = type(value)
-            # Quickly past what modules hold most of: numbers, and tables of hooks without any.
-            if kind in _ATOMS_SET or (kind is OrderedDict and not value):
-                continue
             if isinstance(value, _ATOMS) or id(value) in seen:
                 continue
             seen.add(id(value))
             if isinstance(value, Tensor):
                 yield f"{path}.{way}".removeprefix("."), owner, value
                 continue
-            found = [(f"{way}.{a}" if a else way, item) for a, item in inside(value)]
+            found = [
+                (f"{way}.{a}" if a else way, item)
+                for a, item in inside(value)
+                if type(item) not in _ATOMS_SET
+            ]
             waiting += reversed(found)
         for attribute, parameter in owner._parameters.items():
             if parameter is not None and parameter.is_leaf and parameter.grad is not None:
