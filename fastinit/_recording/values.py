@@ -39,8 +39,7 @@ def unpoisoned(tensor: Any) -> Spans | None:
     now = bytes_of(tensor.untyped_storage())
     words = now.numel() // 4
     spans = Spans()
-    for begin, end in _spans_of(now[: words * 4].view(torch.int32).cpu() != _POISON):
-        spans.add(begin, end)
+    spans.add_all(_spans_of(now[: words * 4].view(torch.int32).cpu() != _POISON))
     if spans.covers(0, words * 4):
         spans.add(0, now.numel())
     return spans
@@ -118,8 +117,9 @@ class Values(Memory):
         words = untyped.nbytes() // 4
         now = bytes_of(untyped)
         poison = torch.full((words,), _POISON, dtype=torch.int32).view(torch.uint8).to(now.device)
-        for begin, end in storage.written.within(0, words * 4):
-            poison[begin:end] = now[begin:end]
+        if not storage.written.is_empty:
+            marks = torch.frombuffer(storage.written.marks(words * 4), dtype=torch.bool)
+            poison = torch.where(marks[: words * 4].to(now.device), now[: words * 4], poison)
         now[: words * 4] = poison
         storage.poison = poison
 
@@ -156,7 +156,6 @@ class Values(Memory):
             return
         now = bytes_of(untyped)[: poison.numel()]
         spans = list(_spans_of((now.view(torch.int32) != poison.view(torch.int32)).cpu()))
-        for begin, end in spans:
-            storage.written.add(begin, end)
+        storage.written.add_all(spans)
         if spans:  # what is left of the last word
             storage.written.add(poison.numel(), untyped.nbytes())

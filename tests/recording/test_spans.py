@@ -1,0 +1,66 @@
+"""Sets of bytes: against sets of Python's, with regions that are too scattered for intervals."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from fastinit._fills import region as regions
+from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
+
+
+def _bytes(region: Region) -> set[int]:
+    """List the bytes of a region one by one."""
+    item = region.dtype.itemsize
+    places = torch.empty(0, dtype=torch.int64).set_(
+        torch.arange(4000).untyped_storage(), region.offset, region.size, region.stride
+    )
+    return {item * place + k for place in places.flatten().tolist() for k in range(item)}
+
+
+def _region(draw: random.Random) -> Region:
+    width, rows = draw.randrange(1, 12), draw.randrange(1, 8)
+    step = draw.randrange(1, 4)
+    stride = (width * step + draw.randrange(4), step)
+    kind = draw.choice([torch.uint8, torch.bfloat16, torch.float32])
+    if draw.random() < 0.3:
+        return Region((width, rows), stride[::-1], draw.randrange(20), kind)
+    return Region((rows, width), stride, draw.randrange(20), kind)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_sets_of_bytes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regions, "_MOST_RUNS", 3)
+    draw = random.Random(seed)
+    spans, held = Spans(), set[int]()
+    for _ in range(30):
+        region = _region(draw)
+        begin, end = sorted(draw.randrange(400) for _ in range(2))
+        what = draw.randrange(6)
+        if what == 5:
+            many = [(b, b + draw.randrange(9)) for b in sorted(draw.sample(range(400), 5))]
+            spans.add_all(many)
+            held |= {b for a, z in many for b in range(a, z)}
+        elif what < 3:
+            spans.add_region(region)
+            held |= _bytes(region)
+        elif what == 3:
+            spans.add(begin, end) if end > begin else None
+            held |= set(range(begin, end))
+        else:
+            spans.remove(begin, end)
+            held -= set(range(begin, end))
+        asked = _region(draw)
+        if asked.runs is not None or spans._scattered:
+            assert spans.covers_region(asked) == (_bytes(asked) <= held)
+        begin, end = sorted(draw.randrange(400) for _ in range(2))
+        assert spans.covers(begin, end) == (set(range(begin, end)) <= held)
+        within = spans.copy().within(begin, end)
+        assert {b for a, z in within for b in range(a, z)} == held & set(range(begin, end))
+        if held & set(range(begin, end)):
+            assert spans.meets(begin, end)
+        assert spans.is_empty == (not held)
+        assert {k for k, mark in enumerate(spans.marks(400)) if mark} == held
