@@ -14,14 +14,11 @@ import pytest
 import torch
 from support.fake_ranks import as_rank
 from support.world_orthogonal import CASES
-from support.worlds import TESTS, found_in
+from support.worlds import SIZES, TESTS, Found, check, found_in
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, empty
 
 import fastinit
-
-SIZES = [1, 2, 3, 4, 6]
-Found = dict[tuple[int, str], dict[int, str]]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +29,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", CASES)
 def test_case(name: str, size: int, found: Found) -> None:
-    wrong = found[size, name]
-    assert not wrong, "\n".join(f"rank {rank}: {text}" for rank, text in wrong.items())
+    check(found, size, name)
 
 
 # ---- what it is not for --------------------------------------------------------------------------

@@ -36,24 +36,17 @@ WORLD = 4
 
 @pytest.mark.parametrize("rank", range(WORLD))
 @pytest.mark.parametrize("way", WAYS)
-def test_initialize(way: str, rank: int) -> None:
+@pytest.mark.parametrize(
+    ("function", "made"),
+    [(fastinit.initialize_, real), (fastinit.materialize, on_meta)],
+    ids=["initialize_", "materialize"],
+)
+def test_bits(function: Any, made: Any, way: str, rank: int) -> None:
     want = initialized()
     with as_rank(rank, WORLD):
-        model = real(way, WORLD)
+        model = made(way, WORLD)
         with CommDebugMode() as collectives:
-            assert fastinit.initialize_(model, key=3) is model
-        assert collectives.get_total_counts() == 0
-        assert wrong_in(model, want) == []
-
-
-@pytest.mark.parametrize("rank", range(WORLD))
-@pytest.mark.parametrize("way", WAYS)
-def test_materialize(way: str, rank: int) -> None:
-    want = initialized()
-    with as_rank(rank, WORLD):
-        model = on_meta(way, WORLD)
-        with CommDebugMode() as collectives:
-            assert fastinit.materialize(model, key=3) is model
+            assert function(model, key=3) is model
         assert collectives.get_total_counts() == 0
         assert wrong_in(model, want) == []
 

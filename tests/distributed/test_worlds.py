@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import pytest
 from support.world_models import CASES
-from support.worlds import found_in
-
-SIZES = [1, 2, 3, 4, 6]
-Found = dict[tuple[int, str], dict[int, str]]
+from support.worlds import SIZES, Found, check, found_in
 
 
 @pytest.fixture(scope="module")
@@ -24,5 +21,4 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", CASES)
 def test_case(name: str, size: int, found: Found) -> None:
-    wrong = found[size, name]
-    assert not wrong, "\n".join(f"rank {rank}: {text}" for rank, text in wrong.items())
+    check(found, size, name)

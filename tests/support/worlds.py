@@ -25,7 +25,10 @@ from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh
 
 TESTS = Path(__file__).resolve().parents[1]
+SIZES = [1, 2, 3, 4, 6]
 Cases = dict[str, Callable[[int], None]]
+# By size and case what went wrong, by rank.
+Found = dict[tuple[int, str], dict[int, str]]
 _meshes: dict[tuple[int, ...], DeviceMesh] = {}
 
 
@@ -37,9 +40,7 @@ def mesh_of(*shape: int, names: tuple[str, ...] | None = None) -> DeviceMesh:
     return _meshes[shape]
 
 
-def found_in(
-    folder: Path, module: str, sizes: Sequence[int], timeout: float = 900
-) -> dict[tuple[int, str], dict[int, str]]:
+def found_in(folder: Path, module: str, sizes: Sequence[int], timeout: float = 900) -> Found:
     """Run the cases of a module of support/ in worlds of these sizes.
 
     Returns:
@@ -55,7 +56,7 @@ def found_in(
     command = [sys.executable, str(Path(__file__)), str(folder), module, *map(str, sizes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
-    wrong: dict[tuple[int, str], dict[int, str]] = {}
+    wrong: Found = {}
     for size in sizes:
         for rank in range(size):
             for name, text in json.loads((folder / f"{size}-{rank}.json").read_text()).items():
@@ -63,6 +64,12 @@ def found_in(
                 if text:
                     of_case[rank] = text
     return wrong
+
+
+def check(found: Found, size: int, name: str) -> None:
+    """Fail with what was wrong on each rank."""
+    wrong = found[size, name]
+    assert not wrong, "\n".join(f"rank {rank}: {text}" for rank, text in wrong.items())
 
 
 def _run(folder: Path, cases: Cases, port: int, size: int, rank: int) -> None:
