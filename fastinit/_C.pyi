@@ -1,7 +1,7 @@
 """The compiled module. Importing it registers ``torch.ops.fastinit``; it minds memory, too."""
 
-from collections.abc import Sequence
-from typing import Literal, TypedDict
+from collections.abc import Iterable, Sequence, Set
+from typing import Any, Literal, TypedDict
 
 import torch
 
@@ -12,7 +12,7 @@ def philox4x32(
 ) -> tuple[int, int, int, int]:
     """One Philox4x32-10 block. All words are in [0, 2**32)."""
 
-def fold(key: int, data: int, purpose: Literal["int", "str", "split"]) -> int:
+def fold(key: int, data: int, purpose: Literal["int", "str", "split"], /) -> int:
     """Derive the key of ``data`` from ``key`` under one purpose. All are in [0, 2**64)."""
 
 def capability() -> str:
@@ -48,8 +48,35 @@ def layout_of(
 ) -> tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype]:
     """Give size, stride, offset and dtype of a strided tensor."""
 
+def ordinary_layout(
+    tensor: object,
+) -> tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype] | None:
+    """Give the same of a tensor that is handled and has memory; None for others.
+
+    And for lazily conjugated or negated ones, and inference tensors.
+    """
+
+def tensor_on(
+    storage: int, layout: tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype], /
+) -> torch.Tensor | None:
+    """Make a tensor on a storage (its `_cdata`) that somebody refers to.
+
+    None if it is dead, or has not so much memory.
+    """
+
+def hold_storage(tensor: torch.Tensor) -> tuple[int, int, bool]:
+    """Refer weakly to a tensor's storage: its `_cdata`, its bytes, whether it is resizable."""
+
 def storage_address(tensor: object) -> int:
     """Give the address of a tensor's storage (its `_cdata`); 0 for what has none."""
 
-def guard_storage(storage: int, closed: bool) -> None:
+def guard_storage(storage: int, closed: bool, /) -> None:
     """Make access to the memory of a storage (its `_cdata`) an error, or allow it again."""
+
+def sort_held(
+    items: Iterable[object], containers: Set[type], atoms: Set[type], /
+) -> tuple[list[Any], list[Any]]:
+    """List the empty among items of these classes of containers, and those that may hold something.
+
+    Atoms hold nothing; what else there is may.
+    """

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/distributions.h"
@@ -29,11 +30,49 @@ py::tuple philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   return py::make_tuple(out.w[0], out.w[1], out.w[2], out.w[3]);
 }
 
-uint64_t fold(uint64_t key, uint64_t data, const std::string& purpose) {
-  if (purpose == "int") return derive(key, data, Purpose::FoldInt);
-  if (purpose == "str") return derive(key, data, Purpose::FoldStr);
-  if (purpose == "split") return derive(key, data, Purpose::Split);
-  throw py::value_error("fold: purpose must be 'int', 'str' or 'split', not '" + purpose + "'");
+// fold(key, data, purpose), which models ask twice for each weight: a method as CPython has them.
+PyObject* fold(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  constexpr struct {
+    const char* name;
+    Purpose purpose;
+  } kPurposes[] = {
+      {"int", Purpose::FoldInt}, {"str", Purpose::FoldStr}, {"split", Purpose::Split}};
+  if (count != 3 || !PyUnicode_Check(arguments[2]))
+    return PyErr_Format(PyExc_TypeError, "fold: expects a key, a word and a purpose");
+  const auto key = PyLong_AsUnsignedLongLong(arguments[0]);
+  const auto data = PyLong_AsUnsignedLongLong(arguments[1]);
+  if (PyErr_Occurred() != nullptr) return nullptr;
+  for (const auto& [name, purpose] : kPurposes)
+    if (PyUnicode_CompareWithASCIIString(arguments[2], name) == 0)
+      return PyLong_FromUnsignedLongLong(derive(key, data, purpose));
+  return PyErr_Format(PyExc_ValueError, "fold: purpose must be 'int', 'str' or 'split', not %R",
+                      arguments[2]);
+}
+
+// sort_held(items, containers, atoms): of what a module holds, thirty things mostly, the containers
+// that are empty, and what may hold something.
+PyObject* sort_held(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 3 || !PyAnySet_Check(arguments[1]) || !PyAnySet_Check(arguments[2]))
+    return PyErr_Format(PyExc_TypeError, "sort_held: expects an iterable and two sets");
+  const auto given = py::reinterpret_borrow<py::object>(arguments[0]);
+  const auto items = py::reinterpret_steal<py::object>(PySequence_List(given.ptr()));
+  if (!items) return nullptr;
+  const auto empty = py::reinterpret_steal<py::object>(PyList_New(0));
+  const auto further = py::reinterpret_steal<py::object>(PyList_New(0));
+  if (!empty || !further) return nullptr;
+  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(items.ptr()); ++k) {
+    PyObject* item = PyList_GET_ITEM(items.ptr(), k);
+    auto* kind = reinterpret_cast<PyObject*>(Py_TYPE(item));
+    const int atom = PySet_Contains(arguments[2], kind);
+    if (atom < 0) return nullptr;
+    if (atom == 1) continue;
+    const int container = PySet_Contains(arguments[1], kind);
+    if (container < 0) return nullptr;
+    const Py_ssize_t size = container == 1 ? PyObject_Size(item) : 1;
+    if (size < 0 || PyList_Append(size == 0 ? empty.ptr() : further.ptr(), item) < 0)
+      return nullptr;
+  }
+  return PyTuple_Pack(2, empty.ptr(), further.ptr());
 }
 
 #define FASTINIT_TEXT(x) FASTINIT_TEXT_(x)
@@ -85,9 +124,22 @@ py::dict build_info() {
   return info;
 }
 
-PyMethodDef methods[] = {{"handled_dtype", ops::handled_dtype, METH_O, nullptr},
-                         {"layout_of", ops::layout_of, METH_O, nullptr},
-                         {"storage_address", ops::storage_address, METH_O, nullptr},
+template <typename Function>
+PyMethodDef method(const char* name, Function function) {
+  constexpr bool one = std::is_same_v<Function, PyCFunction>;
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)),
+          one ? METH_O : METH_FASTCALL, nullptr};
+}
+
+PyMethodDef methods[] = {method("fold", fold),
+                         method("guard_storage", ops::guard_storage),
+                         method("handled_dtype", ops::handled_dtype),
+                         method("hold_storage", ops::hold_storage),
+                         method("layout_of", ops::layout_of),
+                         method("ordinary_layout", ops::ordinary_layout),
+                         method("sort_held", sort_held),
+                         method("storage_address", ops::storage_address),
+                         method("tensor_on", ops::tensor_on),
                          {}};
 
 }  // namespace
@@ -97,7 +149,6 @@ PYBIND11_MODULE(_C, m) {
   cpu::capability();
   m.attr("STREAM_VERSION") = kStreamVersion;
   m.def("philox4x32", philox, py::arg("counter"), py::arg("key"));
-  m.def("fold", fold, py::arg("key"), py::arg("data"), py::arg("purpose"));
   m.def("capability", [] { return std::string(cpu::capability().name); });
   m.def("capabilities", [] {
     py::list names;
@@ -120,5 +171,4 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("size"), py::arg("stride"));
   if (PyModule_AddFunctions(m.ptr(), methods) != 0) throw py::error_already_set();
-  m.def("guard_storage", ops::guard_storage, py::arg("storage"), py::arg("closed"));
 }

@@ -7,14 +7,11 @@
 #include "torch/backend.h"
 
 namespace fastinit::ops {
-namespace {
 
 bool handled(const at::Tensor& tensor) {
   return tensor.layout() == at::kStrided && !tensor.is_nested() &&
          (tensor.is_meta() || backend_of(tensor.device()) != nullptr);
 }
-
-}  // namespace
 
 PyObject* handled_dtype(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS

@@ -1,12 +1,17 @@
 #include "torch/storage_guard.h"
 
+#include <ATen/EmptyTensor.h>
 #include <c10/core/StorageImpl.h>
+#include <torch/csrc/Dtype.h>
 #include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/headeronly/version.h>
 
 #include <optional>
+#include <vector>
+
+#include "torch/handled.h"
 
 namespace fastinit::ops {
 
@@ -26,13 +31,78 @@ static PyObject* tuple_of(at::IntArrayRef numbers) {
   return tuple;
 }
 
-PyObject* layout_of(PyObject*, PyObject* object) {
-  HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(THPVariable_Check(object), "layout_of: expects a tensor");
-  const at::Tensor& tensor = THPVariable_Unpack(object);
+static PyObject* layout(const at::Tensor& tensor) {
   auto* dtype = reinterpret_cast<PyObject*>(torch::getTHPDtype(tensor.scalar_type()));
   return Py_BuildValue("(NNLO)", tuple_of(tensor.sizes()), tuple_of(tensor.strides()),
                        static_cast<long long>(tensor.storage_offset()), dtype);
+}
+
+PyObject* layout_of(PyObject*, PyObject* object) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(THPVariable_Check(object), "layout_of: expects a tensor");
+  return layout(THPVariable_Unpack(object));
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* ordinary_layout(PyObject*, PyObject* object) {
+  HANDLE_TH_ERRORS
+  if (!THPVariable_Check(object)) Py_RETURN_NONE;
+  const at::Tensor& tensor = THPVariable_Unpack(object);
+  if (!handled(tensor) || tensor.is_meta() || tensor.is_conj() || tensor.is_neg() ||
+      tensor.is_inference())
+    Py_RETURN_NONE;
+  return layout(tensor);
+  END_HANDLE_TH_ERRORS
+}
+
+static std::vector<int64_t> numbers_of(PyObject* tuple) {
+  std::vector<int64_t> numbers(static_cast<size_t>(PyTuple_GET_SIZE(tuple)));
+  for (size_t k = 0; k < numbers.size(); ++k)
+    numbers[k] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, static_cast<Py_ssize_t>(k)));
+  return numbers;
+}
+
+PyObject* tensor_on(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  PyObject *size, *stride, *dtype;
+  long long offset = 0;
+  TORCH_CHECK_TYPE(count == 2 && PyLong_Check(arguments[0]) && PyTuple_Check(arguments[1]),
+                   "tensor_on: expects an address and a layout");
+  auto* impl = static_cast<c10::StorageImpl*>(PyLong_AsVoidPtr(arguments[0]));
+  if (!PyArg_ParseTuple(arguments[1], "O!O!LO", &PyTuple_Type, &size, &PyTuple_Type, &stride,
+                        &offset, &dtype))
+    return nullptr;
+  TORCH_CHECK_TYPE(THPDtype_Check(dtype), "tensor_on: a layout's last is a dtype");
+  auto weak = c10::weak_intrusive_ptr<c10::StorageImpl>::reclaim(impl);
+  auto storage = weak.lock();
+  weak.release();  // it stays the caller's
+  if (!storage) Py_RETURN_NONE;
+  const auto type = reinterpret_cast<THPDtype*>(dtype)->scalar_type;
+  const auto sizes = numbers_of(size), strides = numbers_of(stride);
+  if (PyErr_Occurred() != nullptr) return nullptr;
+  // Somebody may have let its memory go.
+  if (at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(type),
+                                       static_cast<size_t>(offset)) > storage->nbytes())
+    Py_RETURN_NONE;
+  const c10::DispatchKeySet keys(
+      c10::computeDispatchKey(type, at::kStrided, storage->device()));
+  at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
+      c10::Storage(std::move(storage)), keys, c10::scalarTypeToTypeMeta(type));
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, offset);
+  return THPVariable_Wrap(std::move(tensor));
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* hold_storage(PyObject*, PyObject* object) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(THPVariable_Check(object), "hold_storage: expects a tensor");
+  const c10::Storage& storage = THPVariable_Unpack(object).storage();
+  auto* impl = storage.unsafeGetStorageImpl();
+  PyObject* found = Py_BuildValue("(NnO)", PyLong_FromVoidPtr(impl),
+                                  static_cast<Py_ssize_t>(storage.nbytes()),
+                                  storage.resizable() ? Py_True : Py_False);
+  if (found != nullptr) c10::raw::weak_intrusive_ptr::incref(impl);
+  return found;
   END_HANDLE_TH_ERRORS
 }
 
@@ -56,15 +126,20 @@ template struct StorageMembers<&c10::StorageImpl::throw_on_immutable_data_ptr_,
 static void open_storage(c10::StorageImpl& storage) { storage.clear_data_ptr_access_error_msg_(); }
 #endif
 
-void guard_storage(uintptr_t address, bool closed) {
-  auto& storage = *reinterpret_cast<c10::StorageImpl*>(address);
-  if (closed)
+PyObject* guard_storage(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 2 && PyLong_Check(arguments[0]) && PyBool_Check(arguments[1]),
+                   "guard_storage: expects an address and a bool");
+  auto& storage = *static_cast<c10::StorageImpl*>(PyLong_AsVoidPtr(arguments[0]));
+  if (arguments[1] == Py_True)
     storage.release_data_and_set_meta_custom_data_ptr_error_msg_(
         "fill pending: this memory is filled when the fastinit.batch(), initialize_ or materialize "
         "that allocated it ends. Read it afterwards, or by a torch function on the thread that "
         "runs it.");
   else
     open_storage(storage);
+  Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
 }
 
 }  // namespace fastinit::ops

@@ -3,11 +3,9 @@
 
 #include <Python.h>
 
-#include <cstdint>
-
 namespace fastinit::ops {
 
-// Recordings ask these two for every call, so they are methods as CPython has them.
+// Recordings ask these for every call or tensor, so they are methods as CPython has them.
 
 // The address of a tensor's StorageImpl, `_cdata` in Python; 0 for what has none.
 PyObject* storage_address(PyObject* module, PyObject* tensor);
@@ -15,8 +13,20 @@ PyObject* storage_address(PyObject* module, PyObject* tensor);
 // (size, stride, offset, dtype) of a strided tensor.
 PyObject* layout_of(PyObject* module, PyObject* tensor);
 
-// Makes every access to the storage's memory an error, or allows it again. `address` is that of the
-// StorageImpl, `_cdata` in Python.
-void guard_storage(uintptr_t address, bool closed);
+// The same of a tensor with memory that holds its values as they are (nothing lazily conjugated or
+// negated) and is handled here; None for others, and inference tensors.
+PyObject* ordinary_layout(PyObject* module, PyObject* tensor);
+
+// tensor_on(address, layout): a tensor of such a layout on the StorageImpl at an address to which
+// the caller has a weak reference; None if it is dead, or has not so much memory.
+PyObject* tensor_on(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
+
+// Takes a weak reference to a tensor's StorageImpl: (its address, its bytes, whether it is
+// resizable). UntypedStorage._free_weak_ref lets it go.
+PyObject* hold_storage(PyObject* module, PyObject* tensor);
+
+// guard_storage(address, closed): makes every access to the memory of the StorageImpl at an address
+// an error, or allows it again.
+PyObject* guard_storage(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
 }  // namespace fastinit::ops

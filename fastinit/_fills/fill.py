@@ -22,6 +22,8 @@ DRAWING = {
     for name, row in _ROWS.items()
     if row["random"] and hasattr(torch.ops.fastinit, name)  # words are for tests alone
 }
+_CODES = {name: row["code"] for name, row in _ROWS.items()}
+_ZEROS = (0.0, 0.0, 0.0, 0.0)
 _EXACT_INTEGERS = 1 << 53  # of a double, which is how `fill_many_` takes constants
 
 
@@ -125,8 +127,12 @@ def _launch(fills: Sequence[tuple[Tensor, Fill]]) -> None:
     plan: list[int] = []
     numbers: list[float] = []
     for _, fill in fills:
-        size, offset = fill.part or ((), ())
-        plan += (_ROWS[fill.distribution]["code"], len(size), *size, *offset)
-        numbers += (*fill.args, 0.0, 0.0, 0.0, 0.0)[:4]
+        plan.append(_CODES[fill.distribution])
+        if fill.part is None:
+            plan.append(0)
+        else:
+            size, offset = fill.part
+            plan += (len(size), *size, *offset)
+        numbers += (fill.args + _ZEROS)[:4]
     with torch._C.DisableTorchFunction(), torch.no_grad():
         fill_many_op([t for t, _ in fills], plan, numbers, [fill.key or 0 for _, fill in fills])

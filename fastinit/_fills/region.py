@@ -13,6 +13,8 @@ from fastinit._compiled import extension
 
 _MOST_RUNS = 1 << 14
 
+Layout = tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype]
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -43,19 +45,19 @@ class Region:
             return True
         if not isinstance(other, Region):
             return NotImplemented
-        return self.dtype is other.dtype and self.layout == other.layout
+        return self.layout == other.layout
 
     def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.layout, self.dtype))
+        return hash(self.layout)
 
-    @property
-    def layout(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-        """Its size, stride and offset."""
-        return self.size, self.stride, self.offset
+    @cached_property
+    def layout(self) -> Layout:
+        """Its size, stride, offset and type."""
+        return self.size, self.stride, self.offset, self.dtype
 
     @cached_property
     def numel(self) -> int:
@@ -143,11 +145,12 @@ class Region:
 
     def on(self, storage: torch.UntypedStorage) -> Tensor:
         """Make the tensor of this region on a storage."""
-        with torch._C.DisableTorchFunction():
-            empty = torch.empty(0, dtype=self.dtype, device=storage.device)
-            return empty.set_(storage, self.offset, self.size, self.stride)
+        tensor = extension.tensor_on(storage._cdata, self.layout)
+        if tensor is None:
+            raise RuntimeError(f"fastinit: a storage of {storage.nbytes()} bytes is too small")
+        return tensor
 
 
 @lru_cache(maxsize=1 << 12)
-def _of_layout(layout: tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype]) -> Region:
+def _of_layout(layout: Layout) -> Region:
     return Region(*layout)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from fastinit._distributed.fill import is_sharded
-from fastinit._models.names import Named, named_modules
-from fastinit._tensors import in_transform, is_plain
+from fastinit._models.names import Named
+from fastinit._models.tree import modules_of
+from fastinit._tensors import PLAIN_TYPES, in_transform, is_plain
 
 
 def check_module(module: Any, where: str) -> None:
@@ -63,13 +64,13 @@ def check_untransformed(where: str) -> None:
 
 def check_unsharded(module: nn.Module, parameters: dict[str, Named], where: str) -> None:
     """Raise NotImplementedError for parameters of which there are only parts here."""
-    for kind in {type(m) for _, m in named_modules(module)}:
+    for kind in set(map(type, modules_of(module))):
         if any(base.__name__ == "FullyShardedDataParallel" for base in kind.__mro__):
             raise NotImplementedError(
                 f"fastinit.{where}: {kind.__name__} (FSDP1) holds parts of parameters that do not "
                 "say where in them they lie; initialise the module before it is wrapped"
             )
-    parts = [name for name, named in parameters.items() if hasattr(named.tensor, "ds_id")]
+    parts = [name for name, named in parameters.items() if "ds_id" in vars(named.tensor)]
     if parts:
         raise NotImplementedError(
             f"fastinit.{where}: parameters partitioned by DeepSpeed (ZeRO-3): {', '.join(parts)}; "
@@ -83,6 +84,9 @@ def check_plain(module: nn.Module, parameters: dict[str, Named], where: str) -> 
     DTensors say what of them is where.
     """
     check_unsharded(module, parameters, where)
+    tensors = [named.tensor for named in parameters.values()]
+    if set(map(type, tensors)) <= PLAIN_TYPES and {t.layout for t in tensors} <= {torch.strided}:
+        return
     kinds = {
         name: type(named.tensor).__name__
         for name, named in parameters.items()

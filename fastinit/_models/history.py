@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from fastinit._fills.region import Region
 from fastinit._models.names import Named
-from fastinit._recording.graph import Op, Ref, Storage
+from fastinit._recording.graph import Op, Ref
 from fastinit._tensors import version_of
 
 
@@ -40,59 +41,63 @@ class ParameterHistory:
 
     Attributes:
         rule: the rule it was given, or what was done to it.
-        noted: of what was done to it, in order, the label, the numbers, the distribution, where it
-            was done, and whether to all of it; `writes` says more.
+        writes: what was done to it, in order; nothing that was overwritten as a whole.
         times: how often initialisers wrote all of it, including what was never computed.
         places: where the tensor was held at that time.
         version: torch's version counter afterwards; inference tensors have none.
         written: whether it has values.
     """
 
-    __slots__ = ("noted", "places", "rule", "times", "version", "written")
-
     def __init__(self, rule: str = "") -> None:
         self.rule = rule
-        self.noted: list[tuple[str, tuple[float, ...], str | None, Region, bool]] = []
+        self.writes: list[Write] = []
         self.times = 0
-        self.places: list[tuple[weakref.ref[nn.Module], str]] = []
+        self.places: Sequence[tuple[weakref.ref[nn.Module], str]] = ()
         self.version: int | None = None
         self.written = True
 
-    @property
-    def writes(self) -> list[Write]:
-        """What was done to it, in order; nothing that was overwritten as a whole."""
-        return [
-            Write(
-                label,
-                arguments,
-                fill,
-                region.numel * (2 if region.dtype.is_complex else 1),
-                whole,
-                region.dtype.is_complex,
-            )
-            for label, arguments, fill, region, whole in self.noted
-        ]
+
+class _Noted(NamedTuple):
+    """What is noted of a parameter, by the module that holds it and what that calls it.
+
+    Attributes:
+        run: what it was initialised in.
+        name: its name there.
+        part_of: what its module computes from it, in words, if it does.
+        places: where else it was held.
+        version: torch's version counter afterwards.
+    """
+
+    run: History
+    name: str
+    part_of: str
+    places: Sequence[tuple[weakref.ref[nn.Module], str]]
+    version: int | None
 
 
-# By the module that holds a parameter and what it calls it.
-_histories: weakref.WeakKeyDictionary[nn.Module, dict[str, ParameterHistory]] = (
-    weakref.WeakKeyDictionary()
-)
+_noted: weakref.WeakKeyDictionary[nn.Module, dict[str, _Noted]] = weakref.WeakKeyDictionary()
+
+
+def _note(named: Named, run: History, name: str, part_of: str) -> None:
+    places = [(weakref.ref(owner), held) for owner, held in named.others] if named.others else ()
+    noted = _Noted(run, name, part_of, places, version_of(named.tensor))
+    of_owner = _noted.get(named.owner)
+    if of_owner is None:
+        of_owner = _noted[named.owner] = {}
+    of_owner[named.attribute] = noted
 
 
 def history_of(owner: nn.Module, attribute: str) -> ParameterHistory | None:
     """Give what is known about a parameter."""
-    return _histories.get(owner, {}).get(attribute)
+    noted = _noted.get(owner, {}).get(attribute)
+    return None if noted is None else noted.run.of(noted, (weakref.ref(owner), attribute))
 
 
 def take_over(made: Named, named: Named) -> None:
     """Note for a parameter what is known about another, whose values it has got."""
-    known = history_of(made.owner, made.attribute)
+    known = _noted.get(made.owner, {}).get(made.attribute)
     if known is not None:
-        places = [(weakref.ref(owner), attribute) for owner, attribute in named.places]
-        kept = copy.copy(known)
-        kept.places, kept.version = places, version_of(named.tensor)
-        _histories.setdefault(named.owner, {})[named.attribute] = kept
+        _note(named, known.run, known.name, known.part_of)
 
 
 def _floats(numbers: Iterable[object]) -> tuple[float, ...]:
@@ -100,72 +105,76 @@ def _floats(numbers: Iterable[object]) -> tuple[float, ...]:
 
 
 class History:
-    """Collects what one `initialize_` or `materialize` did to parameters.
+    """What one `initialize_` or `materialize` did to parameters, worked out when somebody asks.
 
     Args:
-        parameters: by name.
+        regions: those of parameters, by name.
         applied: the rule of each that has one.
         done: what wrote to memory with a name and mattered, in order.
         log: all that was done, what was never computed included.
+        unwritten: the names of those without values.
     """
 
     def __init__(
         self,
-        parameters: Mapping[str, Named],
+        regions: Mapping[str, Region],
         applied: Mapping[str, str],
-        done: Iterable[tuple[Op, Ref, str]],
+        done: Sequence[tuple[Op, Ref, str]],
         log: Sequence[Op],
+        unwritten: Set[str],
     ) -> None:
-        self._parameters = parameters
-        self.unwritten: Set[str] = frozenset()
-        self._histories = {name: ParameterHistory(applied.get(name, "")) for name in parameters}
-        whole: dict[str, Region] = {}
-        places: dict[Storage, str] = {}
-        for op, ref, name in done:
-            history = self._histories.get(name)
-            if history is None:
-                continue
-            region = whole.get(name)
-            if region is None:
-                region = whole[name] = Region.of(parameters[name].tensor)
-            places[ref.storage] = name
-            fill = op.fill
-            history.noted.append(
-                (
-                    op.label,
-                    _floats(op.numbers) if fill is None else fill.args,
-                    None if fill is None else fill.distribution,
-                    ref.region,
-                    op.overwrites and ref.region.covers(region),
-                )
-            )
-        for op in log:
-            for ref in op.writes:
-                found = places.get(ref.storage)
-                if found is not None and op.overwrites and ref.region.covers(whole[found]):
-                    self._histories[found].times += 1
+        self._regions = regions
+        self._applied = applied
+        self._done = done
+        self._log = log
+        self._unwritten = unwritten
 
-    def close(self) -> None:
-        """Keep what was noted."""
-        last: nn.Module | None = None
-        of_owner: dict[str, ParameterHistory] = {}
-        for name, history in self._histories.items():
-            named = self._parameters[name]
-            history.places = [(weakref.ref(named.owner), named.attribute)]
-            if named.others:
-                history.places += [(weakref.ref(owner), held) for owner, held in named.others]
-            history.written = name not in self.unwritten
-            if not history.rule and history.written:
-                # What is real already when it becomes a parameter, torch.zeros(n) say, is not seen.
-                noted = history.noted
-                if len(noted) == 1:
-                    history.rule = noted[0][0]
-                else:
-                    labels = dict.fromkeys(label for label, *_ in noted)
-                    history.rule = ", ".join(labels) or "as constructed"
-                if named.part_of is not None:
-                    history.rule += f", part of {named.part_of.name} ({named.part_of.how.what})"
-            history.version = version_of(named.tensor)
-            if named.owner is not last:
-                last, of_owner = named.owner, _histories.setdefault(named.owner, {})
-            of_owner[named.attribute] = history
+    @functools.cached_property
+    def _writes(self) -> dict[str, list[Write]]:
+        found: dict[str, list[Write]] = {}
+        for op, ref, name in self._done:
+            fill, region = op.fill, ref.region
+            whole = self._regions.get(name)
+            write = Write(
+                op.label,
+                _floats(op.numbers) if fill is None else fill.args,
+                None if fill is None else fill.distribution,
+                region.numel * (2 if region.dtype.is_complex else 1),
+                op.overwrites and whole is not None and region.covers(whole),
+                region.dtype.is_complex,
+            )
+            found.setdefault(name, []).append(write)
+        return found
+
+    @functools.cached_property
+    def _times(self) -> Counter[str]:
+        names = {ref.storage: name for _, ref, name in self._done if name in self._regions}
+        times: Counter[str] = Counter()
+        for op in self._log:
+            for ref in op.writes:
+                name = names.get(ref.storage)
+                if name is not None and op.overwrites and ref.region.covers(self._regions[name]):
+                    times[name] += 1
+        return times
+
+    def of(self, noted: _Noted, place: tuple[weakref.ref[nn.Module], str]) -> ParameterHistory:
+        """Say what is known of what was noted of a parameter, which is held there."""
+        history = ParameterHistory(self._applied.get(noted.name, ""))
+        history.writes = self._writes.get(noted.name, [])
+        history.times = self._times[noted.name]
+        history.places = [place, *noted.places]
+        history.version = noted.version
+        history.written = noted.name not in self._unwritten
+        if not history.rule and history.written:
+            # What is real already when it becomes a parameter, torch.zeros(n) say, is not seen.
+            labels = dict.fromkeys(write.label for write in history.writes)
+            history.rule = (", ".join(labels) or "as constructed") + noted.part_of
+        return history
+
+    def note(self, parameters: Mapping[str, Named]) -> None:
+        """Keep it for these, which have their values now."""
+        for name, named in parameters.items():
+            part_of = ""
+            if named.part_of is not None:
+                part_of = f", part of {named.part_of.name} ({named.part_of.how.what})"
+            _note(named, self, name, part_of)

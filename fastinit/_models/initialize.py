@@ -15,6 +15,7 @@ from fastinit._models.constructed import initialize_from
 from fastinit._models.fully_sharded import reshard
 from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
+    Named,
     NamedTensors,
     Pattern,
     check_patterns,
@@ -165,7 +166,7 @@ def initialize_(
     parameters = tensors.parameters
     check_patterns(skip, parameters, "fastinit.initialize_: argument 'skip'", "parameter")
     lazy.cancel(module)
-    if lazy.has_lazy(module):
+    if lazy.has_lazy(tensors.tensors):
         base = key_or_drawn(key, "initialize_")
 
         def run(module: nn.Module, loaded: Container[int]) -> None:
@@ -210,7 +211,9 @@ def initialize_(
         )
     if checked is not None:
         _rules.warn_of_unused(checked, parameters, "initialize_", tensors.buffers)
-    wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
+    wanted = parameters
+    if skip:
+        wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
     warn_of_loaded(wanted)
     base = key_or_drawn(key, "initialize_")
     if factory is not None:
@@ -235,7 +238,9 @@ def initialize_(
 
 def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> None:
     parameters = tensors.parameters
-    untouched = {n: named for n, named in parameters.items() if matches(n, request.skip)}
+    untouched: dict[str, Named] = {}
+    if request.skip:
+        untouched = {n: named for n, named in parameters.items() if matches(n, request.skip)}
     twins = Twins(module, tensors, request.prefix, request.where)
     state = Snapshot(module)
 

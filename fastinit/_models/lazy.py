@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from fastinit._patch.entered import EnteredScope
 from fastinit._tensors import is_closed
@@ -18,10 +18,15 @@ from fastinit._tensors import is_closed
 _waiting: weakref.WeakKeyDictionary[nn.Module, weakref.ref[_Deferred]] = weakref.WeakKeyDictionary()
 
 
-def has_lazy(module: nn.Module) -> bool:
-    """Whether a parameter or buffer has no shape yet."""
-    tables = (table for m in module.modules() for table in (m._parameters, m._buffers))
-    return any(is_lazy(t) for table in tables if table for t in table.values() if t is not None)
+def has_lazy(tensors: Iterable[Tensor]) -> bool:
+    """Whether a tensor has no shape yet."""
+    lazy = (UninitializedParameter, UninitializedBuffer)
+    return any(issubclass(kind, lazy) for kind in set(map(type, tensors)))
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def _zeros(
@@ -91,10 +96,10 @@ class _Deferred:
             vars(lazy).pop("reset_parameters", None)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if has_lazy(module):
+        if has_lazy(_tensors_of(module)):
             with kept_state(module):
                 module.forward(*args, **kwargs)
-        if has_lazy(module):
+        if has_lazy(_tensors_of(module)):
             raise RuntimeError(
                 f"fastinit.initialize_: the first call of {type(module).__name__} did not reach "
                 "all of its lazy modules, so the shapes of their parameters are not known"

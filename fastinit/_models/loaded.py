@@ -17,7 +17,7 @@ FLAG = "_is_hf_initialized"
 
 def warn_of_loaded(parameters: Mapping[str, Named]) -> None:
     """Warn that loaded values are about to be overwritten."""
-    found = [name for name, named in parameters.items() if getattr(named.tensor, FLAG, False)]
+    found = [name for name, named in parameters.items() if vars(named.tensor).get(FLAG)]
     if not found:
         return
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""

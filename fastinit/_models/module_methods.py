@@ -81,18 +81,14 @@ def _method(module: nn.Module, name: str, framework: bool) -> Callable[..., Any]
     return method
 
 
-def _initialisers(module: nn.Module, inside: bool, pretrained: bool) -> list[Callable[[], Any]]:
-    """List what a module defines for itself, to be called in this order.
-
-    Args:
-        module: the module.
-        inside: whether it is below a model of transformers.
-        pretrained: whether it is one.
-    """
+def _initialisers(tree: Tree, place: int) -> list[Callable[[], Any]]:
+    """List what a module defines for itself, to be called in this order."""
+    module, inside, pretrained = tree.modules[place], tree.inside[place], tree.pretrained[place]
     found: list[Callable[[], Any]] = []
+    names = tree.may_define(module)
     framework = inside or pretrained
     for name in ("reset_parameters", "_reset_parameters"):
-        method = _method(module, name, framework)
+        method = _method(module, name, framework) if name in names else None
         if method is not None and _callable_without_arguments(method):
             found.append(method)
             break
@@ -101,7 +97,7 @@ def _initialisers(module: nn.Module, inside: bool, pretrained: bool) -> list[Cal
             found.append(module.initialize_weights)  # type: ignore[arg-type]
         return found
     for name in ("init_weights", "_init_weights"):
-        method = _method(module, name, framework)
+        method = _method(module, name, framework) if name in names else None
         if method is None:
             continue
         if _callable_without_arguments(method):
@@ -119,21 +115,21 @@ def _cleared_flags(tree: Tree) -> Iterator[None]:
 
     Those that initialisers set stay, unless there is an error.
     """
-    holders: dict[int, Any] = {}
+    holders: list[Any] = [*tree.modules]
     for current in tree.modules:
-        for holder in (current, *current._parameters.values(), *current._buffers.values()):
-            if holder is not None:
-                holders[id(holder)] = holder
-    removed = {k: vars(h).pop(FLAG) for k, h in holders.items() if FLAG in vars(h)}
+        for table in (current._parameters, current._buffers):
+            if table:
+                holders += [tensor for tensor in table.values() if tensor is not None]
+    removed = [(holder, vars(holder).pop(FLAG)) for holder in holders if FLAG in vars(holder)]
     try:
         yield
     except BaseException:
-        for holder in holders.values():
+        for holder in holders:
             vars(holder).pop(FLAG, None)
         raise
     finally:
-        for k, flag in removed.items():
-            vars(holders[k]).setdefault(FLAG, flag)
+        for holder, flag in removed:
+            vars(holder).setdefault(FLAG, flag)
 
 
 def run(
@@ -179,20 +175,21 @@ def run(
 
 def _run_one(tree: Tree, place: int, ties: Ties, stand_ins: StandIns) -> None:
     inside, pretrained = tree.inside[place], tree.pretrained[place]
-    ties.join_at(place, declared=False)
+    if ties:
+        ties.join_at(place, declared=False)
     if inside or not pretrained:
         _call_all(tree, place, functools.partial(stand_ins.store, place) if stand_ins else None)
     else:
         stand_ins.close(place)
         _call_all(tree, place, None)
         stand_ins.open(place)
-    if not inside:
+    if ties and not inside:
         ties.join_at(place, declared=True)
 
 
 def _call_all(tree: Tree, place: int, afterwards: Callable[[], object] | None) -> None:
     current = tree.modules[place]
-    for initialiser in _initialisers(current, tree.inside[place], tree.pretrained[place]):
+    for initialiser in _initialisers(tree, place):
         try:
             initialiser()
             if afterwards is not None:

@@ -73,9 +73,9 @@ class NamedMemory:
             address = extension.storage_address(memory)
             storage = self._storages.get(address)
             if storage is None:
-                storage = Storage(memory.untyped_storage(), known=True)
+                storage = Storage(memory, known=True)
                 self._storages[address] = storage
-            self._names.add(Ref(storage, Region.of(memory)), name)
+            self._names.there.add(Ref(storage, Region.of(memory)), name)
             self._held.setdefault((storage, name), named.places)
 
     def _place(self, address: int, region: Region) -> tuple[Storage, str] | None:

@@ -124,7 +124,7 @@ def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
             continue
         seen.add(current)
         yield path, current
-        for segment, child in reversed(current._modules.items()):
+        for segment, child in reversed(current._modules.items()) if current._modules else ():
             if child is not None:
                 dropped = segment in _WRAPPED or (segment == "module" and _is_wrapper(current))
                 waiting.append((path if dropped else _join(path, segment), child))
@@ -142,24 +142,28 @@ class _Table:
 
     def add(
         self,
-        path: str,
+        stem: str,
         owner: nn.Module,
-        attribute: str,
-        tensor: Tensor,
+        table: Mapping[str, Tensor | None],
         parts: Mapping[Place, Computed],
     ) -> None:
-        name = f"{path}.{attribute}" if path else attribute
-        known = self._first.get(id(tensor))
-        if known is not None:
-            known.stands_as(owner, attribute, name)
-            return
-        if name in self.named:
-            raise ValueError(
-                f"two tensors of {type(self._module).__name__} are called {name!r} once the names "
-                "that wrappers add are dropped; rename one"
-            )
-        part_of = parts.get((owner, attribute)) if parts else None
-        self.named[name] = self._first[id(tensor)] = Named(name, tensor, owner, attribute, part_of)
+        """Add what a module holds; `stem` is the module's name with a dot behind it."""
+        first, all_named = self._first, self.named
+        for attribute, tensor in table.items():
+            if tensor is None:
+                continue
+            name, address = stem + attribute, id(tensor)
+            if address in first:
+                first[address].stands_as(owner, attribute, name)
+                continue
+            if name in all_named:
+                raise ValueError(
+                    f"two tensors of {type(self._module).__name__} are called {name!r} once the "
+                    "names that wrappers add are dropped; rename one"
+                )
+            named = all_named[name] = first[address] = Named(name, tensor, owner, attribute)
+            if parts:
+                named.part_of = parts.get((owner, attribute))
 
 
 class NamedTensors(NamedTuple):
@@ -172,6 +176,11 @@ class NamedTensors(NamedTuple):
     def both(self) -> dict[str, Named]:
         """All of them."""
         return {**self.parameters, **self.buffers}
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them without their names."""
+        return [named.tensor for table in self for named in table.values()]
 
 
 def named_tensors(module: nn.Module, prefix: str = "") -> NamedTensors:
@@ -195,12 +204,11 @@ def named_tensors(module: nn.Module, prefix: str = "") -> NamedTensors:
         for how in parametrized(owner):
             computed = Computed(_join(path, how.attribute), how)
             parts.update(dict.fromkeys(how.sources, computed))
-        for attribute, tensor in owner._parameters.items():
-            if tensor is not None:
-                parameters.add(path, owner, attribute, tensor, parts)
-        for attribute, buffer in owner._buffers.items():
-            if buffer is not None:
-                buffers.add(path, owner, attribute, buffer, _NO_PARTS)
+        stem = f"{path}." if path else ""
+        if owner._parameters:
+            parameters.add(stem, owner, owner._parameters, parts)
+        if owner._buffers:
+            buffers.add(stem, owner, owner._buffers, _NO_PARTS)
     return NamedTensors(parameters.named, buffers.named)
 
 

@@ -28,6 +28,11 @@ class Renaming:
         self._rename: Any = rename
         self._where = where
 
+    @property
+    def changes(self) -> bool:
+        """Whether it may change a name."""
+        return self._rename is not None
+
     def __call__(self, name: str) -> str:
         """Give the name that keys derive from.
 

@@ -25,6 +25,7 @@ from fastinit._patch.stubs import code_calling
 from fastinit._recording.graph import Op, Storage
 from fastinit._recording.memory import is_real
 from fastinit._recording.recorder import Recorder
+from fastinit._tensors import PLAIN_TYPES
 
 # Methods that write to their module's own tensors, and depend on nothing else.
 _METHODS: list[Any] = [
@@ -96,25 +97,20 @@ def _kind_of(recorder: Recorder, module: nn.Module, method: FunctionType) -> _Ki
     tensors: list[Tensor] = []
     storages: list[Storage] = []
     for table in (module._parameters, module._buffers):
-        for name, tensor in table.items():
-            kind.append(name)
-            if tensor is None:
-                kind.append(None)
-                continue
-            storage = recorder.storage_of(tensor)
-            if storage is None or storage.escaped or not is_real(tensor):
-                return None
-            if tensor.is_conj() or tensor.is_neg() or tensor.is_inference():
-                return None
-            kind.append(extension.layout_of(tensor))
-            tensors.append(tensor)
-            storages.append(storage)
-    try:
-        made = tuple(kind)
-        hash(made)
-    except TypeError:
-        return None
-    return _Kind(made, tensors, storages)
+        if table:
+            for name, tensor in table.items():
+                layout = None
+                if tensor is not None:
+                    layout, storage = extension.ordinary_layout(tensor), recorder.storage_of(tensor)
+                    if layout is None or storage is None or storage.escaped:
+                        return None
+                    if type(tensor) not in PLAIN_TYPES and not is_real(tensor):
+                        return None
+                    tensors.append(tensor)
+                    storages.append(storage)
+                kind += name, layout
+        kind.append(None)
+    return _Kind(tuple(kind), tensors, storages)
 
 
 def _is_seen_by_others() -> bool:
@@ -172,7 +168,11 @@ def _call(recorder: Recorder, module: nn.Module, method: FunctionType) -> None:
     if kind is None:
         method(module)
         return
-    steps = recorder.repeated.get(kind.kind)
+    try:
+        steps = recorder.repeated.get(kind.kind)
+    except TypeError:  # something in it has no hash
+        method(module)
+        return
     if steps is None:
         begin = len(recorder.log)
         method(module)

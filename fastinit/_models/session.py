@@ -37,13 +37,19 @@ _MOST_RUNS = 5
 
 
 class Run(NamedTuple):
-    """A run of the initialisers: what recorded it, what has come out, what it amounts to.
+    """A run of the initialisers.
 
-    And which of its parameters and buffers nobody has written.
+    Attributes:
+        recorder: what recorded it.
+        result: what has come out.
+        refs: the memory of its parameters and buffers, by name.
+        settled: what it amounts to.
+        unwritten: which of its parameters and buffers nobody has written.
     """
 
     recorder: Recorder
     result: Result
+    refs: Mapping[str, Ref]
     settled: Settled
     unwritten: frozenset[str] = frozenset()
 
@@ -85,7 +91,7 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
             stacklevel=4,
         )
     try:
-        missing = _unwritten(found.recorder, found.result)
+        missing = _unwritten(found.refs, found.result)
         _check_written(missing, request, found.result)
     except BaseException:
         found.recorder.restore()
@@ -106,7 +112,9 @@ def _run_once(
         with Fork.of_python(int(request.key.fold_in(_PYTHON))):
             result = run(recorder)
         recorder.see_written()
-        return Run(recorder, result, Settled(recorder, _names(recorder, request, result)))
+        refs = _refs(recorder, result)
+        names = _names(recorder, request, result, refs)
+        return Run(recorder, result, refs, Settled(recorder, names))
     except BaseException as error:
         recorder.restore()
         undo()
@@ -160,35 +168,39 @@ def finish(
         moves: does what is left to do with the tensors before they get values; is told what is to
             be computed, and says what is then.
     """
-    recorder, result, settled, missing = run
+    recorder, result, refs, settled, missing = run
     spared = _regions(recorder, result.untouched)
-    ops = settled.waiting(
-        lambda ref: any(region.covers(ref.region) for region in spared.get(ref.storage, ()))
-    )
-    here = {request.rename(n): n for n in (*result.parameters, *result.buffers)}
-    done = ((op, ref, here.get(name, name)) for op, ref, name in settled.named_ops())
-    history = History(result.parameters, result.applied, done, recorder.log)
-    history.unwritten = missing
-    for op in ops:
+    ops = settled.waiting()
+    if spared:
+        ops = [op for op in ops if not _is_spared(op.writes[0], spared)]
+    here: dict[str, str] = {}
+    if request.rename.changes:
+        here = {request.rename(n): n for n in (*result.parameters, *result.buffers)}
+    done = [(op, ref, here.get(name, name)) for op, ref, name in settled.named_ops()]
+    regions = {n: refs[n].region for n in result.parameters if n in refs}
+    history = History(regions, result.applied, done, recorder.log, missing)
+    for op in ops if spared else ():
         if op.writes[0].storage in spared:  # a part of it
             recorder.remember(op.writes[0].storage)
     ops = list(moves(ops))
     if OBSERVERS:
-        _tell_observers(settled.named_ops(), here, {**result.parameters, **result.buffers})
+        _tell_observers(done, {**result.parameters, **result.buffers})
     with _bar(nbytes_of(ops), request.progress) as written:
         settled.finish(ops, written)
     _put_back(recorder, spared)
-    history.close()
+    history.note(result.parameters)
 
 
-def _tell_observers(
-    done: Iterable[tuple[Op, Ref, str]], here: Mapping[str, str], named: Mapping[str, Named]
-) -> None:
+def _tell_observers(done: Iterable[tuple[Op, Ref, str]], named: Mapping[str, Named]) -> None:
     """Tell of draws into plain tensors; of those into shards `Twins` has told."""
     for op, _, name in done:
-        if op.key is not None and name in here and not is_sharded(named[here[name]].tensor):
+        if op.key is not None and name in named and not is_sharded(named[name].tensor):
             numbers = op.numbers if op.fill is None else op.fill.args
-            tell_observers(named[here[name]].tensor, op.label, tuple(numbers), op.key)
+            tell_observers(named[name].tensor, op.label, tuple(numbers), op.key)
+
+
+def _is_spared(ref: Ref, spared: Mapping[Storage, Sequence[Region]]) -> bool:
+    return any(region.covers(ref.region) for region in spared.get(ref.storage, ()))
 
 
 def _regions(recorder: Recorder, named: Iterable[Named]) -> dict[Storage, list[Region]]:
@@ -211,50 +223,56 @@ def _put_back(recorder: Recorder, spared: dict[Storage, list[Region]]) -> None:
                 region.on(untyped).copy_(region.on(before.untyped_storage()))
 
 
-def _names(recorder: Recorder, request: Request, result: Result) -> Names:
+def _refs(recorder: Recorder, result: Result) -> dict[str, Ref]:
+    """Find the memory of parameters and buffers."""
+    refs = {}
+    for table in (result.parameters, result.buffers):
+        for name, named in table.items():
+            storage = recorder.storage_of(named.tensor)
+            if storage is not None:
+                refs[name] = Ref(storage, Region.of(named.tensor))
+    return refs
+
+
+def _names(recorder: Recorder, request: Request, result: Result, refs: Mapping[str, Ref]) -> Names:
     """Name memory by the parameters and buffers that are on it in the end."""
     names = Names()
-    for name, named in (*result.parameters.items(), *result.buffers.items()):
-        _name(recorder, names, request.rename(name), named.tensor)
+    for name, ref in refs.items():
+        if ref.region.numel > 0:
+            names.there.add(ref, request.rename(name))
     for ref, name in recorder.declared:
-        names.add_before(ref, name)
+        names.before.add(ref, name)
     for tensor, name in recorder.followed:
         storage = recorder.storage_of(tensor)
-        if storage is not None and storage not in names:
-            names.add_before(Ref(storage, Region.of(tensor)), name)
+        if storage is not None and storage not in names.there:
+            names.before.add(Ref(storage, Region.of(tensor)), name)
     loose = [
         storage
         for storage in recorder.storages()
-        if storage not in names
+        if storage not in names.there
         and storage.is_alive
         and (storage.drawn or storage.outside or not storage.is_full)
     ]
     if loose:
         for name, owner, tensor in held_tensors(result.module, request.prefix):
             storage = recorder.storage_of(tensor)
-            if storage is not None and storage not in names and name not in result.buffers:
+            if storage is not None and storage not in names.there and name not in result.buffers:
                 result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
-                names.add_other(Ref(storage, Region.of(tensor)), request.rename(name))
+                names.others.add(Ref(storage, Region.of(tensor)), request.rename(name))
     return names
 
 
-def _name(recorder: Recorder, names: Names, name: str, tensor: Tensor) -> None:
-    storage = recorder.storage_of(tensor)
-    if storage is not None and tensor.numel() > 0:
-        names.add(Ref(storage, Region.of(tensor)), name)
-
-
-def _unwritten(recorder: Recorder, result: Result) -> list[str]:
+def _unwritten(refs: Mapping[str, Ref], result: Result) -> list[str]:
     spared = {named.name for named in result.untouched}
     missing = []
     for name, one in (*result.parameters.items(), *result.buffers.items()):
         if name in spared:
             continue
-        storage = recorder.storage_of(one.tensor)
-        if storage is None:
+        ref = refs.get(name)
+        if ref is None:
             if one.tensor.is_meta and one.tensor.numel() > 0:
                 missing.append(name)
-        elif one.tensor.layout is torch.strided and not storage.has_values(Region.of(one.tensor)):
+        elif one.tensor.layout is torch.strided and not ref.storage.has_values(ref.region):
             missing.append(name)
     return missing
 

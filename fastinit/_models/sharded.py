@@ -114,6 +114,8 @@ class Twins:
 
     def placed(self, named: Mapping[str, Named]) -> dict[str, Named]:
         """Give what has these names now: twins where there are some."""
+        if not self._twins:
+            return {**named}
         return {
             name: one if name not in self._twins else one.with_tensor(self._twins[name].tensor)
             for name, one in named.items()

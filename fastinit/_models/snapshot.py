@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping
-from itertools import compress, filterfalse
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastinit._compiled import extension
 from fastinit._distributed.fill import is_sharded
 from fastinit._fills.region import Region
 from fastinit._models.names import named_modules
+from fastinit._tensors import PLAIN_TYPES
 
 _CONTAINERS = (dict, list, set, deque)
 _PLAIN = frozenset({OrderedDict, *_CONTAINERS})
@@ -191,15 +191,17 @@ class Snapshot:
                 continue
             seen.add(address)
             kind = type(value)
-            if isinstance(value, nn.Module):
-                waiting.append(vars(value))
+            if kind in _PLAIN:
+                self._keep(value, value.copy(), waiting)
+            elif kind in PLAIN_TYPES:
+                self._keep_tensor(value)
+            elif isinstance(value, nn.Module):
+                self._keep(vars(value), vars(value).copy(), waiting)
             elif isinstance(value, _CONTAINERS):
-                held = _copy(value)
-                self._containers.append((value, held))
-                self._sort(held.values() if isinstance(held, dict) else held, waiting)
+                self._keep(value, _copy(value), waiting)
             elif isinstance(value, Tensor):
-                if value.layout is torch.strided and not value.is_meta and not is_sharded(value):
-                    self._tensors[address] = _TensorState(value)
+                if not is_sharded(value):
+                    self._keep_tensor(value)
             elif kind is tuple or kind is FunctionType:
                 self._sort([item for _, item in inside(value)], waiting)
             elif not _is_torchs_own(value):
@@ -207,13 +209,19 @@ class Snapshot:
                 if type(own) is dict:
                     waiting.append(own)
 
+    def _keep(self, container: Any, held: Any, waiting: list[Any]) -> None:
+        self._containers.append((container, held))
+        self._sort(held.values() if isinstance(held, dict) else held, waiting)
+
+    def _keep_tensor(self, tensor: Tensor) -> None:
+        if tensor.layout is torch.strided and not tensor.is_meta:
+            self._tensors[id(tensor)] = _TensorState(tensor)
+
     def _sort(self, items: Collection[Any], waiting: list[Any]) -> None:
-        """Put aside what may hold something; all in C, as a module has thirty of these."""
-        kinds = [*map(type, items)]
-        plain = [*compress(items, map(_PLAIN.__contains__, kinds))]
-        self._empty += filterfalse(None, plain)
-        waiting += filter(None, plain)
-        waiting += compress(items, map(operator.not_, map(_LOOKED_AT.__contains__, kinds)))
+        """Put aside what may hold something."""
+        empty, further = extension.sort_held(items, _PLAIN, _ATOMS_SET)
+        self._empty += empty
+        waiting += further
 
     @property
     def tensors(self) -> Iterator[Tensor]:
@@ -236,6 +244,3 @@ class Snapshot:
         if state is not None:
             with torch.no_grad():
                 state.restore()
-
-
-_LOOKED_AT = _PLAIN | frozenset(_ATOMS)

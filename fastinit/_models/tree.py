@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,12 +23,27 @@ def method_of(module: nn.Module, name: str) -> Callable[..., Any] | None:
     return method if callable(method) else None
 
 
-def is_pretrained(module: nn.Module) -> bool:
-    """Whether this is a model of transformers, which initialises all below it in its own order."""
-    return (
-        method_of(module, "_init_weights") is not None
-        and method_of(module, "initialize_weights") is not None
-    )
+def modules_of(root: nn.Module) -> list[nn.Module]:
+    """List a module and all below it, each once, in no order in particular; torch takes longer."""
+    found, seen = [root], {root}
+    for module in found:
+        if module._modules:
+            new = {child for _, child in module._modules.items() if child is not None} - seen
+            seen |= new
+            found += new
+    return found
+
+
+# What modules define for their initialisation.
+INITIALISERS = frozenset(
+    {
+        "_init_weights",
+        "_reset_parameters",
+        "init_weights",
+        "initialize_weights",
+        "reset_parameters",
+    }
+)
 
 
 class Tree:
@@ -46,34 +62,56 @@ class Tree:
         self.inside: list[bool] = []
         self.pretrained: list[bool] = []
         self._parent: dict[nn.Module, nn.Module] = {}
-        self._number: dict[nn.Module, int] = {}
+        self._of_class: dict[type, frozenset[str]] = {}
         self._walk(root)
+
+    def may_define(self, module: nn.Module) -> frozenset[str]:
+        """Say which of `INITIALISERS` a module may have; `method_of` knows, but takes longer."""
+        kind: Any = type(module)
+        found = self._of_class.get(kind)
+        if found is None:
+            found = INITIALISERS
+            if kind.__getattr__ is _GETATTR:
+                found = frozenset(name for name in INITIALISERS if hasattr(kind, name))
+            self._of_class[kind] = found
+        return found if INITIALISERS.isdisjoint(vars(module)) else INITIALISERS
+
+    def _is_pretrained(self, module: nn.Module) -> bool:
+        """Whether this is a model of transformers, which initialises all below in its own order."""
+        names = ("_init_weights", "initialize_weights")
+        return self.may_define(module).issuperset(names) and all(
+            method_of(module, name) is not None for name in names
+        )
 
     def _walk(self, root: nn.Module) -> None:
         seen = {root}
-        waiting = [(root, iter(root.children()), 0, False, is_pretrained(root))]
+        waiting = [(root, iter(root._modules.items()), 0, False, self._is_pretrained(root))]
         while waiting:
             current, children, first, inside, pretrained = waiting[-1]
-            child = next((c for c in children if c not in seen), None) if current._modules else None
-            if child is not None:
+            for _, child in children:
+                if child is None or child in seen:
+                    continue
                 seen.add(child)
                 self._parent[child] = current
-                waiting.append(
-                    (
-                        child,
-                        iter(child.children()),
-                        len(self.modules),
-                        inside or pretrained,
-                        is_pretrained(child),
-                    )
-                )
-                continue
-            waiting.pop()
-            self.pretrained.append(pretrained)
-            self._number[current] = len(self.modules)
-            self.modules.append(current)
-            self.first.append(first)
-            self.inside.append(inside)
+                below, also = inside or pretrained, self._is_pretrained(child)
+                number = len(self.modules)
+                if child._modules:
+                    waiting.append((child, iter(child._modules.items()), number, below, also))
+                    break
+                self._add(child, number, below, also)
+            else:
+                waiting.pop()
+                self._add(current, first, inside, pretrained)
+
+    def _add(self, module: nn.Module, first: int, inside: bool, pretrained: bool) -> None:
+        self.modules.append(module)
+        self.first.append(first)
+        self.inside.append(inside)
+        self.pretrained.append(pretrained)
+
+    @functools.cached_property
+    def _number(self) -> dict[nn.Module, int]:
+        return {module: number for number, module in enumerate(self.modules)}
 
     def outermost(self, place: int) -> int:
         """Give the highest model of transformers from here on; the same if there is none."""

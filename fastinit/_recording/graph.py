@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastinit._compiled import extension
 from fastinit._fills.fill import Fill
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
@@ -16,6 +17,8 @@ class Storage:
     """Memory that tensors share.
 
     Attributes:
+        address: that of torch's storage, `_cdata`.
+        nbytes: how large it was when it was first met.
         pending: what waits to be done to it, in order.
         guarded: whether whoever reaches the memory past torch's dispatcher gets an error.
         escaped: whether somebody may hold its address, so that nothing about it can wait.
@@ -28,27 +31,29 @@ class Storage:
     """
 
     __slots__ = (
-        "_weak",
+        "_held",
         "address",
         "drawn",
         "escaped",
         "followed",
         "guarded",
         "known",
+        "nbytes",
         "outside",
         "pending",
         "poison",
         "written",
     )
 
-    def __init__(self, untyped: torch.UntypedStorage, *, known: bool) -> None:
+    def __init__(self, tensor: torch.Tensor, *, known: bool) -> None:
         # Weakly: the memory goes when its last tensor does. Its address is not used again as long
         # as this is held, so it can be told from other storages by it.
-        self._weak: Any = untyped._weak_ref()
-        self.address: int = untyped._cdata
+        self.address, self.nbytes, resizable = extension.hold_storage(tensor)
+        self._held = True
         self.pending: list[Op] = []
         self.guarded = False
-        self.escaped = False
+        # It is NumPy's, too, or somebody else's, whom nothing tells to wait.
+        self.escaped = not resizable
         self.known = known
         self.outside = False
         self.followed = False
@@ -61,21 +66,27 @@ class Storage:
 
     def forget(self) -> None:
         """Let its address go, as no tensor has it any more."""
-        if self._weak is not None:
-            torch.UntypedStorage._free_weak_ref(self._weak)  # type: ignore[no-untyped-call]
-            self._weak = None
+        if self._held:
+            self._held = False
+            torch.UntypedStorage._free_weak_ref(self.address)  # type: ignore[no-untyped-call]
 
     def alive(self) -> torch.UntypedStorage | None:
         """Give the storage if a tensor still has it."""
-        if self._weak is None:
+        if not self._held:
             return None
-        storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(self._weak)
+        new: Any = torch.UntypedStorage._new_with_weak_ptr
+        storage: torch.UntypedStorage | None = new(self.address)
         return storage
+
+    def tensor(self, region: Region) -> torch.Tensor | None:
+        """Make the tensor of a region of it; None if no other has it any more."""
+        return extension.tensor_on(self.address, region.layout) if self._held else None
 
     @property
     def is_alive(self) -> bool:
         """Whether a tensor still has it."""
-        return self._weak is not None and not torch.UntypedStorage._expired(self._weak)
+        expired: Any = torch.UntypedStorage._expired
+        return self._held and not expired(self.address)
 
     @property
     def is_full(self) -> bool:

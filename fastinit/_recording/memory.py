@@ -79,14 +79,9 @@ class Memory:
             tensor: the tensor.
             known: whether it has values.
         """
-        return self._register(tensor.untyped_storage(), known)
-
-    def _register(self, untyped: torch.UntypedStorage, known: bool) -> Storage:
-        storage = Storage(untyped, known=known)
-        # It is NumPy's, too, or somebody else's, whom nothing tells to wait.
-        storage.escaped = not untyped.resizable()
+        storage = Storage(tensor, known=known)
         self._storages[storage.address] = storage
-        if untyped.nbytes() >= _LARGE:
+        if storage.nbytes >= _LARGE:
             self._forget_dead()
             self._large.append(storage)
         return storage
@@ -125,9 +120,9 @@ class Memory:
         """Guard memory that has just been allocated, until it has been written and read."""
         if not is_real(tensor) or tensor.numel() == 0:
             return None
-        untyped = tensor.untyped_storage()
-        advise_huge_pages(untyped)
-        storage = self._register(untyped, known=False)
+        storage = self.register(tensor, known=False)
+        if storage.nbytes >= _HUGE:
+            advise_huge_pages(tensor.untyped_storage())
         self.guard(storage)
         return storage
 
@@ -165,43 +160,39 @@ class Memory:
             ops: what to do; each writes to one storage, and reads nothing else.
             written: told the number of bytes after each launch of fills.
         """
-        alive: dict[Storage, torch.UntypedStorage] = {}
-        for op in ops:
-            storage = op.writes[0].storage
-            if storage not in alive:
-                untyped = storage.alive()
-                if untyped is not None:
-                    alive[storage] = untyped
+        refs = [op.writes[0] for op in ops]
+        tensors = [ref.storage.tensor(ref.region) for ref in refs]
+        here = [
+            ref.storage for ref, tensor in zip(refs, tensors, strict=True) if tensor is not None
+        ]
         try:
-            for storage in alive:
+            for storage in here:
                 self.unguard(storage)
             with torch._C.DisableTorchFunction(), torch.no_grad():
-                self._run(ops, alive, written)
+                self._run(ops, tensors, written)
         except BaseException:
-            for storage in alive:
+            for storage in here:
                 self.guard(storage)
             raise
 
     @staticmethod
     def _run(
         ops: Sequence[Op],
-        alive: dict[Storage, torch.UntypedStorage],
+        tensors: Sequence[Tensor | None],
         written: Callable[[int], object] | None,
     ) -> None:
         fills: list[tuple[Tensor, Fill]] = []
         waiting: set[Storage] = set()
-        for op in ops:
+        for op, tensor in zip(ops, tensors, strict=True):
             op.ran = True
-            ref = op.writes[0]
-            untyped = alive.get(ref.storage)
-            if untyped is None:
+            if tensor is None:
                 continue
-            tensor = ref.region.on(untyped)
+            storage = op.writes[0].storage
             if op.fill is not None:
                 fills.append((tensor, op.fill if op.key is None else op.fill.under(op.key)))
-                waiting.add(ref.storage)
+                waiting.add(storage)
                 continue
-            if ref.storage in waiting:
+            if storage in waiting:
                 run_fills(fills, written)
                 fills, waiting = [], set()
             assert op.run is not None

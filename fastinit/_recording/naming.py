@@ -43,8 +43,6 @@ class _Within:
 
     def of(self, region: Region) -> str:
         """Name what holds a region; the first of the storage if that is not one."""
-        if len(self._first) == 1:
-            return next(iter(self._first.values()))
         exact = self._first.get(region)
         if exact is not None:
             return exact
@@ -63,32 +61,51 @@ class _Within:
         return held[0] if len(held) == 1 else next(iter(self._first.values()))
 
 
-class Names:
-    """The names of memory: of whole storages, or of several parameters within one."""
-
-    def __init__(self) -> None:
-        self._names: dict[Storage, _Within] = {}
-        self._others: dict[Storage, _Within] = {}
-        self._before: dict[Storage, _Within] = {}
-
-    def holds(self, storage: Storage) -> bool:
-        """Whether something that there is in the end has a storage."""
-        return storage in self._names or storage in self._others
-
-    def __contains__(self, storage: Storage) -> bool:
-        return storage in self._names
+class _Table(dict[Storage, tuple[Region, str] | _Within]):
+    """Names of regions, by storage; most storages have but one."""
 
     def add(self, ref: Ref, name: str) -> None:
         """Name a region, unless it has a name."""
-        within = self._names.get(ref.storage)
-        if within is None:
-            within = self._names[ref.storage] = _Within()
-        within.add(ref.region, name)
+        found = self.get(ref.storage)
+        if found is None:
+            self[ref.storage] = ref.region, name
+        elif isinstance(found, _Within):
+            found.add(ref.region, name)
+        elif found[0] != ref.region:
+            within = self[ref.storage] = _Within()
+            within.add(*found)
+            within.add(ref.region, name)
+
+    def of(self, ref: Ref) -> str | None:
+        """Name what holds a region, or else the storage; None if nothing in that has a name."""
+        found = self.get(ref.storage)
+        if type(found) is tuple:
+            return found[1]
+        return None if found is None else found.of(ref.region)  # type: ignore[union-attr]
+
+
+class Names:
+    """The names of memory: of whole storages, or of several parameters within one.
+
+    Attributes:
+        there: what is there in the end as a parameter or buffer.
+        others: what is held otherwise.
+        before: what there was, which is asked where nothing of these has a storage.
+    """
+
+    def __init__(self) -> None:
+        self.there = _Table()
+        self.others = _Table()
+        self.before = _Table()
+
+    def holds(self, storage: Storage) -> bool:
+        """Whether something that there is in the end has a storage."""
+        return storage in self.there or storage in self.others
 
     def of(self, ref: Ref) -> str | None:
         """Name what holds a region; None if nothing in the storage has a name."""
-        within = self._names.get(ref.storage) or self._before.get(ref.storage)
-        return None if within is None else within.of(ref.region)
+        found = self.there.of(ref)
+        return found if found is not None or not self.before else self.before.of(ref)
 
     def _found(self, op: Op) -> _Found:
         """Name a draw by the first that has a name of what it copies, or by what else holds it."""
@@ -100,18 +117,10 @@ class Names:
         if named is not None:
             return named
         for ref in op.writes:
-            within = self._others.get(ref.storage)
-            if within is not None:
-                return _Found(_LAST, within.of(ref.region))
+            other = self.others.of(ref)
+            if other is not None:
+                return _Found(_LAST, other)
         return _Found(_LAST + 1, UNNAMED)
-
-    def add_other(self, ref: Ref, name: str) -> None:
-        """Name a region of memory that is held otherwise than as a parameter or buffer."""
-        self._others.setdefault(ref.storage, _Within()).add(ref.region, name)
-
-    def add_before(self, ref: Ref, name: str) -> None:
-        """Name a region by what had it before, which it has where nothing has it in the end."""
-        self._before.setdefault(ref.storage, _Within()).add(ref.region, name)
 
     def of_draws(self, ops: Sequence[Op], order: Mapping[Any, int]) -> dict[Any, str]:
         """Name draws by what they write, or else by what their values first flow into.
@@ -145,7 +154,7 @@ class Names:
                 found[op.draw] = min(k for k in known if k is not None)
             if name is not None:
                 for ref in op.reads:
-                    if ref.storage not in self._names and ref.storage not in self._before:
+                    if ref.storage not in self.there and ref.storage not in self.before:
                         known_flow = flows.get(ref.storage)
                         if known_flow is None or name < known_flow[0]:
                             flows[ref.storage] = name, ref.region

@@ -72,17 +72,20 @@ class Recorder(Calls):
             name: its name.
             anew: whether it is to get new values, so that those it has do not count.
         """
-        if is_real(tensor) and tensor.numel() > 0:
-            storage = self.storage_of(tensor)
-            if storage is None:
-                storage = self.register(tensor, known=not anew)
-                storage.outside = True
-            ref = Ref(storage, Region.of(tensor))
-            if storage.outside and not anew:
-                storage.written.add_region(ref.region)
-            self.names.add(ref, name)
-            self.followed.append((tensor, name))
-            storage.followed = True
+        if not is_real(tensor):
+            return
+        region = Region.of(tensor)
+        if region.numel == 0:
+            return
+        storage = self.storage_of(tensor)
+        if storage is None:
+            storage = self.register(tensor, known=not anew)
+            storage.outside = True
+        if storage.outside and not anew:
+            storage.written.add_region(region)
+        self.names.there.add(Ref(storage, region), name)
+        self.followed.append((tensor, name))
+        storage.followed = True
 
     def unfollow(self, tensors: Iterable[Tensor]) -> None:
         """Let go of tensors that were followed for a while."""
@@ -100,7 +103,7 @@ class Recorder(Calls):
         """Give memory that stands for something else that one's name."""
         with self.busy(), torch._C.DisableTorchFunction():
             storage = self.storage_of(tensor) or self.register(tensor, known=False)
-            self.names.add(Ref(storage, Region.of(tensor)), name)
+            self.names.there.add(Ref(storage, Region.of(tensor)), name)
             self.declared.append((Ref(storage, Region.of(tensor)), name))
 
     def compute_all(self) -> None:

@@ -30,14 +30,14 @@ class Settled:
         found = names.of_draws(self.ops, recorder.order)
         # First what the values in the end depend on, then what somebody has only looked at, so that
         # no look changes a weight.
-        lasting = self.ops
-        if any(op.read for op in lasting):
+        ordered = [*found]
+        if any(op.read for op in self.ops):
             lasting = without_dead(recorder.log, names.holds, looked_at=False)
-        lasts = {op.draw for op in lasting if op.draw is not None}
-        ordered = [d for d in found if d in lasts] + [d for d in found if d not in lasts]
+            lasts = {op.draw for op in lasting if op.draw is not None}
+            ordered.sort(key=lambda draw: draw not in lasts)
         self.keys: dict[Any, int] = self._keys.for_draws((d, found[d]) for d in ordered)
         self.right = all(
-            op.key == self.keys[op.draw] for op in self.ops if op.draw is not None and op.ran
+            op.key == self.keys[op.draw] for op in self.ops if op.ran and op.draw is not None
         )
 
     def named_ops(self) -> Iterable[tuple[Op, Ref, str]]:
@@ -48,8 +48,8 @@ class Settled:
                 if name is not None:
                     yield op, ref, name
 
-    def waiting(self, untouched: Callable[[Ref], bool]) -> list[Op]:
-        """List what is still to be done, with its keys, but for what is to stay untouched."""
+    def waiting(self) -> list[Op]:
+        """List what is still to be done, with its keys."""
         ops = [op for op in self.ops if not op.ran]
         for op in ops:
             if op.draw is not None:
@@ -65,7 +65,7 @@ class Settled:
                         op.key = known or self._keys.next(name)
                         self._recorder.guessed[op.draw] = op.key
                 ops += late
-        return [op for op in ops if not untouched(op.writes[0])]
+        return ops
 
     def finish(self, ops: Sequence[Op], written: Callable[[int], object] | None) -> None:
         """Do it, and let everybody at the memory again."""

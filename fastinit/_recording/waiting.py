@@ -189,12 +189,13 @@ class Waiting(Values):
         return None if storage.escaped else Ref(storage, region)
 
     def _wait(self, op: Op, draws: bool) -> None:
-        (ref,) = op.writes
+        ref = op.writes[0]
         storage = ref.storage
         self._log(op)
         if op.overwrites:
             storage.written.add_region(ref.region)
-        storage.drawn = storage.drawn or draws
+        if draws:
+            storage.drawn = True
         self.wait(op, storage)
 
     def _fill(self, func: Any, tensor: Tensor, fill: Fill, label: str = "") -> bool:
@@ -227,9 +228,8 @@ class Waiting(Values):
     def fill_as(self, op: Op, storage: Storage) -> None:
         """Let a fill wait that is to do to memory what another did to some of the same layout."""
         draw = None if op.draw is None else self._next_draw()
-        refs = (Ref(storage, op.writes[0].region),)
-        again = Op(op.label, (), refs, numbers=op.numbers, overwrites=True, fill=op.fill, draw=draw)
-        again.ran = False
+        again = Op(op.label, (), (Ref(storage, op.writes[0].region),), overwrites=True, draw=draw)
+        again.numbers, again.fill, again.ran = op.numbers, op.fill, False
         self._wait(again, op.fill is not None and op.fill.draws)
 
     def _wait_to_draw(
