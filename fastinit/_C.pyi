@@ -80,3 +80,9 @@ def sort_held(
 
     Atoms hold nothing; what else there is may.
     """
+
+def holds_same(now: object, before: object, /) -> bool:
+    """Whether a dict or list, of no subclass, holds the objects of another in their order.
+
+    Of everything else it is not known, and False.
+    """

@@ -75,6 +75,28 @@ PyObject* sort_held(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return PyTuple_Pack(2, empty.ptr(), further.ptr());
 }
 
+// holds_same(now, before): whether a dict or list, of no subclass, holds the objects of another in
+// their order; of everything else it is not known, and False.
+PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 2) return PyErr_Format(PyExc_TypeError, "holds_same: expects two containers");
+  PyObject *now = arguments[0], *before = arguments[1];
+  if (PyList_CheckExact(now) && PyList_CheckExact(before)) {
+    const Py_ssize_t size = PyList_GET_SIZE(now);
+    bool same = size == PyList_GET_SIZE(before);
+    for (Py_ssize_t k = 0; same && k < size; ++k)
+      same = PyList_GET_ITEM(now, k) == PyList_GET_ITEM(before, k);
+    return PyBool_FromLong(same);
+  }
+  if (!PyDict_CheckExact(now) || !PyDict_CheckExact(before)) Py_RETURN_FALSE;
+  bool same = PyDict_GET_SIZE(now) == PyDict_GET_SIZE(before);
+  Py_ssize_t at = 0, at_before = 0;
+  PyObject *key, *value, *key_before, *value_before;
+  while (same && PyDict_Next(now, &at, &key, &value) &&
+         PyDict_Next(before, &at_before, &key_before, &value_before))
+    same = key == key_before && value == value_before;
+  return PyBool_FromLong(same);
+}
+
 #define FASTINIT_TEXT(x) FASTINIT_TEXT_(x)
 #define FASTINIT_TEXT_(x) #x
 #if FASTINIT_CUDA
@@ -135,6 +157,7 @@ PyMethodDef methods[] = {method("fold", fold),
                          method("guard_storage", ops::guard_storage),
                          method("handled_dtype", ops::handled_dtype),
                          method("hold_storage", ops::hold_storage),
+                         method("holds_same", holds_same),
                          method("layout_of", ops::layout_of),
                          method("ordinary_layout", ops::ordinary_layout),
                          method("sort_held", sort_held),

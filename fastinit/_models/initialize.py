@@ -250,7 +250,14 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
         placed = NamedTensors(*map(twins.placed, tensors))
         kept = {n: one for n, one in placed.parameters.items() if n in untouched}
         result = run_initialisers(
-            recorder, request, module, placed, kept, anew=wanted, others=state.tensors
+            recorder,
+            request,
+            module,
+            placed,
+            kept,
+            anew=wanted,
+            others=state.tensors,
+            is_as_before=state.is_unchanged,
         )
         for named in untouched.values():
             state.restore_tensor(named.tensor)

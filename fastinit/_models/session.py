@@ -331,6 +331,7 @@ def run_initialisers(
     anew: Container[str] = (),
     own_as_well: bool = False,
     others: Iterable[Tensor] = (),
+    is_as_before: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Run the initialisers of a module that is there: what its parameters are, they may change.
 
@@ -343,6 +344,7 @@ def run_initialisers(
         anew: the names of parameters and buffers whose values do not count.
         own_as_well: whether to run what the module itself defines even if rules decide on all.
         others: further tensors that the module holds.
+        is_as_before: whether it is known that the module still holds what it did.
     """
     before, buffers = tensors
     with recorder.lock:
@@ -380,9 +382,5 @@ def run_initialisers(
             for table in tables:
                 if attribute in table:
                     table[attribute] = named.tensor
-    return Result(
-        module,
-        *named_tensors(module, request.prefix),
-        applied,
-        list(untouched.values()),
-    )
+    now = tensors if is_as_before() else named_tensors(module, request.prefix)
+    return Result(module, {**now.parameters}, {**now.buffers}, applied, list(untouched.values()))

@@ -147,6 +147,8 @@ def _copy(container: Any) -> Any:
 
 
 def _same(now: Any, before: Any) -> bool:
+    if extension.holds_same(now, before):
+        return True
     if len(now) != len(before):
         return False
     if isinstance(now, dict):
@@ -179,7 +181,8 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._containers: list[tuple[Any, Any]] = []
+        self._containers: list[Any] = []
+        self._held: list[Any] = []  # by each of these
         self._empty: list[Any] = []
         self._tensors: dict[int, _TensorState] = {}
         seen: set[int] = set()
@@ -210,7 +213,8 @@ class Snapshot:
                     waiting.append(own)
 
     def _keep(self, container: Any, held: Any, waiting: list[Any]) -> None:
-        self._containers.append((container, held))
+        self._containers.append(container)
+        self._held.append(held)
         self._sort(held.values() if isinstance(held, dict) else held, waiting)
 
     def _keep_tensor(self, tensor: Tensor) -> None:
@@ -228,12 +232,19 @@ class Snapshot:
         """All tensors that can be reached."""
         return (state.tensor for state in self._tensors.values())
 
+    def is_unchanged(self) -> bool:
+        """Whether it is known that all objects hold what they did; tensors may be on other memory.
+
+        It is not known of containers that are no plain dicts and lists.
+        """
+        return not any(self._empty) and all(map(extension.holds_same, self._containers, self._held))
+
     def restore(self) -> None:
         """Put everything back."""
         for container in self._empty:
             container.clear()
         with torch.no_grad():
-            for container, before in self._containers:
+            for container, before in zip(self._containers, self._held, strict=True):
                 _put_back(container, before)
             for state in self._tensors.values():
                 state.restore()
