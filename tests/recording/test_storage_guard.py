@@ -145,3 +145,87 @@ def test_what_has_no_storage_is_nowhere() -> None:
     assert _C.storage_address(3) == 0
     with pytest.raises(TypeError, match="expects a tensor"):
         _C.layout_of(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_tensor_on_held_storage(maker: str) -> None:
+    tensor = MAKERS[maker]()
+    untyped = tensor.untyped_storage()
+    address, nbytes, resizable = _C.hold_storage(tensor)
+    try:
+        assert (address, nbytes, resizable) == (
+            untyped._cdata,
+            untyped.nbytes(),
+            untyped.resizable(),
+        )
+        for view in (tensor, tensor[2:], tensor.view(2, 3).t(), tensor[:0]):
+            other = _C.tensor_on(address, _C.layout_of(view))
+            assert other is not None
+            assert (other.shape, other.stride(), other.dtype) == (
+                view.shape,
+                view.stride(),
+                view.dtype,
+            )
+            assert torch.equal(other, view)
+            assert other.is_leaf
+            assert not other.requires_grad
+            with _guarded(tensor):  # makes no difference to who asks for no values
+                assert _C.tensor_on(address, _C.layout_of(view)) is not None
+        assert _C.tensor_on(address, ((7,), (1,), 0, torch.float32)) is None  # beyond its end
+        assert _C.tensor_on(address, ((6,), (1,), 1, torch.float32)) is None
+        del untyped, view, other
+        kept = getattr(tensor, "kept", None)
+        del tensor
+        if kept is None:
+            assert _C.tensor_on(address, ((1,), (1,), 0, torch.float32)) is None
+    finally:
+        torch.UntypedStorage._free_weak_ref(address)
+
+
+def test_which_layouts_are_ordinary() -> None:
+    tensor = torch.zeros(2, 3, dtype=torch.complex64)
+    assert _C.ordinary_layout(tensor[1:]) == _C.layout_of(tensor[1:])
+    with torch.inference_mode():
+        inference = torch.zeros(3)
+    others = [
+        tensor.conj(),
+        torch._neg_view(tensor.real),
+        torch.empty(3, device="meta"),
+        torch.eye(2).to_sparse(),
+        inference,
+        None,
+        3,
+    ]
+    assert [_C.ordinary_layout(other) for other in others] == [None] * len(others)
+
+
+def test_what_of_an_objects_containers_is_looked_at() -> None:
+    class Dict(dict):
+        pass
+
+    full, own, thing = [1], Dict(), object()
+    items = [1, None, "a", [], full, {}, own, thing]
+    plain, atoms = frozenset({list, dict}), frozenset({int, type(None), str})
+    empty, further = _C.sort_held(items, plain, atoms)
+    assert [id(one) for one in empty] == [id(items[3]), id(items[5])]
+    assert [id(one) for one in further] == [id(full), id(own), id(thing)]
+    assert _C.sort_held(dict(enumerate(items)).values(), plain, atoms) == (empty, further)
+
+
+def test_which_containers_hold_the_same() -> None:
+    x, y = torch.zeros(1), torch.zeros(1)
+    for now, before, same in (
+        ([x, y], [x, y], True),
+        ([x, y], [y, x], False),
+        ([x], [x, y], False),
+        ([x], [y], False),
+        ({"a": x, "b": y}, {"a": x, "b": y}, True),
+        ({"a": x, "b": y}, {"b": y, "a": x}, False),
+        ({"a": x, "b": x}, {"a": x, "c": x}, False),
+        ({"a": x}, {"a": y}, False),
+        ({"a": x}, {"a": x, "b": y}, False),
+        ({}, {}, True),
+        ({}, [], False),
+        ({1}, {1}, False),  # not known
+    ):
+        assert _C.holds_same(now, before) is same
