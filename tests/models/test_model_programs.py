@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from support.model_judge import check
+from support.model_judge import check, judge
 from support.model_programs import (
     DOORS,
     FAILS_TODAY,
     Program,
+    Step,
     features,
     make_program,
     programs,
@@ -143,6 +144,37 @@ DEFECTS: list[tuple[str, Callable[[pytest.MonkeyPatch], None]]] = [
     ("initialize_", _dead_is_alive),
     ("initialize_", _unwritten_passes),
 ]
+
+
+# `w1.masked_fill_(w0 > 0.5, 1)` before w0 has values, which it gets then.
+UNWRITTEN = Program(
+    (("parameter", "float32"), ("parameter", "float32")),
+    (),
+    (Step("constant", 1), Step("masked_fill_", 1, 0), Step("constant", 0, number=2)),
+)
+
+
+@pytest.mark.parametrize("door", ["materialize", "initialize_"])
+def test_what_a_comparison_makes_of_unwritten_memory_is_unwritten(
+    door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not judge(UNWRITTEN, door)
+    _unwritten_passes(monkeypatch)
+    assert {failure.kind for failure in judge(UNWRITTEN, door)} == {"garbage accepted"}
+
+
+def test_a_program_that_branches_on_unwritten_memory_means_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = (Step("branch"), Step("constant", number=2))
+    monkeypatch.setattr(graph.Storage, "has_values", lambda self, region: False)
+    assert not judge(Program((("parameter", "float32"),), (), steps), "materialize")
+
+
+def test_what_is_read_of_a_draw_without_a_name_is_not_compared() -> None:
+    """The memory that it is in is overwritten, and then the parameter gets other memory."""
+    steps = (Step("tolist"), Step("eye"), Step("double and back"))
+    assert not judge(Program((("drawn", "float32"),), (), steps), "materialize")
 
 
 @pytest.mark.parametrize(

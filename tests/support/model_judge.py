@@ -10,8 +10,9 @@ each draw gets the key that its name says. What is compared:
   hooks, marks, `.grad`; which of them are one object, and which share memory and how; for
   `initialize_`, which are the objects that they were before.
 - Values, to the byte: of these and of all that the program read. Memory is poisoned with NaN, so
-  what nobody has written is seen: a named tensor (for `initialize_`, a parameter) with NaN in eager
-  torch must be an error, and NaN where eager torch has none is garbage.
+  what nobody has written is seen, and what comparisons make of it is followed
+  (`model_unwritten.py`): a named tensor (for `initialize_`, a parameter) with NaN in eager torch
+  must be an error, and NaN where eager torch has none is garbage.
 - Keys: the n-th draw that is computed for a name has `key.fold_in(name).fold_in(n)`. A draw belongs
   to the first name of the memory that it writes or else that its values reach first. It is computed
   if some of its values are used before all are overwritten; those that somebody has only looked at
@@ -47,6 +48,7 @@ from support.model_oracle import (
     Functions,
     Log,
     Operators,
+    Tainted,
     cells,
     keys_by_name,
     tainted,
@@ -316,16 +318,17 @@ def _keyed(program: Program, door: str, constant: bool) -> list[Failure]:
         if isinstance(found.error, ValueError):
             return failures
         return [_failure_of(found.error), *failures]
-    if _means_nothing(expected.outcome.entries):
+    if expected.log.unwritten.decides or _means_nothing(expected.outcome.entries):
         return []
     expected.outcome.outside = {}
     if not expected.sure:
         return failures
-    taint = set()
+    taint = Tainted()
     if expected.outcome.error is None:
         taint = tainted(expected.log, None if constant else expected.keys)
     said = constant or None not in expected.keys
-    failures += _compare(program, door, expected.outcome, found, taint, said and not taint)
+    seen = said and not taint.cells and not taint.read
+    failures += _compare(program, door, expected.outcome, found, taint.cells, seen)
     if kept != expected.kept and found.error is None and expected.outcome.error is None:
         failures.append(Failure("structure", f"objects replaced: {kept} for {expected.kept}"))
     return failures

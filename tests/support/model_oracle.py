@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastinit import Key
 from fastinit._fills.operators import DispatchMode
+from support.model_unwritten import Unwritten, in_order
 
 KEY = Key(2024)
 Cells = frozenset[tuple[int, int]]
@@ -58,16 +59,7 @@ def cells(tensor: Tensor) -> Cells:
     """List the elements of a tensor: their storage, and where they start in it."""
     if tensor.layout is not torch.strided or tensor.numel() == 0:
         return frozenset()
-    storage = tensor.untyped_storage()._cdata
-    return frozenset((storage, o) for o in offsets(tensor))
-
-
-def offsets(tensor: Tensor) -> list[int]:
-    """Give the byte in its storage where each element of a tensor starts, in its order."""
-    found = [tensor.storage_offset()]
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        found = [o + k * stride for o in found for k in range(size)]
-    return [o * tensor.itemsize for o in found]
+    return frozenset(in_order(tensor))
 
 
 @dataclass
@@ -91,6 +83,7 @@ class Log:
     draws: int = 0
     escaped: set[int] = field(default_factory=set)
     alive: list[Any] = field(default_factory=list)
+    unwritten: Unwritten = field(default_factory=Unwritten)
 
     def add(self, event: Event) -> None:
         self.events.append(event)
@@ -129,14 +122,14 @@ class Operators(DispatchMode):
         draw, known = None, True
         before = {value.untyped_storage()._cdata for value in given}
         pure = ours or func in _OVERWRITING or any(a.is_out for a in names if a.alias_info)
-        reads = frozenset().union(
-            # What is copied to itself is read.
-            *(
-                cells(v)
-                for v in given
-                if not (pure and any(v is w for w in written)) or sum(v is o for o in given) > 1
-            )
-        )
+        # What is copied to itself is read.
+        read = [
+            v
+            for v in given
+            if not (pure and any(v is w for w in written)) or sum(v is o for o in given) > 1
+        ]
+        lost = self.log.unwritten.read(read)
+        reads = frozenset().union(*(cells(v) for v in read))
         if draws:
             key, draw = self.log.next_key(), self.log.draws - 1
             known = _is_constant(func, args)
@@ -147,12 +140,14 @@ class Operators(DispatchMode):
         self.log.alive += [v.untyped_storage() for v in (*given, *made)]
         fresh = [v for v in made if v.untyped_storage()._cdata not in before]
         if func._schema.name.partition("::")[2] in _EMPTY:
-            fresh, reads = [], frozenset()
+            self.log.unwritten.allocated(fresh)
+            fresh, reads, lost = [], frozenset(), []
         if func._schema.name.partition("::")[2] in _METADATA:
-            reads = frozenset()
+            reads, lost = frozenset(), []
         if func._schema.name == "aten::set_":  # other memory, whose values stay
-            written, fresh = [], []
+            written, fresh, lost = [], [], []
         writes = frozenset().union(*(cells(v) for v in (*written, *fresh)))
+        self.log.unwritten.made(func, lost, [*written, *fresh], result)
         ends_here = not made and not written
         if func._schema.name.endswith("_local_scalar_dense"):
             ends_here = True
@@ -269,15 +264,24 @@ def keys_by_name(log: Log, named: list[tuple[str, Tensor]], final: Cells) -> lis
     return keys
 
 
-def tainted(log: Log, keys: list[int | None] | None) -> set[tuple[int, int]]:
-    """List the elements that depend on draws without a key, or, if `keys` is None, on any key."""
-    found: set[tuple[int, int]] = set()
+@dataclass
+class Tainted:
+    """What depends on draws without a key: elements, and whether somebody has read such values."""
+
+    cells: set[tuple[int, int]] = field(default_factory=set)
+    read: bool = False
+
+
+def tainted(log: Log, keys: list[int | None] | None) -> Tainted:
+    """Find what depends on draws without a key, or, if `keys` is None, on any key."""
+    found = Tainted()
     for event in log.events:
         unsaid = event.draw is not None and not event.known
         if keys is not None and event.draw is not None:
             unsaid = keys[event.draw] is None
-        if unsaid or event.reads & found:
-            found |= event.writes
+        if unsaid or event.reads & found.cells:
+            found.cells |= event.writes
+            found.read |= event.root
         elif event.overwrites:
-            found -= event.writes
+            found.cells -= event.writes
     return found

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from support.model_oracle import offsets
+from support.model_unwritten import offsets
 
 
 class Failure(NamedTuple):
