@@ -3,63 +3,79 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import starmap
 
+from fastinit._fills.marks import Marks
 from fastinit._fills.region import Region
-
-
-def _slices(region: Region) -> Iterator[slice]:
-    """List the bytes of a region as few slices, along its longest dimension."""
-    item = region.dtype.itemsize
-    dims = [(s * item, n) for s, n in zip(region.stride, region.size, strict=True) if n > 1 and s]
-    dims.append((1, item))
-    dims.sort(key=lambda dim: dim[1])
-    step, length = dims.pop()
-    starts = [region.offset * item]
-    for outer, count in dims:
-        starts = [start + k * outer for start in starts for k in range(count)]
-    for start in starts:
-        yield slice(start, start + (length - 1) * step + 1, step)
 
 
 class Spans:
     """A set of bytes: sorted intervals that do not touch each other, and scattered regions.
 
-    Those would be too many intervals. They are looked at byte by byte where that matters.
+    Those would be too many intervals. They are looked at byte by byte, from when that matters.
     """
 
-    __slots__ = ("_ends", "_scattered", "_starts")
+    __slots__ = ("_ends", "_marks", "_scattered", "_starts")
 
     def __init__(self, begin: int = 0, end: int = 0) -> None:
         self._starts = [begin] if end > begin else []
         self._ends = [end] if end > begin else []
-        self._scattered: dict[Region, None] | None = None
+        self._scattered: dict[Region, None] | None = None  # not looked at yet
+        self._marks: Marks | None = None  # in whose stretch there are no intervals
+
+    def _look(self, region: Region | None = None) -> Marks:
+        """Go on byte by byte where there is something scattered, and where a region is."""
+        scattered, self._scattered = self._scattered or {}, None
+        marks = self._marks
+        around = [*scattered, *([region] if region is not None else [])]
+        if around:
+            begin = min(r.span[0] for r in around)
+            end = max(r.span[1] for r in around)
+            if marks is None:
+                marks = Marks(begin, end)
+            else:
+                begin, end = min(begin, marks.begin), max(end, marks.end)
+                marks.extend(begin, end)
+            for first, last in self._between(begin, end):
+                marks.put(first, last, True)
+            self._remove(begin, end)
+            for one in scattered:
+                marks.put_region(one, True)
+            self._marks = marks
+        assert marks is not None
+        return marks
+
+    def _between(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """List what the intervals have of an interval."""
+        first, last = bisect_right(self._ends, begin), bisect_left(self._starts, end)
+        both = zip(self._starts[first:last], self._ends[first:last], strict=True)
+        return [(max(a, begin), min(b, end)) for a, b in both]
 
     def marks(self, size: int = 0) -> bytearray:
         """Give so many bytes, at least all up to the last that is in: those that are as ones."""
-        scattered = self._scattered or {}
-        ends = (region.span[1] for region in scattered)
-        marks = bytearray(max([size, *self._ends[-1:], *ends]))
+        looked = self._look() if self._scattered or self._marks else None
+        last = 0 if looked is None else looked.end
+        marks = bytearray(max([size, *self._ends[-1:], last]))
+        if looked is not None:
+            looked.onto(marks)
         for begin, end in zip(self._starts, self._ends, strict=True):
             marks[begin:end] = b"\1" * (end - begin)
-        for region in scattered:
-            for part in _slices(region):
-                marks[part] = b"\1" * len(range(part.start, part.stop, part.step))
         return marks
-
-    def _covers_all(self, slices: Iterable[slice]) -> bool:
-        marks = self.marks()
-        return all(marks[s].count(1) == len(range(s.start, s.stop, s.step or 1)) for s in slices)
-
-    def _resolve(self) -> None:
-        """Make intervals of what is scattered."""
-        both = self.within(0, len(self.marks()))
-        self._scattered = None
-        self._starts, self._ends = [a for a, _ in both], [b for _, b in both]
 
     def add(self, begin: int, end: int) -> None:
         """Put an interval in."""
+        marks = self._marks
+        if marks is not None and begin < marks.end and end > marks.begin:
+            marks.put(begin, end, True)
+            if begin < marks.begin:
+                self._add(begin, marks.begin)
+            if end > marks.end:
+                self._add(marks.end, end)
+        else:
+            self._add(begin, end)
+
+    def _add(self, begin: int, end: int) -> None:
         if not self._starts:
             self._starts, self._ends = [begin], [end]
             return
@@ -70,6 +86,11 @@ class Spans:
 
     def add_all(self, intervals: Iterable[tuple[int, int]]) -> None:
         """Put many intervals in."""
+        if self._marks is not None:
+            for begin, end in intervals:
+                if begin < end:
+                    self.add(begin, end)
+            return
         both = sorted([*zip(self._starts, self._ends, strict=True), *intervals])
         self._starts, self._ends = [], []
         for begin, end in both:
@@ -81,8 +102,11 @@ class Spans:
 
     def remove(self, begin: int, end: int) -> None:
         """Take an interval out."""
-        if self._scattered:
-            self._resolve()
+        if self._scattered or self._marks:
+            self._look().put(begin, end, False)
+        self._remove(begin, end)
+
+    def _remove(self, begin: int, end: int) -> None:
         first, last = bisect_right(self._ends, begin), bisect_left(self._starts, end)
         if first >= last:
             return
@@ -97,9 +121,11 @@ class Spans:
         self._starts[first:last], self._ends[first:last] = starts, ends
 
     def meets(self, begin: int, end: int) -> bool:
-        """Whether some of an interval is in."""
+        """Whether some of an interval is in; what is scattered and not looked at may be."""
         place = bisect_right(self._ends, begin)
         if place < len(self._starts) and self._starts[place] < end:
+            return True
+        if self._marks is not None and self._marks.holds(begin, end, True):
             return True
         spans = (region.span for region in self._scattered or ())
         return any(first < end and begin < last for first, last in spans)
@@ -109,47 +135,42 @@ class Spans:
         place = bisect_right(self._starts, begin) - 1
         if end <= begin or (place >= 0 and end <= self._ends[place]):
             return True
-        if not self._scattered or not self._covers_all([slice(begin, end)]):
+        if not self._scattered and self._marks is None:
             return False
-        self.add(begin, end)
-        spans = {region: region.span for region in self._scattered}
-        left = {r: None for r, (a, b) in spans.items() if not (begin <= a and b <= end)}
-        self._scattered = left or None
+        marks = self._look()
+        if marks.holds(begin, end, False):
+            return False
+        beside = (begin, min(end, marks.begin)), (max(begin, marks.end), end)
+        if not all(a >= b or self._between(a, b) == [(a, b)] for a, b in beside):
+            return False
+        if begin <= marks.begin and marks.end <= end:  # one interval is enough from now on
+            self._marks = None
+            self._add(begin, end)
         return True
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is in."""
-        return not self._starts and not self._scattered
+        marks = self._marks
+        here = marks is not None and marks.holds(marks.begin, marks.end, True)
+        return not self._starts and not self._scattered and not here
 
     def copy(self) -> Spans:
         """Give an equal set."""
         other = Spans()
         other._starts, other._ends = self._starts.copy(), self._ends.copy()
         other._scattered = dict(self._scattered) if self._scattered else None
+        other._marks = None if self._marks is None else self._marks.copy()
         return other
-
-    def within(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """List what is in, of an interval."""
-        if self._scattered:
-            marks, found = self.marks(), []
-            first = marks.find(1, begin, end)
-            while first >= 0:
-                last = marks.find(0, first, end)
-                last = min(end, len(marks)) if last < 0 else last
-                found.append((first, last))
-                first = marks.find(1, last, end)
-            return found
-        both = zip(self._starts, self._ends, strict=True)
-        return [(max(a, begin), min(b, end)) for a, b in both if a < end and b > begin]
 
     def add_region(self, region: Region) -> None:
         """Put in what a region writes."""
-        if region.runs is None:
+        if region.runs is None and self._marks is None:
             self._scattered = self._scattered or {}
             self._scattered[region] = None
-            return
-        for begin, end in region.runs:
+        elif region.runs is None:
+            self._look(region).put_region(region, True)
+        for begin, end in region.runs or ():
             self.add(begin, end)
 
     def add_around(self, region: Region) -> None:
@@ -158,16 +179,22 @@ class Spans:
             self.add(begin, end)
 
     def remove_region(self, region: Region) -> None:
-        """Take out what a region overwrites; nothing if that is too scattered to be followed."""
+        """Take out what a region overwrites."""
+        if region.runs is None:
+            self._look(region).put_region(region, False)
         for begin, end in region.runs or ():
             self.remove(begin, end)
 
     def meets_region(self, region: Region) -> bool:
-        """Whether some of a region may be in."""
+        """Whether some of a region is in; what is scattered and not looked at may be."""
+        if region.runs is None and self._marks is not None:
+            return self._look(region).region_holds(region, True)
         return any(starmap(self.meets, region.around))
 
     def covers_region(self, region: Region) -> bool:
         """Whether all of a region is in."""
-        if region.runs is None and self._scattered:
-            return region in self._scattered or self._covers_all(_slices(region))
+        if region.runs is None and self._marks is None and region in (self._scattered or ()):
+            return True
+        if region.runs is None and (self._scattered or self._marks):
+            return not self._look(region).region_holds(region, False)
         return all(starmap(self.covers, region.around))

@@ -10,6 +10,7 @@ from support.common import same_bits
 from torch import Tensor, nn
 
 import fastinit
+from fastinit._recording import memory
 
 _SIZE = (300, 256)  # 38,400 elements in each half
 
@@ -82,6 +83,34 @@ def test_a_weight_that_is_drawn_in_two_halves(how: str) -> None:
     fastinit.normal_(want[:, 0::2], key=key.fold_in(0))
     fastinit.uniform_(want[:, 1::2], key=key.fold_in(1))
     assert same_bits(module.weight.detach(), want)
+
+
+class _Redrawn(_Halves):
+    """A weight that is drawn as a whole before its halves are, which leave nothing of it."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, 5.0)
+        super().reset_parameters()
+
+
+def test_what_two_halves_overwrite_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, ran = memory.run_fills, []
+
+    def counted(fills: list[Any], *rest: Any) -> None:
+        ran.extend(fills)
+        run(fills, *rest)
+
+    monkeypatch.setattr(memory, "run_fills", counted)
+    module = fastinit.materialize(_Redrawn, key=3)
+    assert len(ran) == 2
+    want = fastinit.materialize(_Halves, key=3)
+    assert same_bits(module.weight.detach(), want.weight.detach())  # by its keys, too
+    (row,), (like,) = fastinit.report(module).parameters, fastinit.report(want).parameters
+    assert row.rule == like.rule == "normal_, uniform_"
+    ran.clear()
+    with fastinit.patch(3, batch=True):
+        module = _Redrawn()
+    assert len(ran) == 2
 
 
 def test_a_half_that_nobody_writes_is_named() -> None:
