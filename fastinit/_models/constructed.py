@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.part import part_of, written
@@ -21,8 +21,34 @@ from fastinit.key import Key
 _WHERE = "fastinit.initialize_: argument 'factory'"
 
 
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
+def _shape(tensor: Tensor) -> tuple[Any, ...]:
+    """Give a shape; of a nested tensor, which has none, those of its parts."""
+    if tensor.is_nested:
+        return tuple(tuple(part.shape) for part in tensor.unbind())
+    return tuple(tensor.shape)
+
+
 def _kind(named: Named) -> str:
-    return f"{tuple(named.tensor.shape)}, {named.tensor.dtype}"
+    tensor = named.tensor
+    layout = "" if tensor.layout is torch.strided else f", {tensor.layout}"
+    return f"{_shape(tensor)}, {tensor.dtype}{layout}"
+
+
+def _is_like(tensor: Tensor, other: Tensor) -> bool:
+    """Whether one can have the values of the other: all but how large its numbers are."""
+    if tensor.layout is not other.layout or _shape(tensor) != _shape(other):
+        return False
+    floats = tensor.is_floating_point() == other.is_floating_point()
+    return floats and tensor.is_complex() == other.is_complex()
+
+
+def _copy(tensor: Tensor, source: Tensor) -> None:
+    if tensor.layout in _COMPRESSED:  # which may have fewer values, or more
+        tensor.resize_as_sparse_(source)
+    tensor.copy_(source)
 
 
 def _check(ours: Mapping[str, Named], made: Mapping[str, Named], kind: str) -> None:
@@ -33,12 +59,11 @@ def _check(ours: Mapping[str, Named], made: Mapping[str, Named], kind: str) -> N
         parts = [f"has no {', '.join(missing)}"] if missing else []
         parts += [f"has {', '.join(more)}, which the module has not"] if more else []
         raise ValueError(f"{_WHERE}: as to names of parameters, what it makes {'; '.join(parts)}")
-    wrong = []
-    for name, named in ours.items():
-        mine, other = named.tensor, made[name].tensor
-        floats = mine.is_floating_point() == other.is_floating_point()
-        if mine.shape != other.shape or mine.is_complex() != other.is_complex() or not floats:
-            wrong.append(f"{name} ({_kind(named)}, made: {_kind(made[name])})")
+    wrong = [
+        f"{name} ({_kind(named)}, made: {_kind(made[name])})"
+        for name, named in ours.items()
+        if not _is_like(named.tensor, made[name].tensor)
+    ]
     if wrong:
         raise ValueError(f"{_WHERE}: the {kind} that it makes are others: {', '.join(wrong)}")
 
@@ -96,6 +121,6 @@ def initialize_from(
                 keep(part_of(named.tensor, f"initialize_: {name}"), source.tensor)
                 written(named.tensor)
             else:
-                named.tensor.copy_(source.tensor)
+                _copy(named.tensor, source.tensor)
     for name, named in wanted.items():
         take_over(made[name], named)
