@@ -72,7 +72,7 @@ class WholePart(models.ModelPart):
             f"  native draws {self.choice.draws / self.choice.parameters:.1f} times as many. of "
             "flat: over one fastinit.normal_ on a flat tensor of as many bytes.",
             "start-up: as above; materialize builds the model without memory, then fills what it "
-            "allocates once, in huge pages.",
+            "allocates once, in huge pages where the kernel has them at hand.",
         ]
         header = ["row", "native s", "fastinit s", "native/fastinit", "of flat"]
         cells = [

@@ -117,8 +117,9 @@ def materialize(
     from the key meanwhile, and put back.
 
     Peak memory is that of the model, plus the largest temporary of its initialisers. Large
-    parameters on the CPU get huge pages where the kernel grants them; FASTINIT_HUGE_PAGES=0 in the
-    environment turns that off (see docs/performance.md for when that is faster).
+    parameters on the CPU get huge pages, as many as the machine has at hand; FASTINIT_HUGE_PAGES=0
+    in the environment turns that off, 1 asks for them whatever it has (docs/performance.md says
+    when that is slower).
 
     Args:
         module_or_factory: a module on the meta device, or a callable that makes one.

@@ -12,7 +12,6 @@ from fastinit._fills.region import Region
 from fastinit._models.names import Named
 from fastinit._models.request import Result
 from fastinit._recording.graph import Ref, Storage
-from fastinit._recording.memory import advise_huge_pages
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import is_plain, swap
 
@@ -148,7 +147,7 @@ def _moved(
     storage = recorder.storage_of(tensor)
     ops = [] if storage is None else storage.pending
     if storage is not None and ops and _can_run_there(storage, tensor.dtype, kind):
-        advise_huge_pages(memory.untyped_storage())
+        recorder.huge_pages.ask(memory.untyped_storage())
         there = recorder.register(memory, known=False)
         for op in ops:
             op.writes = [Ref(there, ref.region.with_dtype(kind)) for ref in op.writes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,19 +12,11 @@ from torch import Tensor
 from fastinit._compiled import extension
 from fastinit._fills.fill import Fill, run_fills
 from fastinit._recording.graph import Op, Storage
+from fastinit._recording.huge_pages import HugePages
 from fastinit._tensors import PLAIN_TYPES, is_fake, is_plain
 
 _LARGE = 1 << 20  # bytes, from which memory is large enough to be asked for again
 _YOUNG = 16
-_HUGE = 4 << 20  # bytes, from which huge pages are worth asking for
-
-
-def advise_huge_pages(untyped: torch.UntypedStorage) -> None:
-    """Ask for huge pages behind a large storage on the CPU that nothing has touched yet."""
-    if untyped.nbytes() < _HUGE or untyped.device.type != "cpu":
-        return
-    if os.environ.get("FASTINIT_HUGE_PAGES", "1") != "0":
-        extension.advise_huge_pages(untyped.data_ptr(), untyped.nbytes())
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -57,6 +48,7 @@ class Memory:
         lock: held while something is done to it; threads may share it.
         ended: whether nothing waits any more.
         scopes: what sends draws here; each has an attribute `ended`.
+        huge_pages: what asks for them.
     """
 
     def __init__(self) -> None:
@@ -67,6 +59,7 @@ class Memory:
         self.ended = False
         self.scopes: list[Any] = []
         self.lock = threading.RLock()
+        self.huge_pages = HugePages()
 
     def storage_of(self, tensor: Tensor) -> Storage | None:
         """Find the storage of a tensor; None if it is not among them."""
@@ -97,6 +90,7 @@ class Memory:
         for storage in young:
             if not storage.is_alive:
                 del self._storages[storage.address]
+                self.huge_pages.touched(storage.address)
                 storage.forget()
         self._large[begin:] = [storage for storage in young if storage.is_alive]
         if begin == 0:
@@ -121,8 +115,8 @@ class Memory:
         if not is_real(tensor) or tensor.numel() == 0:
             return None
         storage = self.register(tensor, known=False)
-        if storage.nbytes >= _HUGE:
-            advise_huge_pages(tensor.untyped_storage())
+        if storage.nbytes >= _LARGE:
+            self.huge_pages.ask(tensor.untyped_storage())
         self.guard(storage)
         return storage
 
@@ -133,6 +127,7 @@ class Memory:
 
     def unguard(self, storage: Storage) -> None:
         """Let everybody at the memory again."""
+        self.huge_pages.touched(storage.address)
         if storage.guarded:
             storage.guarded = False
             extension.guard_storage(storage.address, False)

@@ -407,19 +407,13 @@ def test_nothing_stays_on_after_an_exception() -> None:
 
 def test_large_memory_is_backed_by_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(
-        _C, "advise_huge_pages", lambda begin, size: asked.append(size), raising=True
-    )
+    monkeypatch.setattr(_C, "advise_huge_pages", lambda begin, size: asked.append(size))
+    monkeypatch.setenv("FASTINIT_HUGE_PAGES", "1")
     materialize(lambda: nn.Linear(1 << 11, 1 << 10), key=3)
     assert asked == [4 << 21]  # not the bias
     monkeypatch.setenv("FASTINIT_HUGE_PAGES", "0")
     materialize(lambda: nn.Linear(1 << 11, 1 << 10), key=3)
     assert len(asked) == 1
-    monkeypatch.undo()
-    large = torch.empty(5 << 20, dtype=torch.uint8)
-    memory.advise_huge_pages(large.untyped_storage())  # a hint: it must only not fail
-    memory.advise_huge_pages(large[:100].clone().untyped_storage())
-    assert large.fill_(1).sum() == 5 << 20
 
 
 def test_runs_again_after_a_copy_from_a_view() -> None:
