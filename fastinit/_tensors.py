@@ -114,3 +114,18 @@ def swap(a: Tensor, b: Tensor) -> None:
     hooks = a._backward_hooks, a._post_accumulate_grad_hooks
     torch._C._swap_tensor_impl(a, b)
     a._backward_hooks, a._post_accumulate_grad_hooks = hooks
+
+
+def is_put_together(tensor: Tensor) -> bool:
+    """Whether a tensor's values lie in tensors that it is made of: sparse and nested ones."""
+    return tensor.layout is not torch.strided or tensor.is_nested
+
+
+def copy_values(tensor: Tensor, source: Tensor) -> None:
+    """Give a tensor the values of another of its shape and layout; sparse ones may have others."""
+    if not tensor.is_nested and tensor.layout in _COMPRESSED:
+        tensor.resize_as_sparse_(source)
+    tensor.copy_(source)
+
+
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)

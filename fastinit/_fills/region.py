@@ -37,8 +37,13 @@ class Region:
 
     @staticmethod
     def of(tensor: Tensor) -> Region:
-        """Describe a strided tensor."""
-        return _of_layout(extension.layout_of(tensor))
+        """Describe a strided tensor; of a nested one, which has no strides, all of its memory."""
+        try:
+            return _of_layout(extension.layout_of(tensor))
+        except RuntimeError:
+            if not tensor.is_nested:
+                raise
+            return Region((tensor.untyped_storage().nbytes(),), (1,), 0, torch.uint8)
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -16,12 +16,10 @@ from fastinit._models.materialize import materialize
 from fastinit._models.names import Named, named_tensors
 from fastinit._models.renaming import Rename
 from fastinit._models.sharded_ops import keep
+from fastinit._tensors import copy_values
 from fastinit.key import Key
 
 _WHERE = "fastinit.initialize_: argument 'factory'"
-
-
-_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 def _shape(tensor: Tensor) -> tuple[Any, ...]:
@@ -43,12 +41,6 @@ def _is_like(tensor: Tensor, other: Tensor) -> bool:
         return False
     floats = tensor.is_floating_point() == other.is_floating_point()
     return floats and tensor.is_complex() == other.is_complex()
-
-
-def _copy(tensor: Tensor, source: Tensor) -> None:
-    if tensor.layout in _COMPRESSED:  # which may have fewer values, or more
-        tensor.resize_as_sparse_(source)
-    tensor.copy_(source)
 
 
 def _check(ours: Mapping[str, Named], made: Mapping[str, Named], kind: str) -> None:
@@ -121,6 +113,6 @@ def initialize_from(
                 keep(part_of(named.tensor, f"initialize_: {name}"), source.tensor)
                 written(named.tensor)
             else:
-                _copy(named.tensor, source.tensor)
+                copy_values(named.tensor, source.tensor)
     for name, named in wanted.items():
         take_over(made[name], named)

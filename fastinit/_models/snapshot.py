@@ -15,7 +15,7 @@ from fastinit._compiled import extension
 from fastinit._distributed.fill import is_sharded
 from fastinit._fills.region import Region
 from fastinit._models.names import named_modules
-from fastinit._tensors import PLAIN_TYPES
+from fastinit._tensors import PLAIN_TYPES, copy_values, is_put_together
 
 _CONTAINERS = (dict, list, set, deque)
 _PLAIN = frozenset({OrderedDict, *_CONTAINERS})
@@ -177,7 +177,8 @@ def _put_back(container: Any, before: Any) -> None:
 class Snapshot:
     """The objects that make a module: restored, it has these again, and they what they held.
 
-    The values in tensors' memory are not part of it.
+    The values in tensors' memory are not part of it, but for those of tensors that are put together
+    of others: what is written to these no recording sees.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -185,6 +186,7 @@ class Snapshot:
         self._held: list[Any] = []  # by each of these
         self._empty: list[Any] = []
         self._tensors: dict[int, _TensorState] = {}
+        self._together: list[tuple[Tensor, Tensor]] = []
         seen: set[int] = set()
         waiting: list[Any] = [module]
         while waiting:
@@ -218,7 +220,11 @@ class Snapshot:
         self._sort(held.values() if isinstance(held, dict) else held, waiting)
 
     def _keep_tensor(self, tensor: Tensor) -> None:
-        if tensor.layout is torch.strided and not tensor.is_meta:
+        if tensor.is_meta:
+            return
+        if is_put_together(tensor):
+            self._together.append((tensor, tensor.detach().clone()))
+        else:
             self._tensors[id(tensor)] = _TensorState(tensor)
 
     def _sort(self, items: Collection[Any], waiting: list[Any]) -> None:
@@ -248,6 +254,8 @@ class Snapshot:
                 _put_back(container, before)
             for state in self._tensors.values():
                 state.restore()
+            for tensor, before in self._together:
+                copy_values(tensor, before)
 
     def restore_tensor(self, tensor: Tensor) -> None:
         """Put one tensor back."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.common import same_bits
 from support.initialize_helpers import assert_same, values
-from torch import Tensor, nn
+from torch import nn
 
 import fastinit
 from fastinit import Key
@@ -101,50 +101,6 @@ def test_factories_that_make_something_else(factory: Any, error: type, text: str
     with pytest.raises(error, match=text):
         from_factory(module, factory)
     assert_same(values(module), before)
-
-
-class Layouts(nn.Module):
-    """Buffers that are not strided, with values, and numbers of values, that are drawn."""
-
-    def __init__(self, longest: int = 4) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(8, 8))
-        drawn = torch.randn(8, 8)
-        chosen = torch.where(drawn > 0, drawn, 0)
-        parts = [drawn[:2].clone(), drawn[:longest].clone()]
-        self.register_buffer("rows", chosen.to_sparse_csr())
-        self.register_buffer("blocks", chosen.to_sparse_bsc((2, 2)))
-        self.register_buffer("places", chosen.to_sparse())
-        self.register_buffer("nested", torch.nested.nested_tensor(parts))
-        self.register_buffer("jagged", torch.nested.nested_tensor(parts, layout=torch.jagged))
-        self.register_buffer("eighths", torch.quantize_per_tensor(drawn, 0.125, 0, torch.qint8))
-
-    def held(self) -> dict[str, Tensor]:
-        """Give what each holds as ordinary tensors."""
-        made = {"eighths": self.get_buffer("eighths").dequantize()}
-        for name in ("rows", "blocks", "places"):
-            made[name] = self.get_buffer(name).to_dense()
-        for name in ("nested", "jagged"):
-            made[name] = torch.cat(list(self.get_buffer(name).unbind()))
-        return made
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_buffers_of_other_layouts() -> None:
-    module = Layouts()
-    before = dict(module.named_buffers())
-    from_factory(module, Layouts)
-    assert_same(module.held(), fastinit.materialize(Layouts, key=3).held())
-    assert all(before[name] is buffer for name, buffer in module.named_buffers())
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_factory_of_other_parts_leaves_the_module_as_it_was() -> None:
-    module = Layouts()
-    before = module.held()
-    with pytest.raises(ValueError, match=r"nested \(\(\(2, 8\), \(4, 8\)\), .*\(5, 8\)\)"):
-        from_factory(module, lambda: Layouts(5))
-    assert_same(module.held(), before)
 
 
 def test_a_factory_that_gives_the_module_itself() -> None:
