@@ -93,3 +93,4 @@ def recording(recorder: Recorder, sharding: Sharding | None = None) -> Iterator[
         finally:
             EXCHANGES.uninstall()
             scope.end()
+            recorder.scopes.remove(scope)  # so that neither holds the other

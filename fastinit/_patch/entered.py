@@ -53,6 +53,7 @@ class EnteredScope(Scope):
     def end(self) -> None:
         leave(self)
         leave_function_mode(self._mode)
+        del self._mode  # which holds the scope: no cycle shall keep what that does
         try:
             if self._fork is not None:
                 self._fork.end()

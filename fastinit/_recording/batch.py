@@ -80,6 +80,7 @@ class _Queue(Memory):
         ops = [op for s in opened for op in needed_of(s)]
         self.run(ops)
         for storage in opened:
+            storage.pending.clear()  # which refer to it
             if storage.is_alive:
                 self.unguard(storage)
 

@@ -91,6 +91,7 @@ class Memory:
             if not storage.is_alive:
                 del self._storages[storage.address]
                 self.huge_pages.touched(storage.address)
+                storage.pending.clear()
                 storage.forget()
         self._large[begin:] = [storage for storage in young if storage.is_alive]
         if begin == 0:

@@ -1,11 +1,17 @@
-"""Letting go of memory that nobody has any more."""
+"""Letting go of memory that nobody has any more, and of what was recorded."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import nn
 
-from fastinit._recording.graph import Storage
+import fastinit
+from fastinit._patch.scope import Scope
+from fastinit._recording.graph import Op, Storage
 from fastinit._recording.memory import Memory
 
 _MIB = 1 << 20
@@ -57,3 +63,40 @@ def test_what_dies_is_let_go() -> None:
         memory.close(one)
     assert len(memory.storages()) == len(later)
     memory.open_all()
+
+
+def _layer() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+
+
+def _patched(*, batch: bool) -> None:
+    with fastinit.patch(batch=batch):
+        _layer()
+
+
+@pytest.mark.parametrize(
+    "initialise",
+    [
+        lambda: fastinit.initialize_(_layer(), key=0),
+        lambda: fastinit.initialize_(_layer(), {"default": fastinit.normal_}, key=0),
+        lambda: fastinit.materialize(_layer, key=0),
+        lambda: fastinit.materialize(_layer().to("meta"), key=0),
+        lambda: _patched(batch=False),
+        lambda: _patched(batch=True),
+    ],
+    ids=["initialize_", "rules", "factory", "meta", "patch", "batch"],
+)
+def test_nothing_of_a_recording_is_left_to_the_garbage_collector(
+    initialise: Callable[[], object],
+) -> None:
+    initialise()
+    gc.collect()
+    before = set(map(id, gc.get_objects()))
+    gc.disable()
+    try:
+        initialise()
+        held = [one for one in gc.get_objects() if id(one) not in before]
+    finally:
+        gc.enable()
+    kinds = (Memory, Op, Scope, Storage)
+    assert [one for one in held if isinstance(one, kinds)] == []
