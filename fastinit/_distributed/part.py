@@ -136,10 +136,10 @@ RULES: dict[Any, Callable[..., None]] = {}
 _ALIKE = (torch.ops.aten.fill_.Scalar, torch.ops.aten.fill_.Tensor, torch.ops.aten.zero_.default)
 
 
-def written(tensor: Tensor) -> None:
+def written(*tensors: Tensor) -> None:
     """Count a write where torch's own count has not seen it: of a wrapper, or below autograd."""
-    if not isinstance(tensor, TensorShard) and not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
+    counted = [t for t in tensors if not isinstance(t, TensorShard) and not t.is_inference()]
+    torch.autograd.graph.increment_version(counted)
 
 
 # ---- DTensor -------------------------------------------------------------------------------------

@@ -211,13 +211,16 @@ class Twins:
         storages = {name: recorder.storage_of(tensor) for name, tensor in sources.items()}
         ours = {storage for storage in storages.values() if storage is not None}
         self._tell_observers(storages, recorded)
-        held = {
-            storage
-            for tensor in self._others()
-            if (storage := recorder.storage_of(tensor)) in ours and storage is not None
-        }
-        held |= {s for n, s in storages.items() if n in self._sums and s is not None}
-        whole = {s for s in ours if s in ran or s in held or s.poison is not None}
+        changed = {n: t for n, t in self._twins.items() if not t.fixed or t.value is not None}
+        for twin in changed.values():
+            take_marks(twin.sharded, twin.tensor)
+        whole = {s for s in ours if s in ran or s.poison is not None}
+        whole |= {s for n, s in storages.items() if n in self._sums and s is not None}
+        regions = {name: Region.of(tensor) for name, tensor in sources.items()}
+        parts = {n: s for n in changed if (s := storages[n]) is not None and s not in whole}
+        for name in parts:
+            del sources[name]
+        whole |= self._held(recorder, parts)
         waiting: dict[Storage, list[Op]] = {storage: [] for storage in ours}
         others: list[Op] = []
         for op in ops:
@@ -228,27 +231,39 @@ class Twins:
             recorder.unguard(storage)
             storage.pending.clear()
         made: list[Op] = []
-        for name, twin in self._twins.items():
-            if twin.fixed and twin.value is None:
-                continue
-            written(twin.sharded)
-            take_marks(twin.sharded, twin.tensor)
-            storage, source = storages[name], sources[name]
-            if name in self._sums and twin.value is None and not bool(source.detach().any()):
-                made.append(zeroed(recorder, twin.sharded._local_tensor))
+        for name, twin in changed.items():
+            sharded, source, storage = twin.sharded, sources.get(name), parts.get(name)
+            if storage is not None and storage in whole and (memory := storage.alive()) is not None:
+                source = regions[name].on(memory)
+            if name in self._sums and twin.value is None and not _any(source):
+                made.append(zeroed(recorder, sharded._local_tensor))
                 continue
             part = self._parts.get(name)
-            if part is None or part.local is not twin.sharded._local_tensor:  # it has got memory
-                part = part_of(twin.sharded, f"{self._where}: {name}")
+            if part is None or part.local is not sharded._local_tensor:  # it has got memory
+                part = part_of(sharded, f"{self._where}: {name}")
             if twin.value is not None:
                 made += copied(recorder, part, twin.value)
-            elif storage is None or storage in whole:
+            elif source is not None:
                 made += copied(recorder, part, source)
-            else:
-                made += divided(recorder, twin.sharded, part, source, waiting[storage])
+            elif storage is not None:
+                made += divided(recorder, sharded, part, regions[name], waiting[storage])
+        written(*(twin.sharded for twin in changed.values()))
         for storage in ours - whole:
             storage.pending.clear()
         return [*others, *made]
+
+    def _held(self, recorder: Recorder, parts: Mapping[str, Storage]) -> set[Storage]:
+        """Find what something in the module shares of the memory of these twins.
+
+        Mostly nobody has it any more once it is let go of here, so there is nothing to look for.
+        """
+        gone = [self._twins[name].let_go() for name in parts]
+        recorder.unfollow(gone)
+        gone.clear()
+        left = {storage for storage in parts.values() if storage.is_alive}
+        if not left:
+            return left
+        return left.intersection(map(recorder.storage_of, self._others()))
 
     def _tell_observers(
         self, storages: Mapping[str, Storage | None], recorded: Iterable[Op]
@@ -399,6 +414,10 @@ class Twins:
             if not given.swapped:
                 self._twins[name].named = named.with_tensor(new)
         refer_to_shards(self._module, changed)
+
+
+def _any(tensor: Tensor | None) -> bool:
+    return tensor is not None and bool(tensor.detach().any())
 
 
 def _is_sum(sharded: Any) -> bool:

@@ -69,16 +69,15 @@ def _storage(recorder: Recorder, part: Part) -> Storage:
 
 
 def divided(
-    recorder: Recorder, sharded: Any, part: Part, source: Tensor, ops: Sequence[Op]
+    recorder: Recorder, sharded: Any, part: Part, full: Region, ops: Sequence[Op]
 ) -> list[Op]:
     """Do to the shard of a DTensor what waits for a tensor of the full size."""
-    full = Region.of(source)
     views = [_view_of(full, op, part.local.dtype) for op in ops]
     if None in views:
         if _is_empty(part):
             return []
         label = ops[views.index(None)].label
-        return [_on_shard(recorder, part, label, _whole(part, source, ops))]
+        return [_on_shard(recorder, part, label, _whole(part, full, ops))]
     made: list[Op] = []
     # All ranks do it or none: whether they do follows from what is the same on all.
     if ops and ops[0].together and ops[0].writes[0].region == full:
@@ -174,10 +173,9 @@ def _like(op: Op, ref: Ref, **how: Any) -> Op:
     )
 
 
-def _whole(part: Part, source: Tensor, ops: Sequence[Op]) -> Callable[[Tensor, int | None], None]:
+def _whole(part: Part, full: Region, ops: Sequence[Op]) -> Callable[[Tensor, int | None], None]:
     """Compute the full tensor in memory of its own, and keep what is here of it."""
-    size = source.untyped_storage().nbytes()
-    full = Region.of(source)
+    size = max(region.span[1] for region in (full, *(op.writes[0].region for op in ops)))
 
     def run(local: Tensor, key: int | None) -> None:
         memory = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()

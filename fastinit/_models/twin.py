@@ -40,6 +40,12 @@ class Twin:
         table, attribute = self.places[0]
         return table.get(attribute)
 
+    def let_go(self) -> Tensor:
+        """Give the twin, which is then nobody's."""
+        tensor = self.tensor
+        del self.tensor
+        return tensor
+
     def put(self, tensor: Any) -> None:
         """Put something in its place."""
         for table, attribute in self.places:
