@@ -161,7 +161,7 @@ def is_sharded(tensor: Any) -> bool:
     kind = type(tensor)
     if kind is Tensor or kind is torch.nn.Parameter:
         return False
-    if kind is TensorShard:
+    if kind is TensorShard or kind in _registered:
         return True
     dtensor = _dtensor_class()
     return dtensor is not None and issubclass(kind, dtensor)

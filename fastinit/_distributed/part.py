@@ -205,11 +205,19 @@ def _part_of_dtensor(name: str, tensor: Any) -> Part:
             "initialise it before it gets shards of that class",
         )
     size = tuple(map(int, tensor.shape))
-    return Part(local, size, _boxes_of(name, tensor, tuple(map(int, local.shape)), len(size)))
+    return Part(local, size, _boxes_of(name, tensor, size, tuple(map(int, local.shape))))
 
 
-def _boxes_of(name: str, tensor: Any, local: tuple[int, ...], dims: int) -> tuple[Box, ...]:
+def _boxes_of(
+    name: str, tensor: Any, size: tuple[int, ...], local: tuple[int, ...]
+) -> tuple[Box, ...]:
     """List what this rank holds in the first dimensions, as if there were no others.
+
+    Args:
+        name: for messages.
+        tensor: the DTensor.
+        size: its shape, of those dimensions.
+        local: the shape of the rank's shard.
 
     Raises:
         NotImplementedError: if the placements do not say.
@@ -219,13 +227,15 @@ def _boxes_of(name: str, tensor: Any, local: tuple[int, ...], dims: int) -> tupl
     coordinate = spec.mesh.get_coordinate()
     if coordinate is None:  # of a rank outside of the mesh
         return ()
-    order = getattr(spec, "shard_order", None)
+    order, dims = getattr(spec, "shard_order", None), len(size)
+    if dims < tensor.ndim:
+        splits = tuple(s if s is not None and s.dim < dims else None for s in splits)
     try:
         return boxes_of(
-            tuple(map(int, tensor.shape))[:dims],
+            size,
             tuple(map(int, spec.mesh.shape)),
             tuple(map(int, coordinate)),
-            tuple(s if s is not None and s.dim < dims else None for s in splits),
+            splits,
             None if order is None else tuple(dim for entry in order for dim in entry.mesh_dims),
             local[:dims],
             getattr(spec, "use_strided_shard_as_shard_order", None) is not False,
@@ -250,7 +260,8 @@ def boxes_of_leading(tensor: Any, name: str, dims: int) -> tuple[Box, ...]:
     Raises:
         NotImplementedError: as `part_of` does.
     """
-    return _boxes_of(name, tensor, tuple(map(int, tensor._local_tensor.shape)), dims)
+    size = tuple(map(int, tensor.shape))[:dims]
+    return _boxes_of(name, tensor, size, tuple(map(int, tensor._local_tensor.shape)))
 
 
 def part_of(tensor: Any, name: str) -> Part:

@@ -7,6 +7,7 @@ holds is again a view, of the shard's memory, and a box of the view that was wri
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from fastinit._distributed.layout import Box
@@ -128,6 +129,7 @@ def _split(full: Region, places: Sequence[int], size: int, stride: int) -> list[
     return axes
 
 
+@lru_cache(maxsize=1 << 12)
 def view_of(full: Region, region: Region) -> View | None:
     """See a region of the full tensor's memory as a view along its dimensions; None if it is none.
 

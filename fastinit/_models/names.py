@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -85,6 +85,16 @@ class Named:
     def places(self) -> list[Place]:
         """Every (owner, attribute) that holds the tensor."""
         return [(self.owner, self.attribute), *self.others]
+
+    @property
+    def tables(self) -> list[tuple[dict[str, Any], str]]:
+        """The tables of modules in which the tensor stands, and under which name."""
+        return [
+            (table, attribute)
+            for owner, attribute in self.places
+            for table in (owner._parameters, owner._buffers)
+            if table.get(attribute) is self.tensor
+        ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastinit._fills.region import Region
 from fastinit._models.names import Named
 from fastinit._models.request import Result
+from fastinit._models.tree import method_of
 from fastinit._recording.graph import Ref, Storage
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import is_plain, swap
@@ -102,7 +103,7 @@ def _put(named: Named, old: Tensor, new: Tensor) -> None:
 def refresh(named: Named) -> None:
     """Have modules see what is in their tables now, that hold it otherwise, too."""
     for owner, _ in named.places:
-        held_by_lstm = getattr(owner, "_init_flat_weights", None)
+        held_by_lstm = method_of(owner, "_init_flat_weights")
         if held_by_lstm is not None:
             held_by_lstm()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -152,10 +150,7 @@ def _set_aside(recorder: Recorder, named: Iterable[Named]) -> list[Tensor]:
             if isinstance(one.tensor, nn.Parameter):
                 copy = nn.Parameter(copy, one.tensor.requires_grad)
             copies.append(copy)
-            for owner, attribute in one.places:
-                tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
-                for table in tables:
-                    if table.get(attribute) is one.tensor:
-                        table[attribute] = copy
+            for table, attribute in one.tables:
+                table[attribute] = copy
             refresh(one)
     return copies

@@ -97,20 +97,14 @@ class Twins:
             owner.__class__ = type(owner).__mro__[2]
         for name, named in self.named.items():
             tensor, made = self._twin_of(name, named.tensor)
-            places = [
-                (table, attribute)
-                for owner, attribute in named.places
-                for table in (owner._parameters, owner._buffers)
-                if table.get(attribute) is named.tensor
-            ]
-            twin = self._twins[name] = Twin(named, tensor, name in fixed, name in kept, places)
+            twin = Twin(named, tensor, name in fixed, name in kept, named.tables)
+            self._twins[name] = twin
             twin.put(tensor)
-            if not made:
-                continue
-            with recorder.lock:
-                storage = recorder.close(tensor)
-                if storage is not None and (twin.fixed or twin.kept):
-                    storage.known = True
+            if made:
+                with recorder.lock:
+                    storage = recorder.close(tensor, lasts=True)
+                    if storage is not None and (twin.fixed or twin.kept):
+                        storage.known = True
 
     def placed(self, named: Mapping[str, Named]) -> dict[str, Named]:
         """Give what has these names now: twins where there are some."""
@@ -136,7 +130,7 @@ class Twins:
                 ) from error
         if isinstance(sharded, nn.Parameter):
             if not isinstance(made, nn.Parameter):
-                made = nn.Parameter(made.detach(), sharded.requires_grad)
+                made = torch.Tensor._make_subclass(nn.Parameter, made, sharded.requires_grad)
         elif sharded.requires_grad and found is None:
             made.requires_grad_()
         take_marks(made, sharded)

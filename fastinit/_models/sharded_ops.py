@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.layout import Box
 from fastinit._distributed.orthogonal import fill_together
 from fastinit._distributed.part import Part, TensorShard, part_of
-from fastinit._fills.fill import run_fills
+from fastinit._fills.fill import Fill, run_fills
 from fastinit._fills.region import Region
 from fastinit._fills.views import View, view_of, with_ones
 from fastinit._recording.graph import Op, Ref, Storage
@@ -65,7 +66,7 @@ def _on_shard(
 
 def _storage(recorder: Recorder, part: Part) -> Storage:
     found = recorder.storage_of(part.local)
-    return recorder.register(part.local, known=True) if found is None else found
+    return recorder.register(part.local, known=True, lasts=True) if found is None else found
 
 
 def divided(
@@ -120,21 +121,30 @@ def _view_of(full: Region, op: Op, dtype: torch.dtype) -> View | None:
 
 def _of_one(recorder: Recorder, part: Part, view: View, op: Op) -> list[Op]:
     """Do it, as far as it lies in the shard."""
-    region, local = op.writes[0].region, Region.of(part.local)
-    found = [(box, view.parts(box, local)) for box in part.boxes]
-    pieces = [(box, piece) for box, piece in found if piece is not None]
+    region, pieces = op.writes[0].region, _pieces(view, part.boxes, Region.of(part.local))
     storage = _storage(recorder, part)
-    if op.fill is not None:
+    fill = op.fill
+    if fill is not None:
+        name, numbers, key, generator, _ = fill
         return [
-            _like(op, Ref(storage, to), fill=op.fill._replace(part=(view.size, offset)))
-            for _, (to, offset) in pieces
+            _like(op, Ref(storage, to), fill=Fill(name, numbers, key, generator, (size, offset)))
+            for to, size, offset in pieces
         ]
     if op.reads:
-        return [_like(op, Ref(storage, to), run=op.run) for _, (to, _) in pieces]
-    boxes = [Box((0,) * len(to.size), to.size, offset) for _, (to, offset) in pieces]
+        return [_like(op, Ref(storage, to), run=op.run) for to, _, _ in pieces]
+    boxes = [Box((0,) * len(to.size), to.size, offset) for to, _, offset in pieces]
     spread = with_ones(view.size, boxes, region.size)
     assert spread is not None
-    return _drawn(op, storage, region, spread, [to for _, (to, _) in pieces])
+    return _drawn(op, storage, region, spread, [to for to, _, _ in pieces])
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _pieces(
+    view: View, boxes: tuple[Box, ...], local: Region
+) -> list[tuple[Region, tuple[int, ...], tuple[int, ...]]]:
+    """List what of a view lies in boxes: where in the shard, the view's size, its offset there."""
+    found = [view.parts(box, local) for box in boxes]
+    return [(piece[0], view.size, piece[1]) for piece in found if piece is not None]
 
 
 def _drawn(

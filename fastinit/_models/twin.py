@@ -55,4 +55,6 @@ class Twin:
 
 def take_marks(tensor: Tensor, other: Tensor) -> None:
     """Give a tensor the attributes that somebody has set on another."""
-    vars(tensor).update({k: v for k, v in vars(other).items() if k != "_is_param"})
+    marks = vars(other)
+    if len(marks) > ("_is_param" in marks):
+        vars(tensor).update({k: v for k, v in marks.items() if k != "_is_param"})

@@ -65,16 +65,17 @@ class Memory:
         """Find the storage of a tensor; None if it is not among them."""
         return self._storages.get(extension.storage_address(tensor))
 
-    def register(self, tensor: Tensor, *, known: bool) -> Storage:
+    def register(self, tensor: Tensor, *, known: bool, lasts: bool = False) -> Storage:
         """Make a tensor's storage one of them.
 
         Args:
             tensor: the tensor.
             known: whether it has values.
+            lasts: whether somebody holds it until the end.
         """
         storage = Storage(tensor, known=known)
         self._storages[storage.address] = storage
-        if storage.nbytes >= _LARGE:
+        if not lasts and storage.nbytes >= _LARGE:
             self._forget_dead()
             self._large.append(storage)
         return storage
@@ -111,11 +112,16 @@ class Memory:
             if storage.guarded and storage.is_alive:
                 self.unguard(storage)
 
-    def close(self, tensor: Tensor) -> Storage | None:
-        """Guard memory that has just been allocated, until it has been written and read."""
+    def close(self, tensor: Tensor, *, lasts: bool = False) -> Storage | None:
+        """Guard memory that has just been allocated, until it has been written and read.
+
+        Args:
+            tensor: the tensor.
+            lasts: whether somebody holds it until the end.
+        """
         if not is_real(tensor) or tensor.numel() == 0:
             return None
-        storage = self.register(tensor, known=False)
+        storage = self.register(tensor, known=False, lasts=lasts)
         if storage.nbytes >= _LARGE:
             self.huge_pages.ask(tensor.untyped_storage())
         self.guard(storage)

@@ -7,6 +7,7 @@ that. No rank waits for another, and in the end each computes its part.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -62,10 +63,16 @@ def full_sized(sharded: Any) -> Tensor:
     Raises:
         RuntimeError: if there is no address space for it.
     """
-    size, stride = tuple(sharded.shape), tuple(sharded.stride())
-    if Region(size, stride, 0, sharded.dtype).span[1] > sharded.numel() * sharded.itemsize:
-        stride = torch.empty(size, device="meta").stride()
-    return torch.empty_strided(size, stride, dtype=sharded.dtype, device="cpu")
+    dtype, size = sharded.dtype, sharded.shape
+    stride = _compact(size, sharded.stride())
+    return torch.empty_strided(size, stride, dtype=dtype, device="cpu")
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _compact(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+    """Give the strides of a full tensor, without the gaps between its elements if it has some."""
+    whole = Region(size, stride, 0, torch.uint8)
+    return torch.empty(size, device="meta").stride() if whole.span[1] > whole.numel else stride
 
 
 def _meta_like(tensor: Any) -> Any:
