@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastinit._models.tree import modules_of
+
 
 def _parameter_groups(module: nn.Module) -> list[Any]:
     """Give what `fully_shard` keeps of the parameters of a module; private in torch."""
@@ -23,7 +25,7 @@ def _parameter_groups(module: nn.Module) -> list[Any]:
 def fully_sharded(module: nn.Module) -> list[nn.Module]:
     fsdp = sys.modules.get("torch.distributed.fsdp")
     kind: Any = getattr(fsdp, "FSDPModule", None)
-    return [] if kind is None else [m for m in module.modules() if isinstance(m, kind)]
+    return [] if kind is None else [m for m in modules_of(module) if isinstance(m, kind)]
 
 
 def reshard(module: nn.Module) -> None:

@@ -117,12 +117,12 @@ class Memory:
 
         Args:
             tensor: the tensor.
-            lasts: whether somebody holds it until the end.
+            lasts: whether somebody holds it until the end, and mostly nothing touches it.
         """
         if not is_real(tensor) or tensor.numel() == 0:
             return None
         storage = self.register(tensor, known=False, lasts=lasts)
-        if storage.nbytes >= _LARGE:
+        if not lasts and storage.nbytes >= _LARGE:  # nobody touches a twin, as a rule
             self.huge_pages.ask(tensor.untyped_storage())
         self.guard(storage)
         return storage
