@@ -66,7 +66,8 @@ class Named:
     def with_tensor(self, tensor: Tensor) -> Named:
         """Give another tensor these names and places."""
         made = Named(self.name, tensor, self.owner, self.attribute, self.part_of)
-        made.others, made.aliases = [*self.others], [*self.aliases]
+        if self.others:
+            made.others, made.aliases = [*self.others], [*self.aliases]
         return made
 
     @property

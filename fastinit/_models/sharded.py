@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastinit._distributed.fill import is_sharded, tell_observers
+from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._distributed.part import part_of, written
 from fastinit._fills.region import Region
-from fastinit._fills.spans import Spans
 from fastinit._models.fully_sharded import (
     fully_sharded,
     offloaded,
@@ -29,7 +28,7 @@ from fastinit._models.placing import Given, exchange, wants_dtype
 from fastinit._models.session import Run
 from fastinit._models.sharded_ops import copied, divided, zeroed
 from fastinit._models.snapshot import held_tensors
-from fastinit._models.twin import Twin, take_marks
+from fastinit._models.twin import Twin, check_fixed, take_marks
 from fastinit._recording.graph import Op, Storage
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding, full_sized
@@ -129,7 +128,7 @@ class Twins:
                     "promise so much (see vm.overcommit_memory)"
                 ) from error
         if isinstance(sharded, nn.Parameter):
-            if not isinstance(made, nn.Parameter):
+            if found is None or not isinstance(found, nn.Parameter):
                 made = torch.Tensor._make_subclass(nn.Parameter, made, sharded.requires_grad)
         elif sharded.requires_grad and found is None:
             made.requires_grad_()
@@ -196,7 +195,7 @@ class Twins:
         recorder, result, recorded = run.recorder, run.result, run.settled.ops
         sources = {name: self._source(name, twin) for name, twin in self._twins.items()}
         ran = {ref.storage for op in recorded if op.ran for ref in op.writes}
-        self._check_fixed(recorder, recorded, sources)
+        check_fixed(self._where, self._twins, recorder, recorded, sources)
         with torch.no_grad():
             self.take_out()
             self._give_memory(device, dtype)
@@ -210,10 +209,8 @@ class Twins:
             take_marks(twin.sharded, twin.tensor)
         whole = {s for s in ours if s in ran or s.poison is not None}
         whole |= {s for n, s in storages.items() if n in self._sums and s is not None}
-        regions = {name: Region.of(tensor) for name, tensor in sources.items()}
         parts = {n: s for n in changed if (s := storages[n]) is not None and s not in whole}
-        for name in parts:
-            del sources[name]
+        regions = {name: Region.of(sources.pop(name)) for name in parts}
         whole |= self._held(recorder, parts)
         waiting: dict[Storage, list[Op]] = {storage: [] for storage in ours}
         others: list[Op] = []
@@ -226,9 +223,9 @@ class Twins:
             storage.pending.clear()
         made: list[Op] = []
         for name, twin in changed.items():
-            sharded, source, storage = twin.sharded, sources.get(name), parts.get(name)
-            if storage is not None and storage in whole and (memory := storage.alive()) is not None:
-                source = regions[name].on(memory)
+            sharded, source, memory = twin.sharded, sources.get(name), parts.get(name)
+            if memory is not None and memory in whole and (held := memory.alive()) is not None:
+                source = regions[name].on(held)
             if name in self._sums and twin.value is None and not _any(source):
                 made.append(zeroed(recorder, sharded._local_tensor))
                 continue
@@ -239,8 +236,8 @@ class Twins:
                 made += copied(recorder, part, twin.value)
             elif source is not None:
                 made += copied(recorder, part, source)
-            elif storage is not None:
-                made += divided(recorder, sharded, part, regions[name], waiting[storage])
+            elif memory is not None:
+                made += divided(recorder, sharded, part, regions[name], waiting[memory])
         written(*(twin.sharded for twin in changed.values()))
         for storage in ours - whole:
             storage.pending.clear()
@@ -263,6 +260,8 @@ class Twins:
         self, storages: Mapping[str, Storage | None], recorded: Iterable[Op]
     ) -> None:
         """Tell of draws into twins, on every rank, whatever it holds of them."""
+        if not OBSERVERS:
+            return
         sharded = {storage: self._twins[name].sharded for name, storage in storages.items()}
         for op in recorded:
             if op.key is None:
@@ -281,51 +280,6 @@ class Twins:
                 f"a DTensor of shape {tuple(twin.sharded.shape)}"
             )
         return now
-
-    def _check_fixed(
-        self, recorder: Recorder, recorded: Iterable[Op], sources: Mapping[str, Tensor]
-    ) -> None:
-        """Refuse what depends on a DTensor that is to stay as it is, of which only a part is here.
-
-        And see which of those that may stay do so.
-
-        Raises:
-            NotImplementedError: if there is such an operator.
-        """
-        stay = {
-            storage: (name, twin)
-            for name, twin in self._twins.items()
-            if (twin.fixed or twin.kept)
-            and (storage := recorder.storage_of(twin.tensor)) is not None
-        }
-        overwritten = {storage: Spans() for storage in stay}
-        touched: set[Storage] = set()
-        for op in recorded if stay else ():
-            written_to = {ref.storage for ref in op.writes}
-            for ref in op.reads:
-                if ref.storage not in stay or not (op.read or ref.storage not in written_to):
-                    continue
-                name, twin = stay[ref.storage]
-                if twin.fixed or not overwritten[ref.storage].covers_region(ref.region):
-                    raise NotImplementedError(
-                        f"fastinit.{self._where}: an initialiser reads {name} "
-                        f"({op.label}), which is sharded and stays as it is, so that its full "
-                        "value is not at hand"
-                    )
-            for ref in op.writes:
-                touched.add(ref.storage)
-                if op.overwrites and ref.storage in stay:
-                    overwritten[ref.storage].add_region(ref.region)
-        for storage, (name, twin) in stay.items():
-            if twin.fixed or sources[name] is not twin.tensor:
-                continue
-            if storage not in touched:
-                twin.fixed = True
-            elif not overwritten[storage].covers_region(Region.of(twin.tensor)):
-                raise NotImplementedError(
-                    f"fastinit.{self._where}: an initialiser writes only a part of {name}, or "
-                    "changes what is there; it is sharded, and its full value is not at hand"
-                )
 
     def _others(self) -> Iterable[Tensor]:
         """List tensors that the module holds besides its DTensors."""

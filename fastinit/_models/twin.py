@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
 from fastinit._models.names import Named
 from fastinit._models.placing import refresh
+from fastinit._recording.graph import Op, Storage
+from fastinit._recording.recorder import Recorder
 
 
 @dataclass
@@ -58,3 +63,52 @@ def take_marks(tensor: Tensor, other: Tensor) -> None:
     marks = vars(other)
     if len(marks) > ("_is_param" in marks):
         vars(tensor).update({k: v for k, v in marks.items() if k != "_is_param"})
+
+
+def check_fixed(
+    where: str,
+    twins: Mapping[str, Twin],
+    recorder: Recorder,
+    recorded: Iterable[Op],
+    sources: Mapping[str, Tensor],
+) -> None:
+    """Refuse what depends on a DTensor that is to stay as it is, of which only a part is here.
+
+    And see which of those that may stay do so.
+
+    Raises:
+        NotImplementedError: if there is such an operator.
+    """
+    stay = {
+        storage: (name, twin)
+        for name, twin in twins.items()
+        if (twin.fixed or twin.kept) and (storage := recorder.storage_of(twin.tensor)) is not None
+    }
+    overwritten = {storage: Spans() for storage in stay}
+    touched: set[Storage] = set()
+    for op in recorded if stay else ():
+        written_to = {ref.storage for ref in op.writes}
+        for ref in op.reads:
+            if ref.storage not in stay or not (op.read or ref.storage not in written_to):
+                continue
+            name, twin = stay[ref.storage]
+            if twin.fixed or not overwritten[ref.storage].covers_region(ref.region):
+                raise NotImplementedError(
+                    f"fastinit.{where}: an initialiser reads {name} "
+                    f"({op.label}), which is sharded and stays as it is, so that its full "
+                    "value is not at hand"
+                )
+        for ref in op.writes:
+            touched.add(ref.storage)
+            if op.overwrites and ref.storage in stay:
+                overwritten[ref.storage].add_region(ref.region)
+    for storage, (name, twin) in stay.items():
+        if twin.fixed or sources[name] is not twin.tensor:
+            continue
+        if storage not in touched:
+            twin.fixed = True
+        elif not overwritten[storage].covers_region(Region.of(twin.tensor)):
+            raise NotImplementedError(
+                f"fastinit.{where}: an initialiser writes only a part of {name}, or "
+                "changes what is there; it is sharded, and its full value is not at hand"
+            )

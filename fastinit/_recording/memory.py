@@ -109,6 +109,7 @@ class Memory:
             scope.ended = True
         for storage in list(self._storages.values()):
             storage.pending.clear()
+            storage.poison = None  # histories keep what has been done, not what memory held
             if storage.guarded and storage.is_alive:
                 self.unguard(storage)
 
@@ -122,7 +123,7 @@ class Memory:
         if not is_real(tensor) or tensor.numel() == 0:
             return None
         storage = self.register(tensor, known=False, lasts=lasts)
-        if not lasts and storage.nbytes >= _LARGE:  # nobody touches a twin, as a rule
+        if not lasts and storage.nbytes >= _LARGE:
             self.huge_pages.ask(tensor.untyped_storage())
         self.guard(storage)
         return storage

@@ -29,6 +29,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 import fastinit
 from fastinit._models import sharded_ops
+from fastinit._models.sharded import Twins
 from fastinit._recording.settle import Settled
 
 WORLD = 4
@@ -335,7 +336,8 @@ def test_shards_of_several_boxes(function: Any) -> None:
         assert same_bits(shard._local_tensor, want)
 
 
-def test_views_that_a_module_keeps_have_values() -> None:
+@pytest.mark.parametrize("rows", [slice(2, 4), None], ids=["a view", "itself"])
+def test_what_a_module_keeps_of_a_parameter_has_values(rows: slice | None) -> None:
     class Keeps(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -344,7 +346,7 @@ def test_views_that_a_module_keeps_have_values() -> None:
 
         def reset_parameters(self) -> None:
             nn.init.normal_(self.weight)
-            self.kept = [self.weight.detach()[2:4]]
+            self.kept = [self.weight if rows is None else self.weight.detach()[rows]]
 
     want: Any = fastinit.initialize_(Keeps(), key=3)
     with as_rank(1, WORLD):
@@ -352,6 +354,25 @@ def test_views_that_a_module_keeps_have_values() -> None:
         fastinit.initialize_(model, key=3)
         assert wrong_in(model, want) == []
         assert same_bits(model.kept[0], want.kept[0])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("function", "made"),
+    [(fastinit.initialize_, real), (fastinit.materialize, on_meta)],
+    ids=["initialize_", "materialize"],
+)
+def test_nobody_holds_memory_of_the_full_size_in_the_end(
+    function: Any, made: Any, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the module is not searched for who does."""
+
+    def search(twins: Twins) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(Twins, "_others", search)
+    with as_rank(1, WORLD):
+        function(made(way, WORLD), key=3)
 
 
 def test_what_is_not_written_is_named() -> None:
