@@ -2,9 +2,9 @@
 
 Two kinds. *Samples*: spoilt values go through the functions that the statistical tests use
 (sample_defects.py). *Sources*: a copy of the project in build/mutants gets one change, is
-compiled, and the tests named beside the change run there (defects.py). A defect that nothing
-notices is printed as a survivor, and the exit status is 1: it needs a test. `--table PATH` writes
-what was found as Markdown.
+compiled, and the tests named beside the change run there (defects.py, shard_defects.py). A defect
+that nothing notices is printed as a survivor, and the exit status is 1: it needs a test.
+`--table PATH` writes what was found as Markdown.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
 
 from defects import DEFECTS, Defect  # noqa: E402
 from planting import planted  # noqa: E402
+from shard_defects import SHARD_DEFECTS  # noqa: E402
+
+SOURCES = [*DEFECTS, *SHARD_DEFECTS]
 
 
 class Row(NamedTuple):
@@ -161,7 +164,7 @@ class Copy:
 
 
 def run_sources(pattern: str, workers: int) -> list[Row]:
-    chosen = [defect for defect in DEFECTS if re.search(pattern, defect.name)]
+    chosen = [defect for defect in SOURCES if re.search(pattern, defect.name)]
     if not chosen:
         return []
     for defect in chosen:  # before anything is compiled

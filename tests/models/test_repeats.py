@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import fastinit
 from fastinit._models import repeats
+from fastinit._models.history import history_of
 
 _SAVED = {m.__code__ for m in repeats._METHODS if m is not None}
 
@@ -290,6 +291,23 @@ def _reset(module: nn.ModuleList) -> nn.Module:
         layer.weight = nn.Parameter(torch.empty(3).fill_(5))
         layer.reset_parameters()  # type: ignore[operator]
     return module
+
+
+def test_what_a_rule_does_is_noted_as_what_that_rule_does() -> None:
+    module = nn.ModuleList([nn.LayerNorm(3, bias=False) for _ in range(5)])
+    layers: dict[Tensor, Any] = {layer.weight: layer for layer in module}  # type: ignore[misc]
+
+    def one(weight: Tensor) -> None:
+        layers[weight].reset_parameters()
+
+    def other(weight: Tensor) -> None:
+        layers[weight].reset_parameters()
+
+    rules = {"0.*": one, "1.*": other, "2.*": one, "3.*": other, "4.*": None}
+    fastinit.initialize_(module, key=1, rules=rules)
+    histories = [history_of(layer, "weight") for layer in module]
+    noted = [[write.label for write in found.writes] for found in histories if found is not None]
+    assert noted == [["one()"], ["other()"], ["one()"], ["other()"], ["constant_"]]
 
 
 def test_weights_in_another_order_of_memory(calls: Counter[str]) -> None:

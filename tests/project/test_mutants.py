@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tools"))
 
 import mutants  # noqa: E402
-from defects import DEFECTS, Defect  # noqa: E402
+from defects import Defect  # noqa: E402
 from planting import NoPlaceError, place, planted, symbols  # noqa: E402
 
 CPP = """
@@ -43,7 +43,7 @@ long twice(long x) { return x + x; }
 """
 
 
-@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
+@pytest.mark.parametrize("defect", mutants.SOURCES, ids=lambda defect: defect.name)
 def test_defect_can_be_planted(defect: Defect) -> None:
     text = planted(ROOT / defect.path, defect.symbol, defect.old, defect.new)
     assert text != (ROOT / defect.path).read_text(encoding="utf-8")
@@ -54,12 +54,12 @@ def test_defect_can_be_planted(defect: Defect) -> None:
 
 
 def test_defects_are_distinct() -> None:
-    assert len({defect.name for defect in DEFECTS}) == len(DEFECTS)
+    assert len({defect.name for defect in mutants.SOURCES}) == len(mutants.SOURCES)
 
 
 def test_every_promise_has_defects() -> None:
     for number in range(1, 8):
-        assert any(defect.guards.startswith(f"P{number}:") for defect in DEFECTS)
+        assert any(defect.guards.startswith(f"P{number}:") for defect in mutants.SOURCES)
 
 
 def test_symbols_of_cpp() -> None:

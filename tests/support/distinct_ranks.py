@@ -161,6 +161,9 @@ def what_distinct_does_not_meet_is_said() -> None:
     group = distributed.new_group([0, 1])
     said = said_by(lambda: by_patch(layer), layer, distinct={"expert.*": group})
     expect(said, *(["'expert.*' matches nothing that was drawn on ranks 0-1"] * (rank() < 2)))
+    # Nothing at all was drawn, and not on these ranks alone.
+    said = said_by(lambda: None, layer, distinct=EXPERTS)
+    expect(said, "'experts.*' matches nothing that was drawn on ranks 0-3")
     # A rank that has none of them, as others have.
     layer = Layer() if rank() else nn.Linear(6, 4)  # type: ignore[assignment]
     said = said_by(lambda: fastinit.initialize_(layer, key=0), layer, distinct=EXPERTS)
