@@ -156,6 +156,10 @@ SHARD_DEFECTS = [
         (PROCESSES, "-k", "experts_of_one_name"),
     ),
     Defect(
+        "one key for draws of two functions", SHARDS, "fastinit/_models/noted.py", "_ALIKE",
+        '"function", "shape"', '"shape"', ("tests/distributed/test_agreement.py",),
+    ),
+    Defect(
         "generators move by what a rank holds", SHARDS, "fastinit/_distributed/fill.py",
         "drawn_on_all",
         "0 in part.size", "part.local.numel() == 0", ("tests/distributed/test_generators.py",),

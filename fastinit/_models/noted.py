@@ -82,6 +82,10 @@ def difference(lists: dict[int, list[Call]]) -> str:
 _ALIKE = ("function", "shape", "dtype", "arguments")
 
 
+def _kind(call: Call) -> tuple[str, ...]:
+    return tuple(getattr(call, field) for field in _ALIKE)
+
+
 def mismatch(drawn: Sequence[Sequence[Named]]) -> str | None:
     """Describe the first key under which two ranks draw what is not the same.
 
@@ -95,14 +99,16 @@ def mismatch(drawn: Sequence[Sequence[Named]]) -> str | None:
             mine.setdefault(call.key, []).append(call)
         for key, calls in mine.items():
             other, theirs = known.setdefault(key, (rank, calls))
-            kinds = [{tuple(getattr(c, f) for f in _ALIKE) for c in cs} for cs in (theirs, calls)]
+            kinds = set(map(_kind, theirs)), set(map(_kind, calls))
             if kinds[0] != kinds[1]:
+                one = next((call for call in theirs if _kind(call) not in kinds[1]), theirs[0])
+                two = next((call for call in calls if _kind(call) not in kinds[0]), calls[0])
                 return (
                     f"ranks {other} and {rank} draw under one key what is not the same\n"
-                    f"  rank {other}: {theirs[0]}\n"
-                    f"  rank {rank}: {calls[0]}\n"
-                    f"  not the same: {_reasons(theirs[0], calls[0], _ALIKE)}; other weights need "
-                    "other names (rename=) or keys, and parts of one weight fastinit.shard()"
+                    f"  rank {other}: {one}\n"
+                    f"  rank {rank}: {two}\n"
+                    f"  not the same: {_reasons(one, two, _ALIKE)}; other weights need other names "
+                    "(rename=) or keys, and parts of one weight fastinit.shard()"
                 )
     return None
 

@@ -10,6 +10,9 @@ import torch
 
 import fastinit
 from fastinit._distributed.fill import OBSERVERS
+from fastinit._models.noted import Call, Named, mismatch
+
+CALL = Call("normal_", "weight", "(2, 3)", "torch.float32", "(0.0, 1.0)", "of a key")
 
 WRONG: list[tuple[type[Exception], str, tuple[Any, ...], Any]] = [
     (TypeError, "'module' must be a torch.nn.Module or a sequence of them, got int", (3,), 60.0),
@@ -60,3 +63,33 @@ def test_without_a_process_group_there_is_nothing_to_compare() -> None:
     with fastinit.check_ranks(layer, distinct={"nothing": None}):
         fastinit.initialize_(layer, key=0)
     assert not OBSERVERS
+
+
+def drawn(*calls: Call) -> list[Named]:
+    return [Named("", call) for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("function", "uniform_"),
+        ("shape", "(3, 3)"),
+        ("dtype", "torch.bfloat16"),
+        ("arguments", "(0.0, 0.5)"),
+    ],
+)
+def test_what_is_not_the_same_under_one_key(field: str, value: str) -> None:
+    other = CALL._replace(**{field: value})
+    for calls in ((other,), (CALL, other), (other, CALL)):
+        for first, second in ((drawn(CALL), drawn(*calls)), (drawn(*calls), drawn(CALL))):
+            said = mismatch([first, first, second])
+            assert said is not None
+            assert said.startswith("ranks 0 and 2 draw under one key what is not the same")
+            assert f"not the same: the {field};" in said
+            assert str(CALL) in said and str(other) in said
+
+
+def test_what_one_key_may_be_for() -> None:
+    tied, again = CALL._replace(parameter="head.weight"), (CALL, CALL)
+    other = CALL._replace(key="of another", function="zeros_")
+    assert mismatch([drawn(CALL), drawn(tied), drawn(*again), drawn(other), drawn()]) is None
