@@ -35,8 +35,7 @@ PyObject* fold(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   constexpr struct {
     const char* name;
     Purpose purpose;
-  } kPurposes[] = {
-      {"int", Purpose::FoldInt}, {"str", Purpose::FoldStr}, {"split", Purpose::Split}};
+  } kPurposes[] = {{"int", Purpose::FoldInt}, {"str", Purpose::FoldStr}, {"split", Purpose::Split}};
   if (count != 3 || !PyUnicode_Check(arguments[2]))
     return PyErr_Format(PyExc_TypeError, "fold: expects a key, a word and a purpose");
   const auto key = PyLong_AsUnsignedLongLong(arguments[0]);

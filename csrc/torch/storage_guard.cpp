@@ -84,8 +84,7 @@ PyObject* tensor_on(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(type),
                                        static_cast<size_t>(offset)) > storage->nbytes())
     Py_RETURN_NONE;
-  const c10::DispatchKeySet keys(
-      c10::computeDispatchKey(type, at::kStrided, storage->device()));
+  const c10::DispatchKeySet keys(c10::computeDispatchKey(type, at::kStrided, storage->device()));
   at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
       c10::Storage(std::move(storage)), keys, c10::scalarTypeToTypeMeta(type));
   tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, offset);
@@ -98,9 +97,9 @@ PyObject* hold_storage(PyObject*, PyObject* object) {
   TORCH_CHECK_TYPE(THPVariable_Check(object), "hold_storage: expects a tensor");
   const c10::Storage& storage = THPVariable_Unpack(object).storage();
   auto* impl = storage.unsafeGetStorageImpl();
-  PyObject* found = Py_BuildValue("(NnO)", PyLong_FromVoidPtr(impl),
-                                  static_cast<Py_ssize_t>(storage.nbytes()),
-                                  storage.resizable() ? Py_True : Py_False);
+  PyObject* found =
+      Py_BuildValue("(NnO)", PyLong_FromVoidPtr(impl), static_cast<Py_ssize_t>(storage.nbytes()),
+                    storage.resizable() ? Py_True : Py_False);
   if (found != nullptr) c10::raw::weak_intrusive_ptr::incref(impl);
   return found;
   END_HANDLE_TH_ERRORS
