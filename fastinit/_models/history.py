@@ -78,13 +78,17 @@ class _Noted(NamedTuple):
 _noted: weakref.WeakKeyDictionary[nn.Module, dict[str, _Noted]] = weakref.WeakKeyDictionary()
 
 
-def _note(named: Named, run: History, name: str, part_of: str) -> None:
+def _notes_of(owner: nn.Module) -> dict[str, _Noted]:
+    """Give what is noted of what a module holds, to be added to."""
+    found = _noted.get(owner)
+    if found is None:
+        found = _noted[owner] = {}
+    return found
+
+
+def _note_on(named: Named, run: History, name: str, part_of: str) -> _Noted:
     places = [(weakref.ref(owner), held) for owner, held in named.others] if named.others else ()
-    noted = _Noted(run, name, part_of, places, version_of(named.tensor))
-    of_owner = _noted.get(named.owner)
-    if of_owner is None:
-        of_owner = _noted[named.owner] = {}
-    of_owner[named.attribute] = noted
+    return _Noted(run, name, part_of, places, version_of(named.tensor))
 
 
 def history_of(owner: nn.Module, attribute: str) -> ParameterHistory | None:
@@ -97,7 +101,8 @@ def take_over(made: Named, named: Named) -> None:
     """Note for a parameter what is known about another, whose values it has got."""
     known = _noted.get(made.owner, {}).get(made.attribute)
     if known is not None:
-        _note(named, known.run, known.name, known.part_of)
+        note = _note_on(named, known.run, known.name, known.part_of)
+        _notes_of(named.owner)[named.attribute] = note
 
 
 def _floats(numbers: Iterable[object]) -> tuple[float, ...]:
@@ -173,8 +178,12 @@ class History:
 
     def note(self, parameters: Mapping[str, Named]) -> None:
         """Keep it for these, which have their values now."""
+        last: nn.Module | None = None
+        notes: dict[str, _Noted] = {}
         for name, named in parameters.items():
             part_of = ""
             if named.part_of is not None:
                 part_of = f", part of {named.part_of.name} ({named.part_of.how.what})"
-            _note(named, self, name, part_of)
+            if named.owner is not last:
+                last, notes = named.owner, _notes_of(named.owner)
+            notes[named.attribute] = _note_on(named, self, name, part_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from fastinit._fills.region import Region
 from fastinit._recording.graph import Op, Ref, needed_of, without_dead
 from fastinit._recording.naming import UNNAMED, Keys, Names
 from fastinit._recording.recorder import Recorder
+
+_HAS_RUN, _WAS_READ = operator.attrgetter("ran"), operator.attrgetter("read")
 
 
 class Settled:
@@ -30,15 +33,14 @@ class Settled:
         found = names.of_draws(self.ops, recorder.order)
         # First what the values in the end depend on, then what somebody has only looked at, so that
         # no look changes a weight.
-        ordered = [*found]
-        if any(op.read for op in self.ops):
+        ordered = [*found.items()]
+        if any(map(_WAS_READ, self.ops)):
             lasting = without_dead(recorder.log, names.holds, looked_at=False)
             lasts = {op.draw for op in lasting if op.draw is not None}
-            ordered.sort(key=lambda draw: draw not in lasts)
-        self.keys: dict[Any, int] = self._keys.for_draws((d, found[d]) for d in ordered)
-        self.right = all(
-            op.key == self.keys[op.draw] for op in self.ops if op.ran and op.draw is not None
-        )
+            ordered.sort(key=lambda one: one[0] not in lasts)
+        self.keys: dict[Any, int] = self._keys.for_draws(ordered)
+        ran = filter(_HAS_RUN, self.ops)
+        self.right = all(op.key == self.keys[op.draw] for op in ran if op.draw is not None)
 
     def named_ops(self) -> Iterable[tuple[Op, Ref, str]]:
         """List what wrote to memory with a name, and that name."""
