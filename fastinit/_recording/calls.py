@@ -146,8 +146,7 @@ class Calls(Waiting):
             writes.append(ref)
             op.overwrites = op.overwrites or made
             if missing:
-                storage.known = False
-                storage.written.remove_region(ref.region)
+                self.unwrite(storage, ref.region)
             elif made and partly is not None:
                 storage.known, storage.written = False, partly
             elif kind.overwrites or made or any(tensor is s for s in saved):

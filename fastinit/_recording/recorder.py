@@ -243,7 +243,7 @@ class Recorder(Calls):
                         self.register(tensor, known=True).escaped = True
                     continue
                 self._read(storage)
-                if keeps and not storage.escaped:
+                if keeps:
                     storage.escaped = True
                     self._watch(storage)
 

@@ -123,6 +123,15 @@ class Values(Memory):
         now[: words * 4] = poison
         storage.poison = poison
 
+    def unwrite(self, storage: Storage, region: Region) -> None:
+        """Note that an operator has written to a region what depends on no values."""
+        untyped, poison = storage.alive(), storage.poison
+        self._see(storage)
+        storage.known = False
+        storage.written.remove_region(region)
+        if untyped is not None and poison is not None:  # which is told from by what is there now
+            storage.poison = bytes_of(untyped)[: poison.numel()].clone()
+
     @contextmanager
     def _seen(self, refs: Sequence[Ref]) -> Iterator[None]:
         """Count what an operator writes that does not say which elements it writes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.common import same_bits
@@ -195,3 +196,63 @@ def test_the_meta_device_is_no_place_for_values() -> None:
         for device in ("meta", torch.device("meta")):
             with pytest.raises(ValueError, match="'device' is the meta device"):
                 materialize(module, device, key=KEY)
+
+
+# What is made of values that nobody has written has none either, whatever its bits are.
+OF_NOTHING: dict[str, Callable[[Tensor], object]] = {
+    "a copy of a copy": lambda w: w.copy_(w.clone().neg()),
+    "arithmetic after a copy": lambda w: (w.clone(), w.mul_(2)),
+    "a sum after a copy": lambda w: (w.clone(), w.copy_(torch.sin(w) + w)),
+    "a list's arithmetic": lambda w: (w.clone(), torch._foreach_mul_([w], 2)),
+    "out= of a copy": lambda w: torch.sin(w.clone(), out=w),
+    "another type": lambda w: w.copy_(w.clone().to(torch.float16)),
+    "a part": lambda w: (w.clone(), w[:2].mul_(2), w[2:].fill_(1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex64])
+@pytest.mark.parametrize("way", OF_NOTHING)
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+def test_what_is_made_of_nothing_is_nothing(way: str, dtype: torch.dtype) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 6, dtype=dtype), requires_grad=False)
+            OF_NOTHING[way](self.weight)
+
+    with pytest.raises(ValueError, match=r"nothing that Model defines writes weight"):
+        fastinit.materialize(Model, key=0)
+
+
+def test_what_a_holder_writes_after_such_an_operator_counts() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 6), requires_grad=False)
+            array = self.weight.numpy()
+            array[:2] = 1
+            self.weight[2:].copy_(self.weight.clone()[2:].neg())
+            array[2:] = 2
+
+    weight = fastinit.materialize(Model, key=0).weight
+    assert weight[:2].eq(1).all()
+    assert weight[2:].eq(2).all()
+
+
+def test_what_numpy_has_written_of_its_own_is_put_back_before_a_further_run() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.array = np.ones((4, 6), np.float32)
+            self.first = torch.from_numpy(self.array)
+            self.second = torch.from_numpy(np.ones((4, 6), np.float32))
+
+        def reset_parameters(self) -> None:
+            array = self.first.detach().numpy()
+            array *= 0.5
+            self.second.uniform_(2, 3)  # cannot wait, so its key is a guess at first
+
+    model = fastinit.initialize_(Model(), key=0)
+    assert model.first.eq(0.5).all()
+    assert (model.array == 0.5).all()
+    assert model.second.ge(2).all()
