@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastinit._fills.operators import saved_arguments, written_arguments
@@ -14,7 +15,7 @@ from fastinit._recording.graph import Op, Ref
 from fastinit._recording.kinds import COPYING, Kind
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
-from fastinit._recording.values import unpoisoned
+from fastinit._recording.values import marked, unpoisoned
 from fastinit._recording.waiting import Waiting, name_of
 
 
@@ -72,6 +73,7 @@ class Calls(Waiting):
             overwrites=kind.overwrites,
         )
         partly: Spans | None = None
+        marks = self._marks(reads, tensors) if missing and kind.pointwise and not draws else None
         if draws:
             op.draw = self._next_draw()
             op.key = self._guess(op.draw, writes)
@@ -86,8 +88,19 @@ class Calls(Waiting):
             missing = partly is None
         else:
             result = func(*args, **kwargs)
-        self._note(op, kind, written, saved, missing, drawn, result, partly)
+        self._note(op, kind, written, saved, missing, drawn, result, partly, marks)
         return result
+
+    def _marks(self, reads: Sequence[Ref], tensors: Sequence[Tensor]) -> Tensor | None:
+        """Mark the elements that a pointwise operator makes of elements with values."""
+        shapes = [tensor.shape for tensor in tensors]
+        try:
+            shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+        except RuntimeError:  # the operator will say so
+            return None
+        for ref in reads:
+            self._see(ref.storage)
+        return marked(reads, shape)
 
     def _meet(self, tensor: Tensor) -> None:
         """Keep what memory of outside holds that is about to be written for the first time."""
@@ -112,6 +125,7 @@ class Calls(Waiting):
         drawn: bool,
         result: Any,
         partly: Spans | None,
+        marks: Tensor | None,
     ) -> None:
         """Write down what an operator has done.
 
@@ -124,6 +138,7 @@ class Calls(Waiting):
             drawn: whether its results depend on a draw.
             result: its result.
             partly: the bytes of the result that have values, if not all do.
+            marks: the elements that have, if `missing`.
         """
         writes: list[Ref] = []
         results = list(tensors_in((result,)))
@@ -146,7 +161,7 @@ class Calls(Waiting):
             writes.append(ref)
             op.overwrites = op.overwrites or made
             if missing:
-                self.unwrite(storage, ref.region)
+                self.unwrite(storage, ref.region, marks)
             elif made and partly is not None:
                 storage.known, storage.written = False, partly
             elif kind.overwrites or made or any(tensor is s for s in saved):

@@ -38,6 +38,8 @@ _PARTIAL = frozenset(
     }
 )
 
+_CONVERTING = (_aten._to_copy.default, _aten.clone.default, _aten.copy_.default)
+
 # Operators that copy some elements of what they are given.
 COPYING = frozenset(
     {"cat", "clone", "flip", "gather", "index", "index_select", "repeat", "roll", "stack", "where"}
@@ -72,6 +74,7 @@ class Kind(NamedTuple):
         mutable: whether it writes to an argument.
         overwrites: whether what it writes depends on nothing that was there.
         partial: whether it writes to a part of its first argument, and its schema says not which.
+        pointwise: whether each element of what it makes depends on one of each argument.
         draws: whether it draws.
         keeps: whether it may keep the address of what it is given.
     """
@@ -81,6 +84,7 @@ class Kind(NamedTuple):
     mutable: bool
     overwrites: bool
     partial: bool
+    pointwise: bool
     draws: bool
     keeps: bool
 
@@ -135,4 +139,5 @@ def kind_of(func: Any) -> Kind:
     elif func is _aten.clone.default or (not mutable and in_place(func) is not None):
         way = Way.ELEMENTWISE
     partial = func._schema.name.partition("::")[2] in _PARTIAL
-    return Kind(way, made_of_others(func), mutable, overwrites, partial, draws, keeps)
+    pointwise = torch.Tag.pointwise in func.tags or func in _CONVERTING
+    return Kind(way, made_of_others(func), mutable, overwrites, partial, pointwise, draws, keeps)

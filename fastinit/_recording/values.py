@@ -26,10 +26,36 @@ def bytes_of(untyped: torch.UntypedStorage) -> Tensor:
     return Region((untyped.nbytes(),), (1,), 0, torch.uint8).on(untyped)
 
 
-def _spans_of(marks: Tensor) -> Iterator[tuple[int, int]]:
-    """List where words are marked, in bytes."""
+def _spans_of(marks: Tensor, size: int = 4) -> Iterator[tuple[int, int]]:
+    """List where words of this size are marked, in bytes."""
     edges = torch.diff(marks.to(torch.int8), prepend=_ZERO, append=_ZERO).nonzero().flatten()
-    yield from ((4 * begin, 4 * end) for begin, end in edges.view(-1, 2).tolist())
+    yield from ((size * begin, size * end) for begin, end in edges.view(-1, 2).tolist())
+
+
+def _marks_of(ref: Ref) -> Tensor:
+    """Mark the elements of a region that have values, in its shape."""
+    region = ref.region
+    if ref.storage.has_values(region):
+        return torch.ones((), dtype=torch.bool).expand(region.size)
+    item = region.dtype.itemsize
+    marks = torch.frombuffer(ref.storage.written.marks(region.span[1]), dtype=torch.bool)
+    return marks.as_strided(region.size, [s * item for s in region.stride], region.offset * item)
+
+
+def marked(refs: Iterable[Ref], shape: Sequence[int]) -> Tensor:
+    """Mark the elements that a pointwise operator makes of elements with values alone."""
+    marks = torch.ones(tuple(shape), dtype=torch.bool)
+    for ref in refs:
+        marks &= _marks_of(ref)
+    return marks
+
+
+def marked_in(region: Region, marks: Tensor) -> Iterator[tuple[int, int]]:
+    """List where the marked elements of a region are, in bytes."""
+    item = region.dtype.itemsize
+    laid = torch.zeros(region.span[1] // item, dtype=torch.bool)
+    laid.as_strided(region.size, region.stride, region.offset).copy_(marks)
+    return _spans_of(laid, item)
 
 
 def unpoisoned(tensor: Any) -> Spans | None:
@@ -123,12 +149,22 @@ class Values(Memory):
         now[: words * 4] = poison
         storage.poison = poison
 
-    def unwrite(self, storage: Storage, region: Region) -> None:
-        """Note that an operator has written to a region what depends on no values."""
+    def unwrite(self, storage: Storage, region: Region, marks: Tensor | None = None) -> None:
+        """Note that an operator has written to a region what depends on no values.
+
+        Args:
+            storage: of the region.
+            region: the region.
+            marks: which of its elements depend on values all the same.
+        """
         untyped, poison = storage.alive(), storage.poison
         self._see(storage)
+        if storage.known and untyped is not None:
+            storage.written.add(0, untyped.nbytes())
         storage.known = False
         storage.written.remove_region(region)
+        if marks is not None and marks.shape == region.size and not region.overlaps_itself:
+            storage.written.add_all(marked_in(region, marks))
         if untyped is not None and poison is not None:  # which is told from by what is there now
             storage.poison = bytes_of(untyped)[: poison.numel()].clone()
 

@@ -224,6 +224,42 @@ def test_what_is_made_of_nothing_is_nothing(way: str, dtype: torch.dtype) -> Non
         fastinit.materialize(Model, key=0)
 
 
+# Elements that depend on values have some, whatever the others of the same tensor are.
+OF_PARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "in place": lambda w: w.mul_(2),
+    "a tensor in place": lambda w: w.add_(torch.ones(4, 6)),
+    "a list in place": lambda w: (torch._foreach_mul_([w], 2.0), w)[1],
+    "a product": lambda w: w * 2,
+    "a row to each": lambda w: w + torch.ones(6),
+    "laid out otherwise": lambda w: w.t().neg().t(),
+    "another type": lambda w: w.double(),
+    "a short type": lambda w: w.to(torch.bfloat16),
+    "a copy of another type": lambda w: w.copy_(w.double()),
+    "out= of itself": lambda w: torch.add(w, 1, out=w),
+}
+
+
+@pytest.mark.parametrize("way", OF_PARTS)
+def test_what_is_made_of_parts_with_values_has_them(way: str) -> None:
+    class Model(nn.Module):
+        def __init__(self, complete: bool) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 6), requires_grad=False)
+            self.weight[0].copy_(torch.arange(6.0))
+            self.weight[2, ::2].copy_(torch.ones(3))
+            self.weight.data = OF_PARTS[way](self.weight.data)
+            self.weight[1].fill_(3)
+            self.weight[3].fill_(4)
+            if complete:
+                self.weight[2, 1::2].fill_(5)
+
+    expected = Model(complete=True).weight
+    made = fastinit.materialize(lambda: Model(complete=True), key=0).weight
+    assert torch.equal(made, expected)
+    with pytest.raises(ValueError, match=r"nothing that Model defines writes weight"):
+        fastinit.materialize(lambda: Model(complete=False), key=0)
+
+
 def test_what_a_holder_writes_after_such_an_operator_counts() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
