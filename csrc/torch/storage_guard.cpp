@@ -73,6 +73,7 @@ PyObject* tensor_on(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
                         &offset, &dtype))
     return nullptr;
   TORCH_CHECK_TYPE(THPDtype_Check(dtype), "tensor_on: a layout's last is a dtype");
+  TORCH_CHECK_VALUE(offset >= 0, "tensor_on: an offset is not negative, got ", offset);
   auto weak = c10::weak_intrusive_ptr<c10::StorageImpl>::reclaim(impl);
   auto storage = weak.lock();
   weak.release();  // it stays the caller's

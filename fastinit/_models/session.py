@@ -189,6 +189,7 @@ def finish(
         settled.finish(ops, written)
     _put_back(recorder, spared)
     history.note(result.parameters)
+    recorder.let_go()
 
 
 def _tell_observers(done: Iterable[tuple[Op, Ref, str]], named: Mapping[str, Named]) -> None:

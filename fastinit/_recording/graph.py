@@ -48,6 +48,7 @@ class Storage:
     def __init__(self, tensor: torch.Tensor, *, known: bool) -> None:
         # Weakly: the memory goes when its last tensor does. Its address is not used again as long
         # as this is held, so it can be told from other storages by it.
+        self._held = False
         self.address, self.nbytes, resizable = extension.hold_storage(tensor)
         self._held = True
         self.pending: list[Op] = []

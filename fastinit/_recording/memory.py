@@ -113,6 +113,12 @@ class Memory:
             if storage.guarded and storage.is_alive:
                 self.unguard(storage)
 
+    def let_go(self) -> None:
+        """Let the addresses go when all is done; who keeps what has been done has them no more."""
+        for storage in self._storages.values():
+            storage.forget()
+        self._storages.clear()
+
     def close(self, tensor: Tensor, *, lasts: bool = False) -> Storage | None:
         """Guard memory that has just been allocated, until it has been written and read.
 

@@ -100,3 +100,18 @@ def test_nothing_of_a_recording_is_left_to_the_garbage_collector(
         gc.enable()
     kinds = (Memory, Op, Scope, Storage)
     assert [one for one in held if isinstance(one, kinds)] == []
+
+
+@pytest.mark.parametrize("road", ["materialize", "initialize_"])
+def test_what_is_kept_for_a_report_holds_no_memory(road: str) -> None:
+    gc.collect()
+    before = {id(found) for found in gc.get_objects() if type(found) is Storage}
+    module = nn.Linear(3, 4)
+    if road == "materialize":
+        module = fastinit.materialize(lambda: nn.Linear(3, 4), key=0)
+    else:
+        fastinit.initialize_(module, key=0)
+    kept = [f for f in gc.get_objects() if type(f) is Storage and id(f) not in before]
+    assert kept  # what was done
+    assert [storage for storage in kept if storage.alive() is not None] == []
+    assert [row.flags for row in fastinit.report(module).parameters] == [(), ()]

@@ -173,6 +173,8 @@ def test_a_tensor_on_held_storage(maker: str) -> None:
                 assert _C.tensor_on(address, _C.layout_of(view)) is not None
         assert _C.tensor_on(address, ((7,), (1,), 0, torch.float32)) is None  # beyond its end
         assert _C.tensor_on(address, ((6,), (1,), 1, torch.float32)) is None
+        with pytest.raises(ValueError, match="offset"):
+            _C.tensor_on(address, ((2,), (1,), -1, torch.float32))
         del untyped, view, other
         kept = getattr(tensor, "kept", None)
         del tensor
