@@ -111,14 +111,13 @@ def _span(tensor: Tensor) -> Any:
 
 
 def _storage(tensor: Tensor) -> int:
-    return extension.storage_address(tensor) or -id(tensor)
+    return extension.storage_address(tensor) or -id(tensor)  # a subclass without memory
 
 
 def _nothing_shared(modules: Iterable[nn.Module]) -> bool:
     """Whether every place has memory of its own, which is soon found out."""
     held = [p for m in modules if m._parameters for p in m._parameters.values() if p is not None]
-    storages = set(map(extension.storage_address, held))
-    return len(storages) == len(held) and 0 not in storages  # a subclass without memory
+    return len(set(map(extension.storage_address, held))) == len(held)
 
 
 def ties_of(module: nn.Module) -> list[Tie]:

@@ -141,3 +141,14 @@ def test_an_error_of_the_call_leaves_it_waiting() -> None:
     check: Callable[..., bool] = same_bits
     assert check(module[1].weight.data, expected[1].weight.data)
     assert check(module[0].weight.data, expected[0].weight.data)
+
+
+def test_buffers_alone_may_be_lazy() -> None:
+    model = nn.Sequential(nn.LazyBatchNorm1d(affine=False), nn.Linear(3, 2))
+    fastinit.initialize_(model, key=0)
+    model.eval()(torch.ones(4, 3))
+    assert type(model[0].running_mean) is torch.Tensor
+    expected = fastinit.initialize_(
+        nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 2)), key=0
+    )
+    assert torch.equal(model[1].weight, expected[1].weight)

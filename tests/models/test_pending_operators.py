@@ -292,3 +292,40 @@ def test_what_numpy_has_written_of_its_own_is_put_back_before_a_further_run() ->
     assert model.first.eq(0.5).all()
     assert (model.array == 0.5).all()
     assert model.second.ge(2).all()
+
+
+def test_values_beside_what_is_made_of_nothing_stay() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 6), requires_grad=False)
+            self.weight[0].copy_(torch.empty(6))
+            self.weight[0].copy_(torch.arange(6.0))
+
+    assert torch.equal(materialize(Model, key=KEY).weight, Model().weight)
+
+
+def test_what_an_initialiser_adds_has_to_be_written() -> None:
+    class Model(nn.Linear):
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            self.extra = nn.Parameter(torch.empty(3))
+
+    with pytest.raises(ValueError, match=r"nothing that Model defines writes extra"):
+        fastinit.initialize_(Model(2, 3), key=KEY)
+
+
+def test_an_initialiser_may_be_of_one_module_alone() -> None:
+    def set_to_two() -> None:
+        with torch.no_grad():
+            module.weight.fill_(2)
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+    module: Any = Plain()
+    module.reset_parameters = set_to_two
+    fastinit.initialize_(module, key=KEY)
+    assert module.weight.eq(2).all()
