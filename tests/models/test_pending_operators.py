@@ -329,3 +329,19 @@ def test_an_initialiser_may_be_of_one_module_alone() -> None:
     module.reset_parameters = set_to_two
     fastinit.initialize_(module, key=KEY)
     assert module.weight.eq(2).all()
+
+
+def test_what_a_holder_has_written_counts_beside_what_has_no_values() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 6), requires_grad=False)
+            self.weight[0].copy_(torch.arange(6.0))
+            other = torch.empty(4, 6)
+            other.numpy()[:] = 1
+            self.weight.add_(other)
+            self.weight[1:].fill_(2)
+
+    made = materialize(Model, key=KEY).weight
+    assert torch.equal(made[0], torch.arange(6.0) + 1)
+    assert made[1:].eq(2).all()
