@@ -37,8 +37,11 @@ def build_info() -> dict[str, str]:
     """Report compiler, torch version and CUDA support of this binary."""
 
 def overlaps_itself(size: Sequence[int], stride: Sequence[int]) -> bool: ...
-def advise_huge_pages(begin: int, bytes: int) -> None:
-    """Ask for huge pages behind memory at this address that nothing has touched yet."""
+def advise_huge_pages(begin: int, bytes: int, wanted: bool = True) -> None:
+    """Ask for huge pages behind memory that nothing has touched yet, or for none."""
+
+def touch_page(begin: int) -> int:
+    """Touch the page at this address, and give the nanoseconds of processor time that it took."""
 
 def handled_dtype(tensor: object) -> torch.dtype | None:
     """Give the dtype of a strided tensor on a device that has a backend, or meta; else None."""

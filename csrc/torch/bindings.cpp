@@ -181,10 +181,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", build_info);
   m.def(
       "advise_huge_pages",
-      [](uintptr_t begin, size_t bytes) {
-        cpu::advise_huge_pages(reinterpret_cast<void*>(begin), bytes);
+      [](uintptr_t begin, size_t bytes, bool wanted) {
+        cpu::advise_huge_pages(reinterpret_cast<void*>(begin), bytes, wanted);
       },
-      py::arg("begin"), py::arg("bytes"));
+      py::arg("begin"), py::arg("bytes"), py::arg("wanted") = true);
+  m.def(
+      "touch_page", [](uintptr_t begin) { return cpu::touch_page(reinterpret_cast<void*>(begin)); },
+      py::arg("begin"));
   m.def(
       "overlaps_itself",
       [](const std::vector<int64_t>& size, const std::vector<int64_t>& stride) {

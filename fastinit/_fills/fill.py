@@ -90,40 +90,29 @@ def parse_fill(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Fill |
     return Fill(name, numbers, kwargs.get("key"), kwargs.get("generator"))
 
 
-_BYTES_PER_STEP = 1 << 28  # about a tenth of a second
+BYTES_PER_STEP = 1 << 28  # about a tenth of a second: a progress bar is to move
 
 
-def _steps(fills: Iterable[tuple[Tensor, Fill]]) -> Iterator[list[tuple[Tensor, Fill]]]:
+def steps(
+    fills: Iterable[tuple[Tensor, Fill]], nbytes: Callable[[], int]
+) -> Iterator[list[tuple[Tensor, Fill]]]:
+    """Divide fills into launches, of these many bytes or one fill more."""
     step: list[tuple[Tensor, Fill]] = []
     size = 0
     for tensor, fill in fills:
         step.append((tensor, fill))
         size += tensor.nbytes
-        if size >= _BYTES_PER_STEP:
+        if size >= nbytes():
             yield step
             step, size = [], 0
     if step:
         yield step
 
 
-def run_fills(
-    fills: Iterable[tuple[Tensor, Fill]], written: Callable[[int], object] | None = None
-) -> None:
-    """Run fills that have their keys, in order where tensors share memory, all others at once.
-
-    Args:
-        fills: tensors and what goes into them.
-        written: told the number of bytes after each launch; launches are then kept small enough
-            for a progress bar to move.
-    """
-    for step in [list(fills)] if written is None else _steps(fills):
-        if step:
-            _launch(step)
-            if written is not None:
-                written(sum(tensor.nbytes for tensor, _ in step))
-
-
-def _launch(fills: Sequence[tuple[Tensor, Fill]]) -> None:
+def run_fills(fills: Sequence[tuple[Tensor, Fill]]) -> None:
+    """Run fills that have their keys, in order where tensors share memory, all others at once."""
+    if not fills:
+        return
     plan: list[int] = []
     numbers: list[float] = []
     for _, fill in fills:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastinit._compiled import extension
-from fastinit._fills.fill import Fill, run_fills
+from fastinit._fills.fill import BYTES_PER_STEP, Fill, run_fills, steps
 from fastinit._recording.graph import Op, Storage
 from fastinit._recording.huge_pages import HugePages
 from fastinit._tensors import PLAIN_TYPES, is_fake, is_plain
@@ -91,7 +91,7 @@ class Memory:
         for storage in young:
             if not storage.is_alive:
                 del self._storages[storage.address]
-                self.huge_pages.touched(storage.address)
+                self.huge_pages.gone(storage.address)
                 storage.pending.clear()
                 storage.forget()
         self._large[begin:] = [storage for storage in young if storage.is_alive]
@@ -107,6 +107,7 @@ class Memory:
         self.ended = True
         for scope in self.scopes:  # of threads that outlive it
             scope.ended = True
+        self.huge_pages.end()
         for storage in list(self._storages.values()):
             storage.pending.clear()
             storage.poison = None  # histories keep what has been done, not what memory held
@@ -175,8 +176,6 @@ class Memory:
             ref.storage for ref, tensor in zip(refs, tensors, strict=True) if tensor is not None
         ]
         try:
-            for storage in here:
-                self.unguard(storage)
             with torch._C.DisableTorchFunction(), torch.no_grad():
                 self._run(ops, tensors, written)
         except BaseException:
@@ -184,13 +183,14 @@ class Memory:
                 self.guard(storage)
             raise
 
-    @staticmethod
     def _run(
+        self,
         ops: Sequence[Op],
         tensors: Sequence[Tensor | None],
         written: Callable[[int], object] | None,
     ) -> None:
         fills: list[tuple[Tensor, Fill]] = []
+        of_fills: list[Storage] = []
         waiting: set[Storage] = set()
         for op, tensor in zip(ops, tensors, strict=True):
             op.ran = True
@@ -199,11 +199,34 @@ class Memory:
             storage = op.writes[0].storage
             if op.fill is not None:
                 fills.append((tensor, op.fill if op.key is None else op.fill.under(op.key)))
+                of_fills.append(storage)
                 waiting.add(storage)
                 continue
             if storage in waiting:
-                run_fills(fills, written)
-                fills, waiting = [], set()
+                self._launch(fills, of_fills, written)
+                fills, of_fills, waiting = [], [], set()
+            self.unguard(storage)
             assert op.run is not None
             op.run(tensor, op.key)
-        run_fills(fills, written)
+        self._launch(fills, of_fills, written)
+
+    def _launch(
+        self,
+        fills: Sequence[tuple[Tensor, Fill]],
+        storages: Sequence[Storage],
+        written: Callable[[int], object] | None,
+    ) -> None:
+        begin = 0
+        pages = self.huge_pages
+        in_steps = written is not None or pages.is_timed
+
+        def limit() -> int:
+            return min(pages.trusted, BYTES_PER_STEP) if pages.is_timed else BYTES_PER_STEP
+
+        for step in steps(fills, limit) if in_steps else [fills]:
+            for storage in storages[begin : begin + len(step)]:
+                self.unguard(storage)
+            begin += len(step)
+            run_fills(step)
+            if written is not None:
+                written(sum(tensor.nbytes for tensor, _ in step))

@@ -25,9 +25,9 @@ def test_all_that_rules_fill_waits_for_one_launch(monkeypatch: pytest.MonkeyPatc
     launches: list[int] = []
     run = memory.run_fills
 
-    def counted(fills: Any, written: Any = None) -> None:
+    def counted(fills: Any) -> None:
         launches.append(len(fills))
-        run(fills, written)
+        run(fills)
 
     monkeypatch.setattr(memory, "run_fills", counted)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))

@@ -54,12 +54,13 @@ def _late_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are taken from the generator when the fills run, in the reverse order."""
     run = memory.run_fills
 
-    def reversed_keys(fills: Any, written: Any = None) -> None:
-        fills = list(fills)
+    def reversed_keys(fills: Any) -> None:
         keys = [fill.key for _, fill in fills][::-1]
         run(
-            (tensor, fill._replace(key=key))
-            for (tensor, fill), key in zip(fills, keys, strict=True)
+            [
+                (tensor, fill._replace(key=key))
+                for (tensor, fill), key in zip(fills, keys, strict=True)
+            ]
         )
 
     monkeypatch.setattr(memory, "run_fills", reversed_keys)
@@ -67,7 +68,7 @@ def _late_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
     run = memory.run_fills
-    monkeypatch.setattr(memory, "run_fills", lambda fills, written=None: run(list(fills)[::-1]))
+    monkeypatch.setattr(memory, "run_fills", lambda fills: run(fills[::-1]))
 
 
 def _reopens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastinit import _C, batch, normal_
-from fastinit._recording import huge_pages
+from fastinit import _C, batch, materialize, normal_
+from fastinit._recording import huge_pages, memory
 
 MIB = 1 << 20
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -56,32 +56,36 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collect the sizes that are asked for."""
     sizes: list[int] = []
-    monkeypatch.setattr(_C, "advise_huge_pages", lambda begin, size: sizes.append(size))
+
+    def advise(begin: int, size: int, wanted: bool = True) -> None:
+        sizes.append(size if wanted else -size)
+
+    monkeypatch.setattr(_C, "advise_huge_pages", advise)
     return sizes
 
 
 def test_what_is_at_hand(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine()
-    assert huge_pages.at_hand() == PAGES * PAGE
+    assert huge_pages.at_hand() == (PAGES * PAGE, 0)
     machine(reporting=None)  # a kernel that knows of no host
-    assert huge_pages.at_hand() == PAGES * PAGE
+    assert huge_pages.at_hand() == (PAGES * PAGE, 0)
     machine(reporting="10")  # blocks of 512 pages stay
-    assert huge_pages.at_hand() == PAGES * PAGE
-    machine(reporting="9")  # the host has them
-    assert huge_pages.at_hand() == 0
+    assert huge_pages.at_hand() == (PAGES * PAGE, 0)
+    machine(reporting="9")  # the host may have them
+    assert huge_pages.at_hand() == (PAGES * PAGE, 512 * PAGE)
     machine(enabled="[always] madvise never")  # they come unasked
-    assert huge_pages.at_hand() == 0
+    assert huge_pages.at_hand() == (0, 0)
     machine(enabled="always madvise [never]")
-    assert huge_pages.at_hand() == 0
+    assert huge_pages.at_hand() == (0, 0)
     machine(enabled=None)
-    assert huge_pages.at_hand() == 0
+    assert huge_pages.at_hand() == (0, 0)
     machine(buddyinfo=None)
-    assert huge_pages.at_hand() == 0
+    assert huge_pages.at_hand() == (0, 0)
     monkeypatch.setenv("FASTINIT_HUGE_PAGES", "1")
-    assert huge_pages.at_hand() > 1 << 60
+    assert huge_pages.at_hand() == (1 << 62, 0)
     machine()
     monkeypatch.setenv("FASTINIT_HUGE_PAGES", "0")
-    assert huge_pages.at_hand() == 0
+    assert huge_pages.at_hand() == (0, 0)
 
 
 def test_no_more_than_there_is_until_it_is_used(
@@ -89,9 +93,9 @@ def test_no_more_than_there_is_until_it_is_used(
 ) -> None:
     free, looked = 20 * MIB, []
 
-    def at_hand() -> int:
+    def at_hand() -> huge_pages.AtHand:
         looked.append(free)
-        return free
+        return huge_pages.AtHand(free)
 
     monkeypatch.setattr(huge_pages, "at_hand", at_hand)
 
@@ -119,10 +123,98 @@ def test_no_more_than_there_is_until_it_is_used(
     assert sum(asked[4:]) == 8 * MIB
 
 
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> dict[int, bool]:
+    """Make a machine with enough free, of which the host may have all.
+
+    By number, which touch is slow; the others are fast. -1 counts them.
+    """
+    found = {-1: 0}
+    monkeypatch.setattr(huge_pages, "at_hand", lambda: huge_pages.AtHand(1 << 40, 2 * MIB))
+
+    def touch(address: int) -> int:
+        assert address % (2 * MIB) == 0
+        number = found[-1]
+        found[-1] += 1
+        return 1_500_000 if found.get(number) else 300_000
+
+    monkeypatch.setattr(_C, "touch_page", touch)
+    return found
+
+
+def _announced(asks: huge_pages.HugePages, sizes: list[int]) -> list[torch.UntypedStorage]:
+    storages = [torch.empty(size * MIB, dtype=torch.uint8).untyped_storage() for size in sizes]
+    for storage in storages:
+        asks.ask(storage)
+    return storages
+
+
+def test_slow_ones_are_wanted_no_more(asked: list[int], slow: dict[int, bool]) -> None:
+    slow |= {1: True, 3: True, 4: True}
+    asks = huge_pages.HugePages()
+    storages = _announced(asks, [8, 9, 10, 11, 12, 13])
+    del asked[:]
+    asks.touched(storages[0]._cdata)
+    assert slow[-1] == 1  # fast: there is no need to look at another
+    asks.touched(storages[1]._cdata)
+    assert slow[-1] == 3  # it was slow, and the next was not
+    asks.gone(storages[2]._cdata)
+    assert slow[-1] == 3
+    assert asks.is_timed
+    assert not asked
+    asks.touched(storages[3]._cdata)
+    assert slow[-1] == 5
+    assert not asks.is_timed
+    assert sorted(asked) == [-13 * MIB, -12 * MIB, -11 * MIB]
+    asks.touched(storages[4]._cdata)
+    _announced(asks, [14])
+    assert slow[-1] == 5
+    assert len(asked) == 3
+
+
+def test_fast_ones_earn_trust(asked: list[int], slow: dict[int, bool]) -> None:
+    asks = huge_pages.HugePages()
+    storages = _announced(asks, [100, 1000, 1000])
+    del asked[:]
+    for storage in storages:
+        asks.touched(storage._cdata)
+    # 32 MiB at first; then as much as there has been.
+    assert asked == [-68 * MIB, -968 * MIB, -936 * MIB]
+
+
+def test_pages_are_timed_when_what_came_before_is_written(
+    asked: list[int], slow: dict[int, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    touch, launch = _C.touch_page, memory.run_fills
+    monkeypatch.setattr(_C, "touch_page", lambda at: order.append("touch") or touch(at))
+    monkeypatch.setattr(memory, "run_fills", lambda fills: order.append("fill") or launch(fills))
+    with batch():
+        drawn = [normal_(torch.empty(size * MIB // 4), key=size) for size in (20, 20, 30, 30, 30)]
+    assert order == ["touch", "touch", "fill", "touch", "touch", "fill", "touch", "fill"]
+    for tensor in drawn:
+        expected = normal_(torch.empty(tensor.numel()), key=tensor.nbytes // MIB)
+        assert torch.equal(tensor, expected)
+    order.clear()
+    kept = []
+
+    def factory() -> torch.nn.Module:
+        kept.append(normal_(torch.empty(8 * MIB // 4)))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        materialize(factory, key=0)
+    assert kept
+    assert not order  # nothing is written
+
+
 def test_a_real_machine() -> None:
     """A hint: it must only not fail."""
-    assert huge_pages.at_hand() >= 0
+    assert huge_pages.at_hand().nbytes >= 0
     large = torch.empty(5 * MIB, dtype=torch.uint8)
+    large[7] = 3
+    assert _C.touch_page(large.data_ptr() + 7) >= 0
+    assert large[7] == 3
     asks = huge_pages.HugePages()
     asks.ask(large.untyped_storage())
     asks.ask(large[:100].clone().untyped_storage())
