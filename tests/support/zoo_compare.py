@@ -45,7 +45,8 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def same(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Which elements have the same bits; those that are no numbers may have any."""
-    equal = (bits(a) == bits(b)).all(dim=1)
+    equal = bits(a) == bits(b)
+    equal = equal[:, 0] if equal.shape[1] == 1 else equal.all(dim=1)
     if a.is_floating_point() and not bool(equal.all()):
         equal |= a.detach().reshape(-1).isnan() & b.detach().reshape(-1).isnan()
     return equal
