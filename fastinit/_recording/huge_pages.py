@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,15 +132,21 @@ class HugePages:
         """Note that nothing of what has been announced is written any more."""
         self._promised.clear()
 
-    def touched(self, address: int) -> None:
-        """Note that a storage is written from now on."""
+    def touched(self, address: int, alive: Callable[[], torch.UntypedStorage | None]) -> None:
+        """Note that a storage is written from now on, and nothing guards it any more.
+
+        Args:
+            address: of the storage.
+            alive: gives it, if there is one still.
+        """
         promised = self._promised.pop(address, None) if self._promised else None
         if promised is None:
             return
         self._left = None
-        if not self.is_timed:
-            return
+        untyped = alive() if self.is_timed else None
         begin, size = promised
+        if untyped is None or untyped.data_ptr() != begin or untyped.nbytes() < size:
+            return  # it has been resized
         first = -begin % self._page
         # A single one may be slow for other reasons.
         pages = range(begin + first, begin + size - self._page + 1, self._page)[:2]

@@ -142,10 +142,10 @@ class Memory:
 
     def unguard(self, storage: Storage) -> None:
         """Let everybody at the memory again."""
-        self.huge_pages.touched(storage.address)
         if storage.guarded:
             storage.guarded = False
             extension.guard_storage(storage.address, False)
+        self.huge_pages.touched(storage.address, storage.alive)
 
     def accept(self, func: Any, dtype: torch.dtype, fill: Fill) -> None:
         """Have an operator say now what it would complain about; nothing is drawn on meta."""

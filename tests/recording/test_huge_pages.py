@@ -149,24 +149,28 @@ def _announced(asks: huge_pages.HugePages, sizes: list[int]) -> list[torch.Untyp
     return storages
 
 
+def _touch(asks: huge_pages.HugePages, storage: torch.UntypedStorage) -> None:
+    asks.touched(storage._cdata, lambda: storage)
+
+
 def test_slow_ones_are_wanted_no_more(asked: list[int], slow: dict[int, bool]) -> None:
     slow |= {1: True, 3: True, 4: True}
     asks = huge_pages.HugePages()
     storages = _announced(asks, [8, 9, 10, 11, 12, 13])
     del asked[:]
-    asks.touched(storages[0]._cdata)
+    _touch(asks, storages[0])
     assert slow[-1] == 1  # fast: there is no need to look at another
-    asks.touched(storages[1]._cdata)
+    _touch(asks, storages[1])
     assert slow[-1] == 3  # it was slow, and the next was not
     asks.gone(storages[2]._cdata)
     assert slow[-1] == 3
     assert asks.is_timed
     assert not asked
-    asks.touched(storages[3]._cdata)
+    _touch(asks, storages[3])
     assert slow[-1] == 5
     assert not asks.is_timed
     assert sorted(asked) == [-13 * MIB, -12 * MIB, -11 * MIB]
-    asks.touched(storages[4]._cdata)
+    _touch(asks, storages[4])
     _announced(asks, [14])
     assert slow[-1] == 5
     assert len(asked) == 3
@@ -177,9 +181,27 @@ def test_fast_ones_earn_trust(asked: list[int], slow: dict[int, bool]) -> None:
     storages = _announced(asks, [100, 1000, 1000])
     del asked[:]
     for storage in storages:
-        asks.touched(storage._cdata)
+        _touch(asks, storage)
     # 32 MiB at first; then as much as there has been.
     assert asked == [-68 * MIB, -968 * MIB, -936 * MIB]
+
+
+def test_memory_that_has_moved_or_gone_is_not_touched(
+    asked: list[int], slow: dict[int, bool]
+) -> None:
+    asks = huge_pages.HugePages()
+    storages = _announced(asks, [8, 8, 8])
+    storages[0].resize_(64 * MIB)
+    storages[1].resize_(0)
+    _touch(asks, storages[0])
+    _touch(asks, storages[1])
+    asks.touched(storages[2]._cdata, lambda: None)
+    assert slow[-1] == 0
+    with batch():
+        drawn = normal_(torch.empty(8 * MIB // 4), key=1)
+        drawn.resize_(64 * MIB // 4)
+        normal_(drawn, key=2)
+    assert torch.equal(drawn, normal_(torch.empty(64 * MIB // 4), key=2))
 
 
 def test_pages_are_timed_when_what_came_before_is_written(
@@ -218,5 +240,5 @@ def test_a_real_machine() -> None:
     asks = huge_pages.HugePages()
     asks.ask(large.untyped_storage())
     asks.ask(large[:100].clone().untyped_storage())
-    asks.touched(large.untyped_storage()._cdata)
+    _touch(asks, large.untyped_storage())
     assert large.fill_(1).sum() == 5 * MIB
