@@ -1,6 +1,6 @@
 """The compiled module. Importing it registers ``torch.ops.fastinit``; it minds memory, too."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -76,16 +76,32 @@ def storage_address(tensor: object) -> int:
 def guard_storage(storage: int, closed: bool, /) -> None:
     """Make access to the memory of a storage (its `_cdata`) an error, or allow it again."""
 
-def sort_held(
-    items: Iterable[object], containers: Set[type], atoms: Set[type], /
-) -> tuple[list[Any], list[Any]]:
-    """List the empty among items of these classes of containers, and those that may hold something.
+def walk_held(
+    waiting: list[Any],
+    seen: set[int],
+    containers: list[Any],
+    copies: list[Any],
+    empty: list[Any],
+    plain: Set[type],
+    atoms: Set[type],
+    module: type,
+    /,
+) -> list[Any]:
+    """Follow what containers and modules hold; give what waits and is neither.
 
-    Atoms hold nothing; what else there is may.
+    Args:
+        waiting: what to begin with, last first; empty in the end.
+        seen: the id of everything that was met, which is not looked at again.
+        containers: gets the containers, and the attributes of modules.
+        copies: gets copies of these.
+        empty: gets the containers in them that are empty.
+        plain: classes of containers.
+        atoms: classes of what holds nothing.
+        module: the class of modules.
     """
 
 def holds_same(now: object, before: object, /) -> bool:
-    """Whether a dict or list, of no subclass, holds the objects of another in their order.
+    """Whether a list, dict or OrderedDict holds the objects of another in their order.
 
-    Of everything else it is not known, and False.
+    Of everything else, subclasses of these included, it is not known, and False.
     """

@@ -18,6 +18,7 @@
 #include "cpu/huge_pages.h"
 #include "host/self_overlap.h"
 #include "torch/handled.h"
+#include "torch/held.h"
 #include "torch/storage_guard.h"
 
 namespace py = pybind11;
@@ -46,54 +47,6 @@ PyObject* fold(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
       return PyLong_FromUnsignedLongLong(derive(key, data, purpose));
   return PyErr_Format(PyExc_ValueError, "fold: purpose must be 'int', 'str' or 'split', not %R",
                       arguments[2]);
-}
-
-// sort_held(items, containers, atoms): of what a module holds, thirty things mostly, the containers
-// that are empty, and what may hold something.
-PyObject* sort_held(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 3 || !PyAnySet_Check(arguments[1]) || !PyAnySet_Check(arguments[2]))
-    return PyErr_Format(PyExc_TypeError, "sort_held: expects an iterable and two sets");
-  const auto given = py::reinterpret_borrow<py::object>(arguments[0]);
-  const auto items = py::reinterpret_steal<py::object>(PySequence_List(given.ptr()));
-  if (!items) return nullptr;
-  const auto empty = py::reinterpret_steal<py::object>(PyList_New(0));
-  const auto further = py::reinterpret_steal<py::object>(PyList_New(0));
-  if (!empty || !further) return nullptr;
-  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(items.ptr()); ++k) {
-    PyObject* item = PyList_GET_ITEM(items.ptr(), k);
-    auto* kind = reinterpret_cast<PyObject*>(Py_TYPE(item));
-    const int atom = PySet_Contains(arguments[2], kind);
-    if (atom < 0) return nullptr;
-    if (atom == 1) continue;
-    const int container = PySet_Contains(arguments[1], kind);
-    if (container < 0) return nullptr;
-    const Py_ssize_t size = container == 1 ? PyObject_Size(item) : 1;
-    if (size < 0 || PyList_Append(size == 0 ? empty.ptr() : further.ptr(), item) < 0)
-      return nullptr;
-  }
-  return PyTuple_Pack(2, empty.ptr(), further.ptr());
-}
-
-// holds_same(now, before): whether a dict or list, of no subclass, holds the objects of another in
-// their order; of everything else it is not known, and False.
-PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-  if (count != 2) return PyErr_Format(PyExc_TypeError, "holds_same: expects two containers");
-  PyObject *now = arguments[0], *before = arguments[1];
-  if (PyList_CheckExact(now) && PyList_CheckExact(before)) {
-    const Py_ssize_t size = PyList_GET_SIZE(now);
-    bool same = size == PyList_GET_SIZE(before);
-    for (Py_ssize_t k = 0; same && k < size; ++k)
-      same = PyList_GET_ITEM(now, k) == PyList_GET_ITEM(before, k);
-    return PyBool_FromLong(same);
-  }
-  if (!PyDict_CheckExact(now) || !PyDict_CheckExact(before)) Py_RETURN_FALSE;
-  bool same = PyDict_GET_SIZE(now) == PyDict_GET_SIZE(before);
-  Py_ssize_t at = 0, at_before = 0;
-  PyObject *key, *value, *key_before, *value_before;
-  while (same && PyDict_Next(now, &at, &key, &value) &&
-         PyDict_Next(before, &at_before, &key_before, &value_before))
-    same = key == key_before && value == value_before;
-  return PyBool_FromLong(same);
 }
 
 #define FASTINIT_TEXT(x) FASTINIT_TEXT_(x)
@@ -156,12 +109,12 @@ PyMethodDef methods[] = {method("fold", fold),
                          method("guard_storage", ops::guard_storage),
                          method("handled_dtype", ops::handled_dtype),
                          method("hold_storage", ops::hold_storage),
-                         method("holds_same", holds_same),
+                         method("holds_same", ops::holds_same),
                          method("layout_of", ops::layout_of),
                          method("ordinary_layout", ops::ordinary_layout),
-                         method("sort_held", sort_held),
                          method("storage_address", ops::storage_address),
                          method("tensor_on", ops::tensor_on),
+                         method("walk_held", ops::walk_held),
                          {}};
 
 }  // namespace

@@ -249,6 +249,7 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
         twins.put_in(recorder, untouched.keys(), twins.named.keys() - parameters.keys())
         placed = NamedTensors(*map(twins.placed, tensors))
         kept = {n: one for n, one in placed.parameters.items() if n in untouched}
+        tables = twins.tables()
         result = run_initialisers(
             recorder,
             request,
@@ -257,7 +258,7 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
             kept,
             anew=wanted,
             others=state.tensors,
-            is_as_before=state.is_unchanged,
+            is_as_before=lambda: state.is_unchanged(tables),
         )
         for named in untouched.values():
             state.restore_tensor(named.tensor)

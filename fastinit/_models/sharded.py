@@ -105,6 +105,11 @@ class Twins:
                     if storage is not None and (twin.fixed or twin.kept):
                         storage.known = True
 
+    def tables(self) -> dict[int, dict[str, Any]]:
+        """Copy the tables of modules that have twins in them, by their ids."""
+        twins = self._twins.values()
+        return {id(table): table.copy() for twin in twins for table, _ in twin.places}
+
     def placed(self, named: Mapping[str, Named]) -> dict[str, Named]:
         """Give what has these names now: twins where there are some."""
         if not self._twins:

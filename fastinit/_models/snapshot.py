@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -190,34 +190,38 @@ class Snapshot:
         seen: set[int] = set()
         waiting: list[Any] = [module]
         while waiting:
-            value = waiting.pop()
-            address = id(value)
-            if address in seen:
-                continue
-            seen.add(address)
-            kind = type(value)
-            if kind in _PLAIN:
-                self._keep(value, value.copy(), waiting)
-            elif kind in PLAIN_TYPES:
-                self._keep_tensor(value)
-            elif isinstance(value, nn.Module):
-                self._keep(vars(value), vars(value).copy(), waiting)
-            elif isinstance(value, _CONTAINERS):
-                self._keep(value, _copy(value), waiting)
-            elif isinstance(value, Tensor):
-                if not is_sharded(value):
+            for value in self._walk(waiting, seen):
+                kind = type(value)
+                if kind in PLAIN_TYPES:
                     self._keep_tensor(value)
-            elif kind is tuple or kind is FunctionType:
-                self._sort([item for _, item in inside(value)], waiting)
-            elif not _is_torchs_own(value):
-                own = getattr(value, "__dict__", None)
-                if type(own) is dict:
-                    waiting.append(own)
+                elif isinstance(value, _CONTAINERS):
+                    self._containers.append(value)
+                    self._held.append(copy := _copy(value))
+                    waiting += copy.values() if isinstance(copy, dict) else copy
+                elif isinstance(value, Tensor):
+                    if not is_sharded(value):
+                        self._keep_tensor(value)
+                elif kind is tuple:
+                    waiting += value
+                elif kind is FunctionType:
+                    waiting += [item for _, item in inside(value)]
+                elif kind not in _ATOMS_SET and not _is_torchs_own(value):
+                    own = getattr(value, "__dict__", None)
+                    if type(own) is dict:
+                        waiting.append(own)
 
-    def _keep(self, container: Any, held: Any, waiting: list[Any]) -> None:
-        self._containers.append(container)
-        self._held.append(held)
-        self._sort(held.values() if isinstance(held, dict) else held, waiting)
+    def _walk(self, waiting: list[Any], seen: set[int]) -> list[Any]:
+        """Keep the plain containers that can be reached, and list what else there is."""
+        return extension.walk_held(
+            waiting,
+            seen,
+            self._containers,
+            self._held,
+            self._empty,
+            _PLAIN,
+            _ATOMS_SET,
+            nn.Module,
+        )
 
     def _keep_tensor(self, tensor: Tensor) -> None:
         if tensor.is_meta:
@@ -227,23 +231,23 @@ class Snapshot:
         else:
             self._tensors[id(tensor)] = _TensorState(tensor)
 
-    def _sort(self, items: Collection[Any], waiting: list[Any]) -> None:
-        """Put aside what may hold something."""
-        empty, further = extension.sort_held(items, _PLAIN, _ATOMS_SET)
-        self._empty += empty
-        waiting += further
-
     @property
     def tensors(self) -> Iterator[Tensor]:
         """All tensors that can be reached."""
         return (state.tensor for state in self._tensors.values())
 
-    def is_unchanged(self) -> bool:
+    def is_unchanged(self, instead: Mapping[int, Any]) -> bool:
         """Whether it is known that all objects hold what they did; tensors may be on other memory.
 
-        It is not known of containers that are no plain dicts and lists.
+        It is not known of sets, deques and classes of somebody's own that hold something.
+
+        Args:
+            instead: by the id of some containers, copies of what they are to hold instead.
         """
-        return not any(self._empty) and all(map(extension.holds_same, self._containers, self._held))
+        held: Iterable[Any] = self._held
+        if instead:
+            held = map(instead.get, map(id, self._containers), self._held)
+        return not any(self._empty) and all(map(extension.holds_same, self._containers, held))
 
     def restore(self) -> None:
         """Put everything back."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -201,21 +203,54 @@ def test_which_layouts_are_ordinary() -> None:
     assert [_C.ordinary_layout(other) for other in others] == [None] * len(others)
 
 
-def test_what_of_an_objects_containers_is_looked_at() -> None:
+def test_what_objects_hold_is_followed() -> None:
     class Dict(dict):
         pass
 
-    full, own, thing = [1], Dict(), object()
-    items = [1, None, "a", [], full, {}, own, thing]
-    plain, atoms = frozenset({list, dict}), frozenset({int, type(None), str})
-    empty, further = _C.sort_held(items, plain, atoms)
-    assert [id(one) for one in empty] == [id(items[3]), id(items[5])]
-    assert [id(one) for one in further] == [id(full), id(own), id(thing)]
-    assert _C.sort_held(dict(enumerate(items)).values(), plain, atoms) == (empty, further)
+    class Thing:
+        pass
+
+    own, thing, empty = Dict(a=[1]), Thing(), {}
+    inner = [3, thing, empty, {"set": {"x"}}]
+    table = OrderedDict(b=own, c=inner, d=inner)
+    thing.table, thing.other = table, None
+    waiting, seen = [thing, "text"], {id(None)}
+    lists: tuple[list[Any], ...] = [], [], []
+    plain, atoms = frozenset({list, dict, set, OrderedDict}), frozenset({int, type(None), str})
+    others = _C.walk_held(waiting, seen, *lists, plain, atoms, Thing)
+    # What was given is not asked whether it may hold something.
+    assert [id(one) for one in others] == [id("text"), id(own)]
+    assert not waiting
+    containers, copies, found_empty = lists
+    expected = [vars(thing), table, inner, inner[3], inner[3]["set"]]
+    assert [id(one) for one in containers] == [id(one) for one in expected]
+    assert copies == expected
+    assert [type(one) for one in copies] == [type(one) for one in expected]
+    assert not {id(one) for one in copies} & {id(one) for one in expected}
+    assert [id(one) for one in found_empty] == [id(empty)]
+    assert {id(table), id(inner), id(own), id(thing)} < seen
+    assert id(empty) not in seen  # met as often as it is held: it is cleared in the end, no more
+    waiting.append(table)
+    assert _C.walk_held(waiting, seen, *lists, plain, atoms, Thing) == []
+    assert len(containers) == 5
+
+
+def test_what_cannot_be_copied_raises() -> None:
+    class List(list):
+        def copy(self) -> Any:
+            raise ZeroDivisionError
+
+    walk = functools.partial(_C.walk_held, [List([1])], set(), [], [], [])
+    with pytest.raises(ZeroDivisionError):
+        walk(frozenset({List}), frozenset(), int)
+    with pytest.raises(TypeError, match="walk_held: expects a list, a set"):
+        walk(frozenset({List}), [], int)
 
 
 def test_which_containers_hold_the_same() -> None:
     x, y = torch.zeros(1), torch.zeros(1)
+    moved = OrderedDict(a=x, b=y)
+    moved.move_to_end("a")
     for now, before, same in (
         ([x, y], [x, y], True),
         ([x, y], [y, x], False),
@@ -228,6 +263,13 @@ def test_which_containers_hold_the_same() -> None:
         ({"a": x}, {"a": x, "b": y}, False),
         ({}, {}, True),
         ({}, [], False),
+        (OrderedDict(a=x), OrderedDict(a=x), True),
+        (OrderedDict(a=x), OrderedDict(a=y), False),
+        (OrderedDict(a=x), OrderedDict(b=x), False),
+        (OrderedDict(a=x, b=y), OrderedDict(b=y, a=x), False),
+        (moved, OrderedDict(a=x, b=y), False),
+        (moved, OrderedDict(b=y, a=x), True),
+        (OrderedDict(a=x), {"a": x}, False),
         ({1}, {1}, False),  # not known
     ):
         assert _C.holds_same(now, before) is same

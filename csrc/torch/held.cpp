@@ -1,0 +1,147 @@
+#include "torch/held.h"
+
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+namespace fastinit::ops {
+
+namespace {
+
+struct Walk {
+  PyObject *waiting, *seen, *containers, *copies, *empty, *plain, *atoms, *module;
+
+  // Whether this was met before. Throws what Python does.
+  bool is_seen(PyObject* value) const {
+    const auto id = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(value));
+    if (!id) throw py::error_already_set();
+    const Py_ssize_t before = PySet_GET_SIZE(seen);
+    check(PySet_Add(seen, id.ptr()));
+    return PySet_GET_SIZE(seen) == before;
+  }
+
+  void keep(PyObject* container) const {
+    const auto copy = copied(container);
+    check(PyList_Append(containers, container));
+    check(PyList_Append(copies, copy.ptr()));
+    if (PyDict_Check(copy.ptr())) {
+      Py_ssize_t at = 0;
+      PyObject *key = nullptr, *value = nullptr;
+      while (PyDict_Next(copy.ptr(), &at, &key, &value)) sort(value);
+    } else {
+      for (const py::handle item : copy) sort(item.ptr());
+    }
+  }
+
+ private:
+  static void check(int status) {
+    if (status < 0) throw py::error_already_set();
+  }
+
+  static bool has(PyObject* set, PyObject* value) {
+    const int found = PySet_Contains(set, value);
+    check(found);
+    return found == 1;
+  }
+
+  static py::object copied(PyObject* container) {
+    PyObject* copy = nullptr;
+    if (PyDict_CheckExact(container))
+      copy = PyDict_Copy(container);
+    else
+      copy = PyObject_CallMethod(container, "copy", nullptr);
+    if (copy == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(copy);
+  }
+
+  // Puts aside what a container holds; mostly that is numbers, and tables of hooks without any.
+  void sort(PyObject* item) const {
+    auto* kind = reinterpret_cast<PyObject*>(Py_TYPE(item));
+    if (has(atoms, kind)) return;
+    Py_ssize_t size = 1;
+    if (has(plain, kind)) size = PyObject_Size(item);
+    if (size < 0) throw py::error_already_set();
+    check(PyList_Append(size == 0 ? empty : waiting, item));
+  }
+
+  friend py::object walk(const Walk&);
+};
+
+py::object walk(const Walk& to) {
+  py::list others;
+  for (Py_ssize_t left; (left = PyList_GET_SIZE(to.waiting)) > 0;) {
+    const auto value = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(to.waiting, left - 1));
+    Walk::check(PyList_SetSlice(to.waiting, left - 1, left, nullptr));
+    if (to.is_seen(value.ptr())) continue;
+    if (Walk::has(to.plain, reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())))) {
+      to.keep(value.ptr());
+      continue;
+    }
+    const int is_module = PyObject_IsInstance(value.ptr(), to.module);
+    Walk::check(is_module);
+    if (is_module == 1)
+      to.keep(value.attr("__dict__").ptr());
+    else
+      others.append(value);
+  }
+  return others;
+}
+
+// Whether two lists hold the same objects.
+bool same(PyObject* now, PyObject* before) {
+  const Py_ssize_t size = PyList_GET_SIZE(now);
+  bool same = size == PyList_GET_SIZE(before);
+  for (Py_ssize_t k = 0; same && k < size; ++k)
+    same = PyList_GET_ITEM(now, k) == PyList_GET_ITEM(before, k);
+  return same;
+}
+
+py::object listed(PyObject* table, const char* part) {
+  const auto view = py::reinterpret_steal<py::object>(PyObject_CallMethod(table, part, nullptr));
+  return py::reinterpret_steal<py::object>(view ? PySequence_List(view.ptr()) : nullptr);
+}
+
+}  // namespace
+
+PyObject* walk_held(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 8 || !PyList_Check(arguments[0]) || !PySet_Check(arguments[1]) ||
+      !PyList_Check(arguments[2]) || !PyList_Check(arguments[3]) || !PyList_Check(arguments[4]) ||
+      !PyAnySet_Check(arguments[5]) || !PyAnySet_Check(arguments[6]))
+    return PyErr_Format(PyExc_TypeError,
+                        "walk_held: expects a list, a set, three lists, two sets "
+                        "of classes, and a class");
+  try {
+    return walk({arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5],
+                 arguments[6], arguments[7]})
+        .release()
+        .ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return nullptr;
+  }
+}
+
+PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 2) return PyErr_Format(PyExc_TypeError, "holds_same: expects two containers");
+  PyObject *now = arguments[0], *before = arguments[1];
+  if (PyList_CheckExact(now) && PyList_CheckExact(before))
+    return PyBool_FromLong(same(now, before));
+  if (PyODict_CheckExact(now) && PyODict_CheckExact(before)) {  // in an order of its own
+    for (const char* part : {"keys", "values"}) {
+      const auto theirs = listed(before, part), ours = listed(now, part);
+      if (!ours || !theirs) return nullptr;
+      if (!same(ours.ptr(), theirs.ptr())) Py_RETURN_FALSE;
+    }
+    Py_RETURN_TRUE;
+  }
+  if (!PyDict_CheckExact(now) || !PyDict_CheckExact(before)) Py_RETURN_FALSE;
+  bool same = PyDict_GET_SIZE(now) == PyDict_GET_SIZE(before);
+  Py_ssize_t at = 0, at_before = 0;
+  PyObject *key, *value, *key_before, *value_before;
+  while (same && PyDict_Next(now, &at, &key, &value) &&
+         PyDict_Next(before, &at_before, &key_before, &value_before))
+    same = key == key_before && value == value_before;
+  return PyBool_FromLong(same);
+}
+
+}  // namespace fastinit::ops

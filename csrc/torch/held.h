@@ -1,0 +1,19 @@
+// What the objects that make a module hold, for snapshots of them.
+#pragma once
+
+#include <Python.h>
+
+namespace fastinit::ops {
+
+// walk_held(waiting, seen, containers, copies, empty, plain, atoms, module): takes what waits, last
+// first, until nothing does, and gives what is neither a container of a class in `plain`, nor an
+// instance of `module`, nor of a class in `atoms`, which hold nothing. Containers, the attributes of
+// modules among them, and copies of them are appended; so are containers in them that are empty.
+// What they hold waits next. `seen` has the id of everything that was met.
+PyObject* walk_held(PyObject*, PyObject* const* arguments, Py_ssize_t count);
+
+// holds_same(now, before): whether a list, dict or OrderedDict, of no subclass of these, holds the objects of another in
+// their order; of everything else it is not known, and False.
+PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count);
+
+}  // namespace fastinit::ops
