@@ -23,7 +23,7 @@ class _RecordingMode(PatchMode):
 
     def __init__(self, scope: Scope, recorder: Recorder) -> None:
         super().__init__(scope)
-        self._watch = FunctionWatch(recorder)
+        self._watch = FunctionWatch(recorder, scope.sharding)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -66,15 +66,22 @@ class FunctionWatch:
     """Sees the functions that operators do not tell about."""
 
     # What it wants to be called with.
-    functions: ClassVar[frozenset[Any]] = ESCAPES | READERS | {_empty, Tensor.__deepcopy__}
+    functions: ClassVar[frozenset[Any]] = (
+        ESCAPES | READERS | {_empty, Tensor.__deepcopy__, Tensor.__setitem__}
+    )
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, sharding: Sharding | None = None) -> None:
         self._recorder = recorder
+        self._sharding = sharding
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function that operators do not tell about, or take long to."""
         if func is _empty:
             return self._allocate(args, kwargs)
+        if func is Tensor.__setitem__:
+            if self._sharding is not None:
+                args = self._sharding.assigned(*args)
+            return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             if func is Tensor.__deepcopy__:
                 self._recorder.copied(args[0], args[1])

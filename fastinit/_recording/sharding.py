@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
@@ -112,6 +112,24 @@ def _refuse(what: str) -> NoReturn:
         "has returned; initialise before sharding, or shard on the meta device and materialize the "
         "module"
     )
+
+
+def _check_no_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse what has no values, which torch takes beside what has some, and does nothing."""
+    for tensor in tensors_in((args, kwargs)):
+        if tensor.is_meta and tensor.numel() > 0:
+            raise NotImplementedError(
+                f"fastinit.materialize: the factory writes a tensor of shape {tuple(tensor.shape)} "
+                f"on the meta device into a DTensor ({func}); that device, which DTensors are on "
+                "until the factory has returned, keeps no values: make it on the CPU"
+            )
+
+
+def _listed(index: Any) -> Any:
+    """Make an index that is a list of numbers a tensor; others are what they are."""
+    if isinstance(index, list) and index and all(isinstance(n, int) for n in index):
+        return torch.tensor(index, device="cpu")
+    return index
 
 
 class Sharding:
@@ -254,12 +272,31 @@ class Sharding:
     # ---- what is done to shards ------------------------------------------------------------------
 
     def check_written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse to write to the memory of a shard itself."""
+        """Refuse to write to the memory of a shard itself, and to write what has no values."""
         if not self._full or self._is_off():
             return
-        for tensor in written_arguments(func, args, kwargs):
+        written_to = written_arguments(func, args, kwargs)
+        for tensor in written_to:
             if is_plain(type(tensor)) and extension.storage_address(tensor) in self._full:
                 _refuse("writes to the shard")
+        if any(is_real(tensor) for tensor in written_to):
+            _check_no_meta(func, args, kwargs)
+
+    def assigned(self, tensor: Any, index: Any, value: Any) -> tuple[Any, Any, Any]:
+        """Give what is to be called in the place of `tensor[index] = value`.
+
+        Numbers become tensors on the device of what they are assigned to, or are to index, before
+        anybody sees them. On the meta device, where shards are, they would be lost.
+        """
+        if not is_sharded(tensor) or self._is_off() or self._found(tensor) is None:
+            return tensor, index, value
+        with self._recorder.busy(), torch._C.DisableTorchFunction():
+            if not isinstance(value, Tensor):
+                with suppress(TypeError, RuntimeError):  # torch says it of what is asked for
+                    value = torch.full((), value, dtype=tensor.dtype, device="cpu")
+            if isinstance(index, tuple):
+                return tensor, tuple(map(_listed, index)), value
+            return tensor, _listed(index), value
 
     def dispatch(
         self, mode: Any, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -298,6 +335,7 @@ class Sharding:
             return NotImplemented
         if others:
             _refuse(f"needs the values ({func})")
+        _check_no_meta(func, new, given)
         name = func._schema.name
         if name in _FOR_SHARDS:
             with mode:

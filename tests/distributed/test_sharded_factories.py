@@ -174,6 +174,26 @@ def test_initialisers_of_shards(size: tuple[int, ...], draw: Callable[[Any], obj
         assert wrong_in(fastinit.materialize(made, key=3), want) == []
 
 
+def test_numbers_that_are_assigned() -> None:
+    """torch makes tensors of them where the shards are: on the meta device."""
+
+    def factory(shard: Callable[[Any], Any]) -> nn.Module:
+        weight = shard(torch.empty(8, 6))
+        with torch.no_grad():
+            nn.init.normal_(weight)
+            weight[0] = 1.5
+            weight[2:4, 1] = 2
+            weight[..., -1] = True
+            weight[[4, 6]] = 3.0
+            weight[1, [0, 2]] = 4.0
+            weight.data[7] = 0
+        return Holder(weight)
+
+    want = fastinit.materialize(lambda: factory(lambda tensor: tensor), key=3)
+    for rank in range(WORLD):
+        assert wrong_in(materialized(lambda: factory(spread), rank), want) == []
+
+
 def test_shards_whose_address_somebody_has() -> None:
     """As FSDP2 asks for it, whenever it has other memory."""
 

@@ -59,6 +59,24 @@ def test_dtensors_without_values_are_not_copied_from() -> None:
     assert "the factory needs the values (aten.copy_.default) of a DTensor" in said
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.add_(torch.ones(8, 4, device=w.device)),
+        lambda w: w.mul_(torch.tensor(0.5, device=w.device)),
+        lambda w: w[0].mul_(torch.tensor(0.5, device=w.device)),
+        lambda w: w.masked_fill_(torch.ones(8, 4, dtype=torch.bool, device=w.device), 2.0),
+        lambda w: w.fill_(w.new_tensor(2.0)),
+        lambda w: w.__setitem__(torch.tensor([0], device=w.device), 1.0),
+    ],
+    ids=["add", "mul", "of a slice", "mask", "new_tensor", "index"],
+)
+def test_what_is_made_where_shards_are_has_no_values(change: Callable[[Any], object]) -> None:
+    said = refused(lambda model: change(model.weight))
+    assert "on the meta device" in said
+    assert "make it on the CPU" in said
+
+
 def test_partial_sums_are_not_drawn() -> None:
     def draw(_: Any) -> None:
         mesh = init_device_mesh("cpu", (WORLD,))
