@@ -122,10 +122,12 @@ def _split(full: Region, places: Sequence[int], size: int, stride: int) -> list[
         if places[dim] + (size - 1) * step < length:
             axes.insert(0, Axis(dim, places[dim], step, size))
             break
-        if step != 1 or places[dim] != 0 or size % length:
+        # Steps that go on with the next row as if it were this one.
+        count = length // step
+        if step >= length or length % step or places[dim] >= step or size % count:
             return None
-        axes.insert(0, Axis(dim, 0, 1, length))
-        size, stride = size // length, stride * length
+        axes.insert(0, Axis(dim, places[dim], step, count))
+        size, stride = size // count, stride * count
     return axes
 
 

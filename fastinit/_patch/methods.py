@@ -25,6 +25,7 @@ from fastinit._patch.scope import (
 )
 from fastinit._patch.slices import SLICING, is_dtensor
 from fastinit._recording.batch import BatchMode
+from fastinit._tensors import PLAIN_TYPES
 
 # Bound here, as other libraries exchange torch's attributes.
 _empty, _empty_like = torch.empty, torch.empty_like
@@ -242,7 +243,8 @@ class PatchMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         scope = self._scope
-        if func not in _SEEN and not scope.slices.copies:
+        plain_view = func in SLICING and len(args) > 0 and type(args[0]) in PLAIN_TYPES
+        if (func not in _SEEN or plain_view) and not scope.slices.copies:
             return func(*args, **kwargs) if kwargs else func(*args)
         if current() is not scope or is_transformed():
             return func(*args, **kwargs) if kwargs else func(*args)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,48 @@ from fastinit._fills.views import View, view_of
 from fastinit._tensors import version_of
 
 # Whose results are views of ordinary tensors.
+_VIEWS = (
+    "adjoint",
+    "chunk",
+    "detach",
+    "diagonal",
+    "dsplit",
+    "expand",
+    "expand_as",
+    "flatten",
+    "hsplit",
+    "moveaxis",
+    "movedim",
+    "narrow",
+    "permute",
+    "ravel",
+    "reshape",
+    "reshape_as",
+    "select",
+    "split",
+    "split_with_sizes",
+    "squeeze",
+    "swapaxes",
+    "swapdims",
+    "t",
+    "tensor_split",
+    "transpose",
+    "unbind",
+    "unflatten",
+    "unsqueeze",
+    "view",
+    "view_as",
+    "vsplit",
+)
 SLICING: frozenset[Any] = frozenset(
     {
         torch.Tensor.__getitem__,
+        *(getattr(torch.Tensor, name).__get__ for name in ("H", "T", "data", "mH", "mT")),
         *(
             getattr(owner, name)
             for owner in (torch, torch.Tensor)
-            for name in ("chunk", "narrow", "select", "split", "tensor_split", "unbind")
+            for name in _VIEWS
+            if hasattr(owner, name)
         ),
     }
 )
@@ -47,9 +82,9 @@ class _Copy:
     Attributes:
         made: what has been made; it may be gone.
         base: what it is a copy of.
-        full: what that is, on the meta device.
-        part: what of `full` it stands for.
-        view: the same, along the dimensions of the base.
+        full: what that is, on the meta device, without gaps.
+        part: what of `full` it stands for; all of it if that cannot be told.
+        view: the same, along the dimensions of the base; None if it cannot be told.
         version: how often the base had been written when it agreed with this.
     """
 
@@ -57,7 +92,7 @@ class _Copy:
     base: Any
     full: Tensor
     part: Tensor
-    view: View
+    view: View | None
     version: int | None
 
 
@@ -94,29 +129,42 @@ class Slices:
     def slice(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Make a slice, and know of what if it is a copy."""
+        """Make a slice or another view, and know of what if it is a copy."""
         result = function(*args, **kwargs)
-        base: Any = args[0] if args else None
-        if not is_dtensor(base) or not _is_basic([*args[1:], *kwargs.values()]):
-            return result
-        if torch.is_grad_enabled() and base.requires_grad:  # that is no initialiser
+        base: Any = args[0] if args else kwargs.get("input")
+        if not is_dtensor(base):
             return result
         self.copies = [copy for copy in self.copies if copy.made() is not None]
         of = self._found(base)
-        full = torch.empty_strided(base.shape, base.stride(), dtype=base.dtype, device="meta")
-        views = function(full, *args[1:], **kwargs)
-        parts = None if of is None else function(of.part, *args[1:], **kwargs)
-        if isinstance(result, Tensor):
-            result, views, parts = [result], [views], [parts]
-        for k, made in enumerate(result):
-            place = extension.storage_address
-            if not is_dtensor(made) or any(p.is_partial() for p in made.placements):
-                continue
-            if place(_memory(made)) != place(_memory(base)):
-                self._note(made, base, full, views[k], version_of(base))
-            elif of is not None and parts is not None:
-                self._note(made, of.base, of.full, parts[k], of.version)
-        return result[0] if isinstance(views, list) else result
+        memory = extension.storage_address(_memory(base))
+        found: Sequence[Any] = [result] if isinstance(result, Tensor) else result
+        copied = [
+            is_dtensor(made)
+            and not any(p.is_partial() for p in made.placements)
+            and extension.storage_address(_memory(made)) != memory
+            for made in found
+        ]
+        if of is None and not any(copied):
+            return result
+        call = _on_meta(function, args[1:], kwargs)
+        if call is None:
+            return result
+        as_it_is = torch.empty_strided(base.shape, base.stride(), dtype=base.dtype, device="meta")
+        full = torch.empty_like(as_it_is)
+        views = parts = None
+        with suppress(RuntimeError):  # an ordinary tensor would not let itself be viewed so
+            if not _are_views(_called(function, as_it_is, call), as_it_is):
+                return result  # it is a copy of an ordinary tensor, too
+            views = _views(function, full, call)
+            parts = None if of is None else _views(function, of.part, call)
+        for k, made in enumerate(found):
+            if copied[k]:
+                view = None if views is None else views[k]
+                self._note(made, base, full, view, version_of(base))
+            elif of is not None and is_dtensor(made):
+                part = None if parts is None else parts[k]
+                self._note(made, of.base, of.full, part, of.version)
+        return result
 
     def assign(self, base: Any, index: Any, value: Any) -> None:
         """Assign to a slice."""
@@ -130,10 +178,16 @@ class Slices:
             else:
                 made.fill_(value)
 
-    def _note(self, made: Any, base: Any, full: Tensor, part: Tensor, version: int | None) -> None:
-        view = view_of(Region.of(full), Region.of(part))
-        if view is not None and made.shape == part.shape:
-            self.copies.append(_Copy(weakref.ref(made), base, full, part, view, version))
+    def _note(
+        self, made: Any, base: Any, full: Tensor, part: Tensor | None, version: int | None
+    ) -> None:
+        if made.numel() == 0:
+            return
+        view = None
+        if part is not None and part.shape == made.shape:
+            view = view_of(Region.of(full), Region.of(part))
+        part = full if view is None or part is None else part
+        self.copies.append(_Copy(weakref.ref(made), base, full, part, view, version))
 
     def _found(self, tensor: Any) -> _Copy | None:
         return next((copy for copy in self.copies if copy.made() is tensor), None)
@@ -156,19 +210,25 @@ class Slices:
         name = getattr(function, "__name__", "")
         changes = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
         given = args[0] if args else kwargs.get("tensor", ())  # torch.nn.init's are by name
-        first = given if changes else ()
         with ExitStack() as stack:
-            for tensor in first if isinstance(first, (list, tuple)) else [first]:
-                stack.enter_context(self.writing(tensor))
+            for value in (given if changes else (), kwargs.get("out", ())):
+                for tensor in value if isinstance(value, (list, tuple)) else [value]:
+                    stack.enter_context(self.writing(tensor))
             yield
 
     @contextmanager
     def writing(self, tensor: Any) -> Iterator[None]:
         """Write to what may be a copy inside; then it goes where it is of, too."""
         copy = self._found(tensor)
-        if copy is None:
-            yield
+        if copy is None or (torch.is_grad_enabled() and tensor.requires_grad):
+            yield  # that is no initialiser
             return
+        if copy.view is None:
+            raise NotImplementedError(
+                f"fastinit.patch: a view of shape {tuple(tensor.shape)} of a part of a DTensor of "
+                f"shape {tuple(copy.base.shape)} that does not lie along its dimensions; write to "
+                "a slice, or call fastinit.initialize_"
+            )
         if version_of(copy.base) != copy.version:
             raise NotImplementedError(
                 f"fastinit.patch: a slice of shape {tuple(tensor.shape)} of a DTensor of shape "
@@ -191,6 +251,40 @@ class Slices:
             same = extension.storage_address(_memory(made)) == memory
             if same or not spans.meets_region(Region.of(other.part)):
                 other.version = version_of(copy.base)
+
+
+_Call = tuple[list[Any], dict[str, Any]]
+
+
+def _on_meta(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> _Call | None:
+    """Give what is to be handed to a function beside a tensor on the meta device; None: nothing."""
+
+    def on_meta(value: Any) -> Any:  # tensors are there for their shapes
+        return torch.empty(value.shape, device="meta") if isinstance(value, Tensor) else value
+
+    if function is torch.Tensor.__getitem__ and not _is_basic(args):
+        return None
+    return [*map(on_meta, args)], {k: on_meta(v) for k, v in kwargs.items() if k != "input"}
+
+
+def _called(function: Callable[..., Any], tensor: Tensor, call: _Call) -> Sequence[Tensor]:
+    args, kwargs = call
+    made = function(tensor, *args, **kwargs)
+    return [made] if isinstance(made, Tensor) else made
+
+
+def _are_views(made: Sequence[Tensor], tensor: Tensor) -> bool:
+    place = extension.storage_address
+    return all(place(view) == place(tensor) for view in made)
+
+
+def _views(function: Callable[..., Any], tensor: Tensor, call: _Call) -> Sequence[Tensor] | None:
+    """Make views of an ordinary tensor; None if it cannot be viewed so."""
+    try:
+        made = _called(function, tensor, call)
+    except RuntimeError:
+        return None
+    return made if _are_views(made, tensor) else None
 
 
 def _put(copy: Any, base: Any, view: View) -> None:

@@ -26,6 +26,8 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "flat rows": lambda t: t[2:4].view(-1),
     "joined": lambda t: t.view(24, 10),
     "apart": lambda t: t.view(2, 3, 4, 2, 5)[:, :, :, 1],
+    "steps that go on with the next row": lambda t: t[1:3, :, 1::5],
+    "steps of rows": lambda t: t[:, ::2],
     "with ones": lambda t: t[2:3].unsqueeze(0),
 }
 BOXES = [
@@ -78,6 +80,9 @@ def test_what_is_no_view_along_dimensions() -> None:
     for other in (full[0].diagonal(), flat[5:30], flat[5:25], flat[::7]):
         assert view_of(Region.of(full), Region.of(other)) is None
     assert view_of(Region.of(full), Region.of(full.view(torch.int32))) is None
+    first = torch.arange(480)[:240].view(SIZE)
+    for other in (torch.arange(480), torch.arange(480).view(12, 40)):  # more than is there
+        assert view_of(Region.of(first), Region.of(other)) is None
     gaps = torch.arange(240).view(SIZE)[:, :, ::2]
     assert view_of(Region.of(gaps), Region.of(gaps[1])) is None
 

@@ -47,6 +47,63 @@ def test_what_is_written_to_slices_stays() -> None:
         assert same_bits(weight.to_local(), filled(4, 5, 6))
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda w: w[6].data.zero_(),
+        lambda w: w.data[6].detach().zero_(),
+        lambda w: w[4:6].t().zero_(),
+        lambda w: w[4:6].T[1].zero_(),
+        lambda w: w[3:6].mT.zero_(),
+        lambda w: w[3:6].transpose(0, 1)[2].zero_(),
+        lambda w: w[3:6].permute(1, 0).zero_(),
+        lambda w: torch.movedim(w[3:6], 0, 1).zero_(),
+        lambda w: w[3:6].view(-1).zero_(),
+        lambda w: w[3:6].view_as(w[2:5]).zero_(),
+        lambda w: w[3:6].reshape(1, 3, 4)[0, 1:].zero_(),
+        lambda w: w[3:6].flatten().zero_(),
+        lambda w: w[4:8].unflatten(0, (2, 2))[:, 1].zero_(),
+        lambda w: w[6].unsqueeze(0).zero_(),
+        lambda w: w[6:7].squeeze(0).zero_(),
+        lambda w: w.vsplit(2)[1].zero_(),
+        lambda w: w[:, 1:3][5].zero_(),
+        lambda w: w[:, ::2][4:7].zero_(),
+        lambda w: w[2:7][1:4][:, ::2].zero_(),
+        lambda w: w.t()[1:, 5].zero_(),
+        lambda w: torch.mul(w[6], 0, out=w[6]),
+        lambda w: nn.init.zeros_(w[3:6].t()),
+    ],
+)
+@torch.no_grad()
+def test_what_is_written_to_views_of_slices_stays(write: Any) -> None:
+    want = torch.ones(8, 4)
+    write(want)
+    with as_rank(1, 2):
+        weight = spread()
+        with fastinit.patch():
+            write(weight)
+        assert same_bits(weight.to_local(), want[4:])
+
+
+@torch.no_grad()
+def test_copies_of_slices_are_copies() -> None:
+    with as_rank(1, 2), fastinit.patch():
+        weight = spread()
+        weight[4:7, 1:3].reshape(-1).zero_()
+        weight.t()[:, 5:7].flatten().zero_()
+        assert same_bits(weight.to_local(), filled())
+
+
+@torch.no_grad()
+def test_views_that_do_not_lie_along_dimensions() -> None:
+    with as_rank(1, 2), fastinit.patch():
+        weight = spread()
+        for view in (weight.diagonal(), weight[4:8].diagonal(), weight[6].view(torch.int32)):
+            with pytest.raises(NotImplementedError, match="does not lie along its dimensions"):
+                view.zero_()
+        assert same_bits(weight.to_local(), filled())
+
+
 @torch.no_grad()
 def test_without_a_patch_torch_is_as_ever() -> None:
     with as_rank(1, 2):
@@ -110,5 +167,7 @@ def test_draws_into_slices_are_not_named() -> None:
         with fastinit.patch(key=3, module=module):
             with pytest.raises(NotImplementedError, match=r"a slice of shape \(4,\) of a DTensor"):
                 nn.init.normal_(module.weight[6])
+            with pytest.raises(NotImplementedError, match=r"a slice of shape \(4, 2\) of a DTen"):
+                nn.init.normal_(module.weight[5:7].t())
             module.weight[6].zero_()
         assert same_bits(module.weight.to_local(), filled(6))  # type: ignore[operator]

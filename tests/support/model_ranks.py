@@ -271,6 +271,9 @@ def write_slices(weight: Any) -> Any:
         weight[1][4].copy_(weight[3][4] * 1)
         weight.narrow(1, 0, 2).normal_(std=0.1)
         nn.init.trunc_normal_(weight.select(0, 5)[2:4])
+        for number, part in enumerate(weight[6:9].transpose(1, 2).chunk(3, dim=2)):
+            nn.init.normal_(part, std=number + 1)
+        nn.init.uniform_(weight[:, 1::2][2:4].data)
         nn.init.eye_(weight[0][1:5, 1:4])
         weight[-1, ..., None, 0].add_(1)
         first, *_ = weight.split(4, dim=1)
