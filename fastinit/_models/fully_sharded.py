@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Container
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -50,6 +50,61 @@ def refer_to_shards(module: nn.Module, changed: Container[int]) -> None:
         for parameter in _parameter_groups(owner):
             if id(parameter.sharded_param) in changed:
                 parameter.reset_sharded_param()
+
+
+class Unhooked(NamedTuple):
+    """Hooks that have been taken out of a table of a module.
+
+    Attributes:
+        table: the table.
+        before: all that it held.
+        out: what of that has been taken out.
+    """
+
+    table: dict[int, Any]
+    before: dict[int, Any]
+    out: dict[int, Any]
+
+    def put_back(self) -> None:
+        """Put them back in their places among those that are there now."""
+        now = self.table.copy()
+        self.table.clear()
+        there = self.out.keys() | now.keys()
+        self.table.update({k: hook for k, hook in self.before.items() if k in there})
+        self.table.update(now)
+
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def without_hooks(module: nn.Module) -> list[Unhooked]:
+    """Take out the hooks by which torch's parallelism looks after parameters and activations."""
+    found = []
+    for owner in modules_of(module):
+        held = vars(owner)
+        for name in _HOOKS:
+            table = held.get(name)
+            if not table:
+                continue
+            out = {k: hook for k, hook in table.items() if _is_of_torchs_parallelism(hook)}
+            if out:
+                found.append(Unhooked(table, {**table}, out))
+                for key in out:
+                    del table[key]
+    return found
+
+
+def _is_of_torchs_parallelism(hook: Any) -> bool:
+    hook = getattr(hook, "hook", hook)  # of state dicts they are wrapped
+    module = str(getattr(hook, "__module__", ""))
+    return module.startswith(("torch.distributed.fsdp.", "torch.distributed.tensor."))
 
 
 def with_memory(sharded: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -18,17 +18,20 @@ from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._distributed.part import part_of, written
 from fastinit._fills.region import Region
 from fastinit._models.fully_sharded import (
+    Unhooked,
     fully_sharded,
     offloaded,
     refer_to_shards,
     with_memory,
+    without_hooks,
 )
 from fastinit._models.names import Named, NamedTensors, named_tensors
 from fastinit._models.placing import Given, exchange, wants_dtype
 from fastinit._models.session import Run
 from fastinit._models.sharded_ops import copied, divided, zeroed
 from fastinit._models.snapshot import held_tensors
-from fastinit._models.twin import Twin, check_fixed, take_marks
+from fastinit._models.tree import modules_of
+from fastinit._models.twin import Twin, check_fixed, misplaced, take_marks
 from fastinit._recording.graph import Op, Storage
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding, full_sized
@@ -68,6 +71,7 @@ class Twins:
         self._twins: dict[str, Twin] = {}
         self._given: list[Given] = []
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
+        self._hooks: list[Unhooked] = []
         # Buffers that are sums over ranks: where they are set to zero, each rank's part is.
         self._sums = {n for n in named.buffers if n in self.named and _is_sum(self.named[n].tensor)}
         self._parts = {
@@ -94,9 +98,12 @@ class Twins:
             # That of before: initialisers may ask for it, as transformers does. The first two are
             # what FSDP2 has put before it.
             owner.__class__ = type(owner).__mro__[2]
+        # Nor may its hooks, and those of tensor parallelism, meet twins in a call.
+        self._hooks += without_hooks(self._module)
         for name, named in self.named.items():
             tensor, made = self._twin_of(name, named.tensor)
-            twin = Twin(named, tensor, name in fixed, name in kept, named.tables)
+            grad = tensor.requires_grad
+            twin = Twin(named, tensor, name in fixed, name in kept, grad, named.tables)
             self._twins[name] = twin
             twin.put(tensor)
             if made:
@@ -105,10 +112,11 @@ class Twins:
                     if storage is not None and (twin.fixed or twin.kept):
                         storage.known = True
 
-    def tables(self) -> dict[int, dict[str, Any]]:
-        """Copy the tables of modules that have twins in them, by their ids."""
-        twins = self._twins.values()
-        return {id(table): table.copy() for twin in twins for table, _ in twin.places}
+    def tables(self) -> dict[int, dict[Any, Any]]:
+        """Copy the tables of modules that hold something else meanwhile, by their ids."""
+        tables: list[dict[Any, Any]] = [hooks.table for hooks in self._hooks]
+        tables += [table for twin in self._twins.values() for table, _ in twin.places]
+        return {id(table): table.copy() for table in tables}
 
     def placed(self, named: Mapping[str, Named]) -> dict[str, Named]:
         """Give what has these names now: twins where there are some."""
@@ -171,6 +179,9 @@ class Twins:
         for owner, kind in self._classes:
             owner.__class__ = kind
         self._classes.clear()
+        for hooks in self._hooks:
+            hooks.put_back()
+        self._hooks.clear()
         for name, twin in self._twins.items():
             twin.named = self.named[name]
             if twin.current() is not twin.sharded:
@@ -201,17 +212,23 @@ class Twins:
         sources = {name: self._source(name, twin) for name, twin in self._twins.items()}
         ran = {ref.storage for op in recorded if op.ran for ref in op.writes}
         check_fixed(self._where, self._twins, recorder, recorded, sources)
+        tied = misplaced(modules_of(self._module), self._twins)
         with torch.no_grad():
             self.take_out()
-            self._give_memory(device, dtype)
-        for table in (result.parameters, result.buffers):
-            table.update({n: twin.named for n, twin in self._twins.items() if n in table})
+            self._give_memory(device, dtype, {n: one.dtype for n, one in sources.items()})
+        for table, attribute, name in tied:
+            table[attribute] = self._twins[name].sharded
+        for named in (result.parameters, result.buffers):
+            named.update({n: twin.named for n, twin in self._twins.items() if n in named})
         storages = {name: recorder.storage_of(tensor) for name, tensor in sources.items()}
         ours = {storage for storage in storages.values() if storage is not None}
         self._tell_observers(storages, recorded)
         changed = {n: t for n, t in self._twins.items() if not t.fixed or t.value is not None}
-        for twin in changed.values():
+        for name, twin in changed.items():
             take_marks(twin.sharded, twin.tensor)
+            grad = sources[name].requires_grad
+            if grad is not twin.grad:
+                twin.sharded.requires_grad_(grad)
         whole = {s for s in ours if s in ran or s.poison is not None}
         whole |= {s for n, s in storages.items() if n in self._sums and s is not None}
         parts = {n: s for n in changed if (s := storages[n]) is not None and s not in whole}
@@ -349,17 +366,34 @@ class Twins:
             return torch.device(sharded.device_mesh.device_type)
         return None
 
-    def _give_memory(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    def _give_memory(
+        self,
+        device: torch.device | None,
+        dtype: torch.dtype | None,
+        of_values: Mapping[str, torch.dtype],
+    ) -> None:
+        """Give memory to those that have none, and to those whose type initialisers have changed.
+
+        Args:
+            device: as for `divide`.
+            dtype: likewise.
+            of_values: the types that they have now, by name.
+        """
         on_meta = self.on_meta
-        if not on_meta:
+        other = {n for n, kind in of_values.items() if kind is not self.named[n].tensor.dtype}
+        if not on_meta and not other:
             return
         on_cpu, changed = offloaded(self._module), set()
-        for name in on_meta:
+        for name in on_meta | other:
             named, old = self.named[name], self._twins[name].sharded
             place = device or torch.device(old.device_mesh.device_type)
             if id(old) in on_cpu:
                 place = torch.device("cpu")
-            kind = dtype if dtype is not None and wants_dtype(named, dtype) else old.dtype
+            if name not in on_meta:
+                place = old._local_tensor.device
+            kind = of_values[name]
+            if dtype is not None and wants_dtype(named, dtype):
+                kind = dtype
             new = with_memory(old, place, kind)
             changed.add(id(old))
             given = exchange(named, new)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
@@ -25,6 +25,7 @@ class Twin:
         tensor: the twin.
         fixed: whether the DTensor is to stay as it is.
         kept: whether it is to do so unless all of it is overwritten.
+        grad: whether it has wanted a gradient.
         places: the tables of modules in which it stands there, and under which name.
         value: what is loaded into it.
     """
@@ -33,6 +34,7 @@ class Twin:
     tensor: Tensor
     fixed: bool
     kept: bool
+    grad: bool
     places: list[tuple[dict[str, Any], str]]
     value: Tensor | None = None
 
@@ -63,6 +65,21 @@ def take_marks(tensor: Tensor, other: Tensor) -> None:
     marks = vars(other)
     if len(marks) > ("_is_param" in marks):
         vars(tensor).update({k: v for k, v in marks.items() if k != "_is_param"})
+
+
+def misplaced(
+    modules: Iterable[nn.Module], twins: Mapping[str, Twin]
+) -> list[tuple[dict[str, Any], str, str]]:
+    """Find where twins are that initialisers have tied something to: tables, and whose they are."""
+    names = {id(twin.tensor): name for name, twin in twins.items()}
+    own = {(id(t), a): name for name, twin in twins.items() for t, a in twin.places}
+    return [
+        (table, attribute, names[id(tensor)])
+        for owner in modules
+        for table in (owner._parameters, owner._buffers)
+        for attribute, tensor in table.items()
+        if id(tensor) in names and own.get((id(table), attribute)) != names[id(tensor)]
+    ]
 
 
 def check_fixed(
