@@ -1,4 +1,4 @@
-"""torch.distributed.tensor's rand and randn under a patch.
+"""Draws into DTensors under a patch that are no initialisers: rand and randn, bernoulli_ and so on.
 
 They draw each rank's shard by torch.rand and torch.randn, of which a patch would see the local size
 alone: every rank's shard would be the same. So their code is exchanged, as functions.py has it, for
@@ -12,9 +12,13 @@ from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
 
+import torch
+
 import fastinit.init as fast
+from fastinit._distributed.part import part_of, written
 from fastinit._patch.scope import current, draw, torch_only
 from fastinit._patch.stubs import code_calling
+from fastinit._recording.sharding import full_sized
 
 MODULE = "torch.distributed.tensor"
 FILLS: dict[str, tuple[Callable[..., Any], tuple[float, float]]] = {
@@ -58,3 +62,21 @@ def _substitute(function: FunctionType) -> CodeType | None:
 
     given = ", ".join(f"{name}={name}" for name in keywords)
     return code_calling(drawn, code, f"*size, {', '.join(keywords)}", f"*size, {given}")
+
+
+def draw_whole(
+    function: Callable[..., Any], tensor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Have a method of torch's draw into the full tensor, and keep what is here of it."""
+    name = getattr(function, "__name__", "patch")
+    part = part_of(tensor, name)
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        full = full_sized(tensor).to(part.local.device)
+        function(full, *args, **kwargs)
+        for view, offset in part.views():
+            held = full
+            for dim, (first, length) in enumerate(zip(offset, view.shape, strict=True)):
+                held = held.narrow(dim, first, length)
+            view.copy_(held)
+    written(tensor)
+    return tensor

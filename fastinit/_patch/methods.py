@@ -7,6 +7,7 @@ the complaint, if there is one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import fastinit.init as fast
+from fastinit._patch.dtensors import draw_whole
 from fastinit._patch.scope import (
     Scope,
     current,
@@ -222,7 +224,18 @@ HANDLERS: dict[Any, _Handler] = {
 }
 
 
-_SEEN = HANDLERS.keys() | SLICING | {torch.Tensor.__setitem__}
+# Draws that fastinit has no function for.
+_TORCH_DRAWS = frozenset(
+    {
+        torch.Tensor.bernoulli_,
+        torch.Tensor.cauchy_,
+        torch.Tensor.exponential_,
+        torch.Tensor.geometric_,
+        torch.Tensor.log_normal_,
+        torch.Tensor.random_,
+    }
+)
+_SEEN = HANDLERS.keys() | SLICING | _TORCH_DRAWS | {torch.Tensor.__setitem__}
 
 
 class PatchMode(TorchFunctionMode):
@@ -256,20 +269,9 @@ class PatchMode(TorchFunctionMode):
         if func is torch.Tensor.__setitem__ and is_dtensor(args[0]):
             return scope.slices.assign(*args)
         with scope.slices.writing_by(func, args, kwargs or {}):
+            if func in _TORCH_DRAWS and args and is_dtensor(args[0]) and not _grad_matters(args[0]):
+                return draw_whole(func, args[0], args[1:], kwargs or {})
             return func(*args, **kwargs) if kwargs else func(*args)
-
-
-# Draws that fastinit has no function for.
-_TORCH_DRAWS = frozenset(
-    {
-        torch.Tensor.bernoulli_,
-        torch.Tensor.cauchy_,
-        torch.Tensor.exponential_,
-        torch.Tensor.geometric_,
-        torch.Tensor.log_normal_,
-        torch.Tensor.random_,
-    }
-)
 
 
 class NamingMode(PatchMode):
@@ -287,12 +289,12 @@ class NamingMode(PatchMode):
             return super().__torch_function__(func, types, args, kwargs)
         given = kwargs or {}
         named = None
-        if scope.named and args and is_plain_tensor(args[0]) and given.get("generator") is None:
+        drawn = functools.partial(super().__torch_function__, func, types, args, kwargs)
+        if scope.named and args and is_ours(args[0]) and given.get("generator") is None:
+            scope.slices.refuse_to_name(args[0])
             with torch._C.DisableTorchFunction():
                 named = scope.named(args[0])
-        if named is None:
-            return func(*args, **given)
-        return drawn_by_torch(named, lambda: func(*args, **given))
+        return drawn() if named is None else drawn_by_torch(named, drawn)
 
 
 # Those that change no call but draws, and look at initialisers only to make these.

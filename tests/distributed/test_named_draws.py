@@ -13,6 +13,7 @@ from support.sharded_models import wrong_in
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import fastinit
@@ -96,3 +97,54 @@ def test_full_parameters_are_put_away_first(spread: Spread) -> None:
         for module in (model, *model.layers.values()):
             module.reshard()
         assert wrong_in(model, spread) == []
+
+
+# ---- draws that fastinit has no function for -----------------------------------------------------
+
+
+def drawn_by_torch(module: Any, draw: Any, how: dict[str, Any]) -> Any:
+    torch.manual_seed(5)
+    with fastinit.patch(**how), torch.no_grad():
+        nn.init.normal_(module.weight)
+        draw(module.weight)
+        draw(module.bias.data)
+        module.bias.add_(1)
+        if "module" not in how:
+            draw(module.weight[2:5])
+    return module
+
+
+@pytest.mark.parametrize("named", [None, False, True])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda tensor: tensor.bernoulli_(0.3),
+        lambda tensor: tensor.cauchy_(),
+        lambda tensor: tensor.exponential_(lambd=2.0),
+        lambda tensor: tensor.geometric_(0.4),
+        lambda tensor: tensor.log_normal_(),
+        lambda tensor: tensor.random_(0, 9),
+    ],
+    ids=["bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "random_"],
+)
+def test_draws_of_torchs_own_methods(draw: Any, named: bool | None) -> None:
+    def how(module: nn.Module) -> dict[str, Any]:
+        return {} if named is None else {"key": 3, **({"module": module} if named else {})}
+
+    whole = nn.Linear(5, 7)
+    want = drawn_by_torch(whole, draw, how(whole))
+    for rank in range(4):
+        with as_rank(rank, 4):
+            model: Any = nn.Linear(5, 7, device="meta")
+            fully_shard(model, mesh=init_device_mesh("cpu", (4,))).to_empty(device="cpu")
+            version = model.weight._version
+            drawn_by_torch(model, draw, how(model))
+            assert model.weight._version > version
+            assert wrong_in(model, want) == []
+
+
+def test_draws_of_torchs_own_into_sums_are_refused() -> None:
+    with as_rank(0, 2), fastinit.patch():
+        mesh = init_device_mesh("cpu", (2,))
+        with pytest.raises(NotImplementedError, match=r"fastinit.bernoulli_: .* sums over ranks"):
+            DTensor.from_local(torch.ones(4), mesh, [Partial()]).bernoulli_(0.5)
