@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -21,12 +22,14 @@ _CONTAINERS = (dict, list, set, deque)
 _PLAIN = frozenset({OrderedDict, *_CONTAINERS})
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
 _ATOMS_SET = frozenset(_ATOMS)
+# What is the whole process's, not a module's: from here one comes to everything.
+_SHARED = (ModuleType, logging.Logger)
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def _is_torchs_own(value: Any) -> bool:
     """Whether this is what torch keeps of shards: their memory is that of parameters."""
-    return type(value).__module__.startswith("torch.distributed.")
+    return str(type(value).__module__).startswith("torch.distributed.")
 
 
 def inside(value: Any) -> Iterator[tuple[str, Any]]:
@@ -45,7 +48,9 @@ def inside(value: Any) -> Iterator[tuple[str, Any]]:
         yield from (("", item) for item in (*cells, *(value.__defaults__ or ())))
     elif isinstance(value, weakref.ref):
         yield "()", value()
-    elif not isinstance(value, (*_ATOMS, Tensor, nn.Module)) and not _is_torchs_own(value):
+    elif not isinstance(value, (*_ATOMS, *_SHARED, Tensor, nn.Module)) and not _is_torchs_own(
+        value
+    ):
         yield from list(getattr(value, "__dict__", {}).items())
 
 
@@ -205,7 +210,9 @@ class Snapshot:
                     waiting += value
                 elif kind is FunctionType:
                     waiting += [item for _, item in inside(value)]
-                elif kind not in _ATOMS_SET and not _is_torchs_own(value):
+                elif kind not in _ATOMS_SET and not (
+                    isinstance(value, _SHARED) or _is_torchs_own(value)
+                ):
                     own = getattr(value, "__dict__", None)
                     if type(own) is dict:
                         waiting.append(own)

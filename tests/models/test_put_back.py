@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from support.common import same_bits
 from torch import Tensor, nn
 
 from fastinit import Key, initialize_, materialize
+from fastinit._models.snapshot import Snapshot
 
 KEY = Key(3)
 
@@ -157,3 +160,43 @@ def test_what_is_tied_on_the_meta_device_is_so_after_an_error(
     assert module.embedding.weight is weight
     assert module.head.weight is weight
     assert weight.is_meta
+
+
+class _Backend:
+    def __init__(self) -> None:
+        self.functional = torch.nn.functional
+
+
+class _HoldsTheProcess(nn.Module):
+    """Holds modules of Python's and a logger, from which one comes to all that there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(3))
+        self.numpy, self.backend, self.log = numpy, _Backend(), logging.getLogger(__name__)
+        self.held = [torch.empty(2)]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        logging.getLogger(f"{__name__}.{id(self)}")
+        nn.init.ones_(self.weight)
+        nn.init.ones_(self.held[0])
+
+
+def test_what_is_the_whole_process_s_is_not_the_module_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = _HoldsTheProcess()
+    state = Snapshot(module)
+    assert {id(tensor) for tensor in state.tensors} == {id(module.weight), id(module.held[0])}
+    made = materialize(_HoldsTheProcess, key=KEY)
+    assert same_bits(made.held[0], torch.ones(2))
+    assert same_bits(initialize_(module, key=KEY).weight, torch.ones(3))
+
+    def fails(self: Any) -> None:
+        nn.init.ones_(self.weight)
+        logging.getLogger(f"{__name__}.fails")
+        raise KeyError
+
+    monkeypatch.setattr(_HoldsTheProcess, "reset_parameters", fails)
+    with pytest.raises(KeyError):
+        initialize_(module, key=KEY)
+    assert f"{__name__}.fails" in logging.root.manager.loggerDict
