@@ -195,6 +195,6 @@ class Spans:
         """Whether all of a region is in."""
         if region.runs is None and self._marks is None and region in (self._scattered or ()):
             return True
-        if region.runs is None and (self._scattered or self._marks):
-            return not self._look(region).region_holds(region, False)
-        return all(starmap(self.covers, region.around))
+        if region.runs is not None or self.covers(*region.span):
+            return all(starmap(self.covers, region.around))
+        return self.meets_region(region) and not self._look(region).region_holds(region, False)

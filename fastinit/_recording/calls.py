@@ -53,11 +53,12 @@ class Calls(Waiting):
                 reads.append(ref)
         for ref in reads:
             self._need(ref)
+        forgotten: list[tuple[Ref, list[Op]]] = []
         for ref in writes:
             if ref.storage.outside:
                 self.remember(ref.storage)
             if kind.overwrites:
-                self._overwrite(ref)
+                forgotten.append((ref, self._overwrite(ref)))
         missing = any(
             not self._has_values(ref)
             for ref in reads
@@ -74,20 +75,25 @@ class Calls(Waiting):
         )
         partly: Spans | None = None
         marks = self._marks(reads, tensors) if missing and kind.pointwise and not draws else None
-        if draws:
-            op.draw = self._next_draw()
-            op.key = self._guess(op.draw, writes)
-            result = seeded(func, args, kwargs, op.key)
-        elif partial and not missing:
-            with self._seen(writes):
+        try:
+            if draws:
+                op.draw = self._next_draw()
+                op.key = self._guess(op.draw, writes)
+                result = seeded(func, args, kwargs, op.key)
+            elif partial and not missing:
+                with self._seen(writes):
+                    result = func(*args, **kwargs)
+            elif missing and name_of(func) in COPYING:
+                self._poison_unwritten(reads)
                 result = func(*args, **kwargs)
-        elif missing and name_of(func) in COPYING:
-            self._poison_unwritten(reads)
-            result = func(*args, **kwargs)
-            partly = unpoisoned(result)
-            missing = partly is None
-        else:
-            result = func(*args, **kwargs)
+                partly = unpoisoned(result)
+                missing = partly is None
+            else:
+                result = func(*args, **kwargs)
+        except BaseException:
+            for ref, ops in forgotten:
+                self._remind(ref, ops)
+            raise
         self._note(op, kind, written, saved, missing, drawn, result, partly, marks)
         return result
 
@@ -113,7 +119,7 @@ class Calls(Waiting):
         for ref in refs:
             untyped = ref.storage.alive()
             if ref.storage.poison is None and untyped is not None and not ref.storage.is_full:
-                self._poison(ref.storage, untyped)
+                self._poison(ref.storage, untyped, ref.region.dtype)
 
     def _note(
         self,

@@ -28,6 +28,7 @@ class Storage:
         written: the bytes that have values, or will have them when nothing is pending.
         drawn: whether values in it depend on a draw.
         poison: what its memory held when somebody got hold of it who may have written there.
+        word: in words of how many bytes that is compared.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Storage:
         "outside",
         "pending",
         "poison",
+        "word",
         "written",
     )
 
@@ -61,6 +63,7 @@ class Storage:
         self.written = Spans()
         self.drawn = False
         self.poison: torch.Tensor | None = None
+        self.word = 4
 
     def __del__(self) -> None:
         self.forget()

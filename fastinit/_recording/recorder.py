@@ -207,10 +207,12 @@ class Recorder(Calls):
             if found is not None:
                 self.unguard(found)
         had = tensor.untyped_storage().nbytes() if is_real(tensor) else 0
-        result = func(*args, **kwargs)
-        for found in given:
-            if found is not None and found.pending:
-                self.guard(found)
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            for found in given:
+                if found is not None and found.pending:
+                    self.guard(found)
         if not is_real(tensor) or func._schema.name == "aten::set_":
             return result
         if tensor.untyped_storage().nbytes() > had:
@@ -245,7 +247,7 @@ class Recorder(Calls):
                 self._read(storage)
                 if keeps:
                     storage.escaped = True
-                    self._watch(storage)
+                    self._watch(storage, tensor.dtype)
 
     def _read(self, storage: Storage) -> None:
         """Compute a storage for somebody who reads it."""

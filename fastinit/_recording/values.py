@@ -18,6 +18,7 @@ from fastinit._recording.memory import Memory, is_real, tensors_in
 # Not a number in any of the types that NumPy has, and the same after arithmetic: whoever leaves
 # something else there has written it.
 _POISON = -0x00050006  # 0xfffafffa
+_WORDS = {2: torch.int16, 4: torch.int32}  # in which it is told, by their bytes
 _ZERO = torch.zeros(1, dtype=torch.int8)
 
 
@@ -26,7 +27,27 @@ def bytes_of(untyped: torch.UntypedStorage) -> Tensor:
     return Region((untyped.nbytes(),), (1,), 0, torch.uint8).on(untyped)
 
 
-def _spans_of(marks: Tensor, size: int = 4) -> Iterator[tuple[int, int]]:
+def _word_of(dtype: torch.dtype) -> int:
+    """Give the bytes of the words in which poison is told: half a float might look like it."""
+    return 2 if dtype.itemsize == 2 else 4
+
+
+def _poison_of(size: int) -> Tensor:
+    """Give so many bytes of poison."""
+    return torch.full((-(-size // 4),), _POISON, dtype=torch.int32).view(torch.uint8)[:size]
+
+
+def _changed(now: Tensor, before: Tensor, word: int) -> list[tuple[int, int]]:
+    """List where bytes are not what they were, in words of this size; the last may be shorter."""
+    size = min(now.numel(), before.numel())
+    whole, kind = size - size % word, _WORDS[word]
+    spans = [*_spans_of((now[:whole].view(kind) != before[:whole].view(kind)).cpu(), word)]
+    if whole < size and (spans or bool((now[whole:size] != before[whole:size]).any())):
+        spans.append((whole, size))
+    return spans
+
+
+def _spans_of(marks: Tensor, size: int) -> Iterator[tuple[int, int]]:
     """List where words of this size are marked, in bytes."""
     edges = torch.diff(marks.to(torch.int8), prepend=_ZERO, append=_ZERO).nonzero().flatten()
     yield from ((size * begin, size * end) for begin, end in edges.view(-1, 2).tolist())
@@ -40,6 +61,13 @@ def _marks_of(ref: Ref) -> Tensor:
     item = region.dtype.itemsize
     marks = torch.frombuffer(ref.storage.written.marks(region.span[1]), dtype=torch.bool)
     return marks.as_strided(region.size, [s * item for s in region.stride], region.offset * item)
+
+
+def _marks_on(spans: Spans, memory: Tensor) -> Tensor:
+    """Mark the bytes of memory that are in a set."""
+    size = memory.numel()
+    marks = torch.frombuffer(spans.marks(size), dtype=torch.bool)
+    return marks[:size].to(memory.device)
 
 
 def marked(refs: Iterable[Ref], shape: Sequence[int]) -> Tensor:
@@ -62,12 +90,9 @@ def unpoisoned(tensor: Any) -> Spans | None:
     """Give the bytes of a new tensor that are not poison; None if that cannot be told."""
     if not is_real(tensor) or tensor.numel() == 0:
         return None
-    now = bytes_of(tensor.untyped_storage())
-    words = now.numel() // 4
+    now = bytes_of(tensor.untyped_storage()).cpu()
     spans = Spans()
-    spans.add_all(_spans_of(now[: words * 4].view(torch.int32).cpu() != _POISON))
-    if spans.covers(0, words * 4):
-        spans.add(0, now.numel())
+    spans.add_all(_changed(now, _poison_of(now.numel()), _word_of(tensor.dtype)))
     return spans
 
 
@@ -126,7 +151,7 @@ class Values(Memory):
         self._see(ref.storage)
         return ref.storage.has_values(ref.region)
 
-    def _watch(self, storage: Storage) -> None:
+    def _watch(self, storage: Storage, dtype: torch.dtype) -> None:
         """See to it that what is written can be told, where no operator tells."""
         untyped = storage.alive()
         if untyped is None or storage.poison is not None:
@@ -136,18 +161,16 @@ class Values(Memory):
             storage.written.add(0, untyped.nbytes())
             return
         if not storage.is_full:
-            self._poison(storage, untyped)
+            self._poison(storage, untyped, dtype)
 
     @staticmethod
-    def _poison(storage: Storage, untyped: torch.UntypedStorage) -> None:
-        words = untyped.nbytes() // 4
+    def _poison(storage: Storage, untyped: torch.UntypedStorage, dtype: torch.dtype) -> None:
         now = bytes_of(untyped)
-        poison = torch.full((words,), _POISON, dtype=torch.int32).view(torch.uint8).to(now.device)
+        poison = _poison_of(now.numel()).to(now.device)
         if not storage.written.is_empty:
-            marks = torch.frombuffer(storage.written.marks(words * 4), dtype=torch.bool)
-            poison = torch.where(marks[: words * 4].to(now.device), now[: words * 4], poison)
-        now[: words * 4] = poison
-        storage.poison = poison
+            poison = torch.where(_marks_on(storage.written, now), now, poison)
+        now.copy_(poison)
+        storage.poison, storage.word = poison, _word_of(dtype)
 
     def unwrite(self, storage: Storage, region: Region, marks: Tensor | None = None) -> None:
         """Note that an operator has written to a region what depends on no values.
@@ -172,21 +195,23 @@ class Values(Memory):
     def _seen(self, refs: Sequence[Ref]) -> Iterator[None]:
         """Count what an operator writes that does not say which elements it writes."""
         watched = []
-        for storage in {ref.storage for ref in refs}:
+        for ref in refs:
+            storage = ref.storage
             untyped = storage.alive()
             if storage.poison is None and untyped is not None and not storage.is_full:
                 held = bytes_of(untyped).clone() if storage.outside else None
-                self._poison(storage, untyped)
+                self._poison(storage, untyped, ref.region.dtype)
                 watched.append((storage, held))
-        yield
-        for storage, held in watched:
-            untyped, poison = storage.alive(), storage.poison
-            self._see(storage)
-            storage.poison = None
-            if held is not None and poison is not None and untyped is not None:
-                now = bytes_of(untyped)[: poison.numel()].view(torch.int32)
-                same = now == poison.view(torch.int32)
-                now[same] = held[: poison.numel()].view(torch.int32)[same]
+        try:
+            yield
+        finally:
+            for storage, held in watched:
+                untyped, written = storage.alive(), self._see(storage)
+                storage.poison = None
+                if held is not None and untyped is not None:
+                    now, spans = bytes_of(untyped), Spans()
+                    spans.add_all(written)
+                    now.copy_(torch.where(_marks_on(spans, now), now, held))
 
     def see_written(self) -> None:
         """Count what has been written where no operator told."""
@@ -195,12 +220,11 @@ class Values(Memory):
                 self._see(storage)
 
     @staticmethod
-    def _see(storage: Storage) -> None:
+    def _see(storage: Storage) -> list[tuple[int, int]]:
+        """Count what is not poison any more, and list where it is."""
         untyped, poison = storage.alive(), storage.poison
         if untyped is None or poison is None:
-            return
-        now = bytes_of(untyped)[: poison.numel()]
-        spans = list(_spans_of((now.view(torch.int32) != poison.view(torch.int32)).cpu()))
-        storage.written.add_all(spans)
-        if spans:  # what is left of the last word
-            storage.written.add(poison.numel(), untyped.nbytes())
+            return []
+        written = _changed(bytes_of(untyped), poison, storage.word)
+        storage.written.add_all(written)
+        return written

@@ -161,17 +161,32 @@ class Waiting(Values):
                 return
         self.compute(storage)
 
-    def _overwrite(self, ref: Ref) -> None:
-        """Forget what waits for a region that is about to be overwritten."""
+    def _overwrite(self, ref: Ref) -> list[Op]:
+        """Forget what waits for a region that is about to be overwritten, and list it.
+
+        Somebody may catch the error if it is not overwritten after all: `_remind` is for that.
+        """
         storage = ref.storage
         if not storage.pending:
             self.unguard(storage)
-            return
+            return []
         spans = spans_of(ref.region)
-        storage.pending = [
-            op for op in storage.pending if not spans.covers_region(op.writes[0].region)
-        ]
+        kept: list[Op] = []
+        forgotten: list[Op] = []
+        for op in storage.pending:
+            covered = spans.covers_region(op.writes[0].region)
+            (forgotten if covered else kept).append(op)
+        if any(spans.meets_region(op.writes[0].region) for op in kept):
+            forgotten = []  # it would be out of order later
+        else:
+            storage.pending = kept
         self._need(ref)
+        return forgotten
+
+    def _remind(self, ref: Ref, forgotten: Sequence[Op]) -> None:
+        """Let wait again what was forgotten for a region that has not been overwritten."""
+        for op in forgotten:
+            self.wait(op, ref.storage)
 
     # ---- what can --------------------------------------------------------------------------------
 
