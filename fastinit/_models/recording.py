@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fastinit._models.default_dtype import current, joined
 from fastinit._models.repeats import EXCHANGES
 from fastinit._patch.entered import EnteredScope
 from fastinit._patch.methods import HANDLERS, PatchMode
@@ -63,14 +64,14 @@ def recording(recorder: Recorder, sharding: Sharding | None = None) -> Iterator[
     """
 
     def wrap(run: Callable[[], Any]) -> Callable[[], Any]:
-        number = recorder.new_thread()
+        number, turns = recorder.new_thread(), current()
 
         def belonging() -> Any:
             thread = recorder.thread
             before = thread.number, thread.draws
             thread.number, thread.draws = number, 0
             try:
-                with recording(recorder, sharding):
+                with recording(recorder, sharding), joined(turns):
                     return run()
             finally:
                 thread.number, thread.draws = before

@@ -207,3 +207,30 @@ def test_several_child_processes_read_what_was_drawn_until_then() -> None:
     for k in range(3):
         assert same_bits(made.get_parameter(f"w{k}").data, values[k])
         assert made.seen[k] == b"".join(value.numpy().tobytes() for value in values[: k + 1])
+
+
+def test_threads_of_a_factory_may_want_another_default_dtype() -> None:
+    ways = [torch.float16, torch.float64, None, torch.float64]
+
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.made: list[Any] = [None] * len(ways)
+            self.own = nn.Linear(2, 2)
+
+            def make(k: int) -> None:
+                part = materialize(lambda: nn.Linear(2, 2), dtype=ways[k], key=k)
+                self.made[k] = part.weight.dtype
+
+            threads = [
+                threading.Thread(target=make, args=(k,), daemon=True) for k in range(len(ways))
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30)
+
+    made = materialize(Parts, dtype=torch.bfloat16, key=KEY)
+    assert made.made == [torch.float16, torch.float64, torch.bfloat16, torch.float64]
+    assert made.own.weight.dtype is torch.bfloat16
+    assert torch.get_default_dtype() is torch.float32
