@@ -60,7 +60,7 @@ class Calls(Waiting):
             if kind.overwrites:
                 forgotten.append((ref, self._overwrite(ref)))
         missing = any(
-            not self._has_values(ref)
+            not self.has_values(ref)
             for ref in reads
             if not (partial and any(ref.storage is w.storage for w in writes))
             # Memory without values that is given to be written to, beside what is worked on.
@@ -105,7 +105,7 @@ class Calls(Waiting):
         except RuntimeError:  # the operator will say so
             return None
         for ref in reads:
-            self._see(ref.storage)
+            self._see(ref.storage, ref.region)
         return marked(reads, shape)
 
     def _meet(self, tensor: Tensor) -> None:

@@ -181,7 +181,7 @@ class Sharding:
         if local.is_meta or local.numel() == 0:
             return False
         storage = self._recorder.storage_of(local)
-        return storage is None or storage.has_values(Region.of(local))
+        return storage is None or self._recorder.has_values(Ref(storage, Region.of(local)))
 
     def _full_or_new(self, tensor: Any) -> Tensor | None:
         """Give the full tensor of a DTensor that something is about to be done to."""

@@ -37,13 +37,21 @@ def _poison_of(size: int) -> Tensor:
     return torch.full((-(-size // 4),), _POISON, dtype=torch.int32).view(torch.uint8)[:size]
 
 
-def _changed(now: Tensor, before: Tensor, word: int) -> list[tuple[int, int]]:
-    """List where bytes are not what they were, in words of this size; the last may be shorter."""
+def _changed(
+    now: Tensor, before: Tensor, word: int, begin: int = 0, end: int | None = None
+) -> list[tuple[int, int]]:
+    """List where bytes are not what they were, in words of this size; the last may be shorter.
+
+    Bytes before `begin`, and from `end` on, need not be looked at.
+    """
     size = min(now.numel(), before.numel())
-    whole, kind = size - size % word, _WORDS[word]
-    spans = [*_spans_of((now[:whole].view(kind) != before[:whole].view(kind)).cpu(), word)]
-    if whole < size and (spans or bool((now[whole:size] != before[whole:size]).any())):
-        spans.append((whole, size))
+    first, kind = begin - begin % word, _WORDS[word]
+    last = size if end is None else min(size, end - end % -word)
+    whole = last - last % word
+    differ = now[first:whole].view(kind) != before[first:whole].view(kind)
+    spans = [(first + a, first + b) for a, b in _spans_of(differ.cpu(), word)]
+    if whole < last and (spans or bool((now[whole:last] != before[whole:last]).any())):
+        spans.append((whole, last))
     return spans
 
 
@@ -143,12 +151,13 @@ class Values(Memory):
 
     # ---- what has been written -------------------------------------------------------------------
 
-    def _has_values(self, ref: Ref) -> bool:
+    def has_values(self, ref: Ref) -> bool:
+        """Whether every element of a region has a value, or will have one."""
         if ref.storage.has_values(ref.region):
             return True
         if ref.storage.poison is None:
             return False
-        self._see(ref.storage)
+        self._see(ref.storage, ref.region)
         return ref.storage.has_values(ref.region)
 
     def _watch(self, storage: Storage, dtype: torch.dtype) -> None:
@@ -199,16 +208,16 @@ class Values(Memory):
             storage = ref.storage
             untyped = storage.alive()
             if storage.poison is None and untyped is not None and not storage.is_full:
-                held = bytes_of(untyped).clone() if storage.outside else None
+                if storage.outside:  # what it holds beside is to stay
+                    watched.append((storage, bytes_of(untyped).clone()))
                 self._poison(storage, untyped, ref.region.dtype)
-                watched.append((storage, held))
         try:
             yield
         finally:
             for storage, held in watched:
                 untyped, written = storage.alive(), self._see(storage)
                 storage.poison = None
-                if held is not None and untyped is not None:
+                if untyped is not None:
                     now, spans = bytes_of(untyped), Spans()
                     spans.add_all(written)
                     now.copy_(torch.where(_marks_on(spans, now), now, held))
@@ -220,11 +229,12 @@ class Values(Memory):
                 self._see(storage)
 
     @staticmethod
-    def _see(storage: Storage) -> list[tuple[int, int]]:
-        """Count what is not poison any more, and list where it is."""
+    def _see(storage: Storage, region: Region | None = None) -> list[tuple[int, int]]:
+        """Count what is not poison any more, of a region or of all, and list where it is."""
         untyped, poison = storage.alive(), storage.poison
         if untyped is None or poison is None:
             return []
-        written = _changed(bytes_of(untyped), poison, storage.word)
+        span = () if region is None else region.span
+        written = _changed(bytes_of(untyped), poison, storage.word, *span)
         storage.written.add_all(written)
         return written

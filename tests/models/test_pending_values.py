@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import fastinit
 from fastinit import Key, materialize
+from fastinit._recording import values
 
 KEY = Key(3)
 
@@ -175,3 +177,35 @@ def test_what_an_operator_was_to_overwrite_stays_if_it_fails(wrong: str, then: s
         want[5] = 7
     assert made.caught
     assert same_bits(made.weight, want)
+
+
+@pytest.mark.parametrize("way", [_by_numpy, _by_index])
+def test_tables_that_are_written_row_by_row_take_work_in_proportion(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = [0]
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(marks: Tensor, size: int) -> Any:
+            looked[0] += marks.numel()
+            return function(marks, size)
+
+        return call
+
+    def make(rows: int) -> Tensor:
+        table = torch.empty(rows, 64)
+        held = table.numpy() if way is _by_numpy else table
+        for k in range(rows):
+            if way is _by_numpy:
+                held[k] = k
+            else:
+                way(table[k], [*range(64)], k)
+            table[k].add_(1)
+        return table
+
+    monkeypatch.setattr(values, "_spans_of", counted(values._spans_of))
+    for rows in (8, 80):
+        looked[0] = 0
+        made = materialize(functools.partial(_Buffer, functools.partial(make, rows)), key=KEY)
+        assert same_bits(made.tensor, torch.arange(1.0, rows + 1)[:, None].expand(rows, 64))
+        assert looked[0] <= 4 * made.tensor.numel()
