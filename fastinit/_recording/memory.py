@@ -90,7 +90,7 @@ class Memory:
         young = self._large[begin:]
         for storage in young:
             if not storage.is_alive:
-                del self._storages[storage.address]
+                self._storages.pop(storage.address, None)  # a batch has forgotten what was read
                 self.huge_pages.gone(storage.address)
                 storage.pending.clear()
                 storage.forget()

@@ -114,6 +114,18 @@ def test_storages_are_held_weakly(launches) -> None:
     assert launches == []
 
 
+def test_large_memory_that_was_read_may_go_inside() -> None:
+    with fastinit.batch():
+        for _ in range(20):
+            read, waits = torch.empty(1 << 18), torch.empty(1 << 18)
+            fastinit.normal_(read, key=1)
+            fastinit.normal_(waits, key=2)
+            total = float(read.sum())
+            del read, waits
+        kept = fastinit.normal_(torch.empty(1 << 18), key=1)
+    assert total == float(kept.sum())
+
+
 def test_the_unseen_ways_raise_until_the_batch_ends() -> None:
     with fastinit.batch():
         tensor = fastinit.normal_(torch.empty(40), key=1)
