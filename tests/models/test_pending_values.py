@@ -209,3 +209,20 @@ def test_tables_that_are_written_row_by_row_take_work_in_proportion(
         made = materialize(functools.partial(_Buffer, functools.partial(make, rows)), key=KEY)
         assert same_bits(made.tensor, torch.arange(1.0, rows + 1)[:, None].expand(rows, 64))
         assert looked[0] <= 4 * made.tensor.numel()
+
+
+class _CatchesOne(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.square, self.row = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4))
+        self.message = ""
+        try:
+            fastinit.orthogonal_many_([self.square, self.row])
+        except ValueError as error:
+            self.message = str(error)
+
+
+def test_of_many_matrices_none_is_drawn_if_one_cannot_be() -> None:
+    made: Any = materialize(_CatchesOne, key=KEY)
+    assert same_bits(made.square, torch.ones(4, 4))
+    assert made.message == _CatchesOne().message != ""
