@@ -16,6 +16,7 @@ from fastinit._compiled import extension
 from fastinit._distributed.fill import is_sharded
 from fastinit._fills.region import Region
 from fastinit._models.names import named_modules
+from fastinit._models.tree import modules_of
 from fastinit._tensors import PLAIN_TYPES, copy_values, is_put_together
 
 _CONTAINERS = (dict, list, set, deque)
@@ -107,10 +108,15 @@ class _TensorState:
         self.hooks: Mapping[Any, Any] = dict(hooks) if hooks else _NO_HOOKS
         self.after: Mapping[Any, Any] = dict(after) if after else _NO_HOOKS
 
-    def restore(self) -> None:
-        tensor = self.tensor
+    def put_on_memory(self) -> None:
+        """Put it on the memory that it was on."""
         if self.is_moved:
-            tensor.data = self.data
+            self.tensor.data = self.data
+
+    def restore(self) -> None:
+        """Put all of it back; what is to be its gradient has to be on its own memory again."""
+        self.put_on_memory()
+        tensor = self.tensor
         if tensor.is_leaf:
             if tensor.grad is not self.grad:
                 tensor.grad = self.grad
@@ -187,10 +193,13 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module) -> None:
+        # Parametrizing a module gives it another.
+        self._classes = [(one, type(one)) for one in modules_of(module)]
         self._containers: list[Any] = []
         self._held: list[Any] = []  # by each of these
         self._empty: list[Any] = []
         self._tensors: dict[int, _TensorState] = {}
+        self._gradients: list[_TensorState] = []
         self._together: list[tuple[Tensor, Tensor]] = []
         seen: set[int] = set()
         waiting: list[Any] = [module]
@@ -236,7 +245,9 @@ class Snapshot:
         if is_put_together(tensor):
             self._together.append((tensor, tensor.detach().clone()))
         else:
-            self._tensors[id(tensor)] = _TensorState(tensor)
+            state = self._tensors[id(tensor)] = _TensorState(tensor)
+            if state.grad is not None and not is_put_together(state.grad):
+                self._gradients.append(_TensorState(state.grad))
 
     @property
     def tensors(self) -> Iterator[Tensor]:
@@ -258,12 +269,18 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put everything back."""
+        for module, kind in self._classes:
+            if type(module) is not kind:
+                module.__class__ = kind
         for container in self._empty:
             container.clear()
         with torch.no_grad():
             for container, before in zip(self._containers, self._held, strict=True):
                 _put_back(container, before)
-            for state in self._tensors.values():
+            states = [*self._gradients, *self._tensors.values()]
+            for state in states:
+                state.put_on_memory()
+            for state in states:
                 state.restore()
             for tensor, before in self._together:
                 copy_values(tensor, before)

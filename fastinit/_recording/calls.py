@@ -84,8 +84,8 @@ class Calls(Waiting):
                 with self._seen(writes):
                     result = func(*args, **kwargs)
             elif missing and name_of(func) in COPYING:
-                self._poison_unwritten(reads)
-                result = func(*args, **kwargs)
+                with self._seen(reads):
+                    result = func(*args, **kwargs)
                 partly = unpoisoned(result)
                 missing = partly is None
             else:
@@ -114,12 +114,6 @@ class Calls(Waiting):
             inside = self.is_inside(tensor)
             if not inside:
                 self.register(tensor, known=True).outside = True
-
-    def _poison_unwritten(self, refs: Sequence[Ref]) -> None:
-        for ref in refs:
-            untyped = ref.storage.alive()
-            if ref.storage.poison is None and untyped is not None and not ref.storage.is_full:
-                self._poison(ref.storage, untyped, ref.region.dtype)
 
     def _note(
         self,

@@ -146,8 +146,11 @@ class Values(Memory):
         """Undo what was written, and forget what waits."""
         self.open_all()
         for untyped, before in self._before.values():
-            if untyped.nbytes() == before.numel():
-                bytes_of(untyped).copy_(before)
+            size = before.numel()
+            if untyped.nbytes() != size and untyped.resizable():
+                untyped.resize_(size)
+            size = min(size, untyped.nbytes())
+            bytes_of(untyped)[:size].copy_(before[:size])
 
     # ---- what has been written -------------------------------------------------------------------
 
@@ -202,7 +205,7 @@ class Values(Memory):
 
     @contextmanager
     def _seen(self, refs: Sequence[Ref]) -> Iterator[None]:
-        """Count what an operator writes that does not say which elements it writes."""
+        """Tell what an operator writes that does not say, or what of it comes from no values."""
         watched = []
         for ref in refs:
             storage = ref.storage

@@ -1,0 +1,142 @@
+"""What an error in `initialize_` puts back of tensors and classes, and what it never touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.common import same_bits
+from torch import Tensor, nn
+
+from fastinit import Key, initialize_
+
+KEY = Key(3)
+
+
+class _Fails(Exception):
+    pass
+
+
+class _Layer(nn.Linear):
+    def reset_parameters(self) -> None:
+        pass
+
+
+class _Module(nn.Module):
+    def __init__(self, change: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.layer = _Layer(4, 4)
+        nn.init.normal_(self.layer.weight)
+        self.layer.weight.grad = torch.full((4, 4), 2.0)
+        self.change = change
+
+    def reset_parameters(self) -> None:
+        self.change(self.layer)
+        raise _Fails
+
+
+def _resized_and_handed_out(layer: Any) -> None:
+    layer.weight.mul_(2)
+    layer.weight.requires_grad_(False).resize_(50)
+    layer.weight.numpy()[:] = 4
+
+
+def _resized(layer: Any) -> None:
+    layer.weight.mul_(2)
+    layer.weight.requires_grad_(False).resize_(50).fill_(3)
+
+
+def _new_data(layer: Any) -> None:
+    layer.weight.data = layer.weight.data.clone()
+    layer.weight.fill_(3)
+
+
+def _other_gradient(layer: Any) -> None:
+    layer.half()
+    layer.weight.grad = None
+
+
+_CHANGES: list[Callable[[Any], Any]] = [
+    lambda layer: layer.weight.clone(),
+    lambda layer: layer.weight.data.flip(0),
+    lambda layer: torch.cat([layer.weight, layer.weight]),
+    lambda layer: layer.weight[torch.tensor([1])],
+    lambda layer: layer.weight.data.index_fill_(0, torch.tensor([1]), 5.0),
+    lambda layer: layer.weight.grad.zero_(),
+    lambda layer: layer.double(),
+    nn.utils.parametrizations.weight_norm,
+    nn.utils.parametrizations.orthogonal,
+    _new_data,
+    _other_gradient,
+    _resized,
+    _resized_and_handed_out,
+]
+
+
+@pytest.mark.parametrize("change", _CHANGES)
+def test_an_error_puts_back_values_gradients_and_classes(change: Callable[[Any], Any]) -> None:
+    module = _Module(change)
+    layer: Any = module.layer
+    weight, gradient = layer.weight, layer.weight.grad
+    before, classes = weight.detach().clone(), [type(one) for one in module.modules()]
+    with pytest.raises(_Fails):
+        initialize_(module, key=KEY)
+    assert [type(one) for one in module.modules()] == classes
+    assert layer.weight is weight
+    assert weight.requires_grad
+    assert same_bits(weight.detach(), before)
+    assert weight.grad is gradient
+    assert same_bits(gradient, torch.full((4, 4), 2.0))
+
+
+class _Parametrizes(nn.Module):
+    """Parametrizes its layer, by what it reads, each time that it is initialised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def reset_parameters(self) -> None:
+        nn.utils.parametrizations.weight_norm(self.layer)
+
+
+def test_a_further_run_finds_the_classes_of_before() -> None:
+    module: Any = _Parametrizes()
+    initialize_(module, key=KEY)
+    assert nn.utils.parametrize.is_parametrized(module.layer, "weight")
+    kind = type(module.layer)
+    assert kind.__mro__[1] is nn.Linear
+    norms = torch.linalg.vector_norm(module.layer.weight, dim=1)
+    assert torch.allclose(norms, module.layer.parametrizations.weight.original0.flatten())
+
+
+class _PartOfMore(nn.Module):
+    """Has a part of memory that others have, too, and copies it before it writes it."""
+
+    def __init__(self, memory: Tensor, copy: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(memory[:8].view(2, 4))
+        self.copy = copy
+
+    def reset_parameters(self) -> None:
+        self.copy(self.weight.data)
+        nn.init.zeros_(self.weight)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        torch.clone,
+        lambda weight: weight.flip(0),
+        lambda weight: torch.stack([weight, weight]),
+        lambda weight: weight.index_fill_(0, torch.tensor([1]), 5.0),
+        lambda weight: weight.numpy().sum(),
+    ],
+)
+def test_memory_beside_a_parameter_stays_as_it_is(copy: Callable[[Tensor], Any]) -> None:
+    memory = torch.arange(20.0)
+    initialize_(_PartOfMore(memory, copy), key=KEY)
+    assert memory.tolist() == [0.0] * 8 + np.arange(8.0, 20.0).tolist()
