@@ -122,6 +122,11 @@ class _TensorState:
                 tensor.grad = self.grad
             if tensor.requires_grad is not self.requires_grad:
                 tensor.requires_grad_(self.requires_grad)
+        self.put_back_marks()
+
+    def put_back_marks(self) -> None:
+        """Put back what hangs on the object, whatever memory it is on."""
+        tensor = self.tensor
         vars(tensor).clear()
         vars(tensor).update(self.marks)
         for hooks, before in (
@@ -200,6 +205,7 @@ class Snapshot:
         self._empty: list[Any] = []
         self._tensors: dict[int, _TensorState] = {}
         self._gradients: list[_TensorState] = []
+        self._on_meta: list[_TensorState] = []
         self._together: list[tuple[Tensor, Tensor]] = []
         seen: set[int] = set()
         waiting: list[Any] = [module]
@@ -240,9 +246,9 @@ class Snapshot:
         )
 
     def _keep_tensor(self, tensor: Tensor) -> None:
-        if tensor.is_meta:
-            return
-        if is_put_together(tensor):
+        if tensor.is_meta:  # who gives it memory takes that back
+            self._on_meta.append(_TensorState(tensor))
+        elif is_put_together(tensor):
             self._together.append((tensor, tensor.detach().clone()))
         else:
             state = self._tensors[id(tensor)] = _TensorState(tensor)
@@ -282,6 +288,8 @@ class Snapshot:
                 state.put_on_memory()
             for state in states:
                 state.restore()
+            for state in self._on_meta:
+                state.put_back_marks()
             for tensor, before in self._together:
                 copy_values(tensor, before)
 

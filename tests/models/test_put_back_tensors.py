@@ -11,7 +11,7 @@ import torch
 from support.common import same_bits
 from torch import Tensor, nn
 
-from fastinit import Key, initialize_
+from fastinit import Key, initialize_, materialize
 
 KEY = Key(3)
 
@@ -140,3 +140,42 @@ def test_memory_beside_a_parameter_stays_as_it_is(copy: Callable[[Tensor], Any])
     memory = torch.arange(20.0)
     initialize_(_PartOfMore(memory, copy), key=KEY)
     assert memory.tolist() == [0.0] * 8 + np.arange(8.0, 20.0).tolist()
+
+
+class _Marks(nn.Module):
+    """Hangs something on its parameter whenever it is initialised, by what it has read."""
+
+    def __init__(self, error: type[Exception] | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(3))
+        self.error = error
+
+    def reset_parameters(self) -> None:
+        weight: Any = self.weight
+        drawn = torch.randn(3)
+        weight.copy_(drawn / drawn.norm())  # another run will give it the right key
+        weight.times = getattr(weight, "times", 0) + 1
+        weight.register_hook(lambda gradient: 2 * gradient)
+        if self.error is not None:
+            raise self.error
+
+
+def test_a_further_run_hangs_nothing_twice_on_what_was_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        module: Any = _Marks()
+    materialize(module, key=KEY)
+    module.weight.sum().backward()
+    assert module.weight.times == 1
+    assert module.weight.grad.tolist() == [2.0] * 3
+
+
+def test_an_error_takes_off_what_was_hung_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        module: Any = _Marks(_Fails)
+    weight = module.weight
+    with pytest.raises(_Fails):
+        materialize(module, key=KEY)
+    assert module.weight is weight
+    assert weight.is_meta
+    assert not hasattr(weight, "times")
+    assert not weight._backward_hooks
