@@ -235,8 +235,11 @@ def _refs(recorder: Recorder, result: Result) -> dict[str, Ref]:
     return refs
 
 
-def _names(recorder: Recorder, request: Request, result: Result, refs: Mapping[str, Ref]) -> Names:
-    """Name memory by the parameters and buffers that are on it in the end."""
+def _names(recorder: Recorder, request: Request, result: Result, refs: dict[str, Ref]) -> Names:
+    """Name memory by the parameters and buffers that are on it in the end.
+
+    Other tensors that the module holds are added to the result and to `refs`.
+    """
     names = Names()
     for name, ref in refs.items():
         if ref.region.numel > 0:
@@ -259,7 +262,8 @@ def _names(recorder: Recorder, request: Request, result: Result, refs: Mapping[s
             storage = recorder.storage_of(tensor)
             if storage is not None and storage not in names.there and name not in result.buffers:
                 result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
-                names.others.add(Ref(storage, Region.of(tensor)), request.rename(name))
+                refs[name] = Ref(storage, Region.of(tensor))
+                names.others.add(refs[name], request.rename(name))
     return names
 
 

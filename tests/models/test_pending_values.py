@@ -226,3 +226,35 @@ def test_of_many_matrices_none_is_drawn_if_one_cannot_be() -> None:
     made: Any = materialize(_CatchesOne, key=KEY)
     assert same_bits(made.square, torch.ones(4, 4))
     assert made.message == _CatchesOne().message != ""
+
+
+class _Holds(nn.Module):
+    """Holds memory without values in a list, or as an attribute that its initialiser adds."""
+
+    def __init__(self, late: bool) -> None:
+        super().__init__()
+        self.layer, self.late = nn.Linear(2, 2), late
+        if not late:
+            self.held = [torch.empty(3)]
+
+    def reset_parameters(self) -> None:
+        if self.late:
+            self.added = torch.empty(3)
+
+
+@pytest.mark.parametrize(
+    ("road", "late", "name"),
+    [("factory", False, "held.0"), ("meta", True, "added"), ("initialize_", True, "added")],
+)
+def test_what_a_module_holds_otherwise_has_to_be_written_too(
+    road: str, late: bool, name: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"writes {name} \(attribute\)"):
+        if road == "initialize_":
+            fastinit.initialize_(_Holds(late), key=KEY)
+        elif road == "factory":
+            materialize(lambda: _Holds(late), key=KEY)
+        else:
+            with torch.device("meta"):
+                module = _Holds(late)
+            materialize(module, key=KEY)
