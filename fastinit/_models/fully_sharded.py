@@ -88,11 +88,7 @@ def without_hooks(module: nn.Module) -> list[Unhooked]:
     """Take out the hooks by which torch's parallelism looks after parameters and activations."""
     found = []
     for owner in modules_of(module):
-        held = vars(owner)
-        for name in _HOOKS:
-            table = held.get(name)
-            if not table:
-                continue
+        for table in filter(None, map(vars(owner).get, _HOOKS)):
             out = {k: hook for k, hook in table.items() if _is_of_torchs_parallelism(hook)}
             if out:
                 found.append(Unhooked(table, {**table}, out))
