@@ -20,6 +20,13 @@ from fastinit.key import Key, key_argument, reserve_key
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+# Functions that have done nothing yet when their call returns.
+_UNFINISHED = (
+    inspect.isgeneratorfunction,
+    inspect.iscoroutinefunction,
+    inspect.isasyncgenfunction,
+)
+
 
 class patch:
     """Run fastinit in place of torch's random initialisation, in code that one does not own.
@@ -88,8 +95,8 @@ class patch:
           each other there (and only there).
 
     Raises:
-        TypeError: if `key`, `module` or `rename` is of another type, or if what is decorated is a
-            class, a generator function or a coroutine function.
+        TypeError: if `key`, `module` or `rename` is of another type, or if what is decorated is not
+            callable, a class, a generator function or a coroutine function.
         ValueError: if `key` is an int outside [-2**63, 2**64), or `rename` is given without
             `module`. On entering, if `rename` gives two the same name or knows one that there is
             not, or if two tensors have one name without what wrappers add.
@@ -149,12 +156,14 @@ class patch:
 
     def __call__(self, function: _F) -> _F:
         """Wrap `function` so that each call runs in a patch of its own."""
-        if (
-            inspect.isclass(function)
-            or inspect.isgeneratorfunction(function)
-            or inspect.iscoroutinefunction(function)
-            or inspect.isasyncgenfunction(function)
-        ):
+        if not callable(function):
+            raise TypeError(
+                f"patch() decorates functions, got {type(function).__name__}; @classmethod and "
+                "@property go above it"
+            )
+        # An object that is called runs its class's method.
+        called = (function, type(function).__call__)
+        if inspect.isclass(function) or any(is_one(c) for is_one in _UNFINISHED for c in called):
             raise TypeError(
                 f"patch() cannot decorate {function!r}, only plain functions; "
                 "write `with fastinit.patch():` inside it"

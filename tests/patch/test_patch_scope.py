@@ -143,9 +143,22 @@ def test_decorator() -> None:
     async def coroutine_function() -> None:
         pass
 
-    for unsuitable in (generator_function, coroutine_function, nn.Linear):
+    class Generates:
+        def __call__(self) -> Iterator[int]:
+            yield 1
+
+    class Awaited:
+        async def __call__(self) -> None:
+            pass
+
+    kinds = (generator_function, coroutine_function, nn.Linear, Generates(), Awaited())
+    for unsuitable in kinds:
         with pytest.raises(TypeError, match="cannot decorate"):
             fastinit.patch()(unsuitable)
+    for uncallable in (3, property(build), classmethod(build)):
+        with pytest.raises(TypeError, match="decorates functions, got"):
+            fastinit.patch(0)(uncallable)
+    assert fastinit.patch(0)(nn.Linear(2, 2))(torch.ones(2)).shape == (2,)
 
 
 # Threads
