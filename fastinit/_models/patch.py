@@ -87,6 +87,8 @@ class patch:
         - Every draw that fastinit handles counts once, on any device, the meta device and tensors
           without elements included.
         - A draw with a `generator=` of its own uses that generator, and does not count.
+        - In workers of a DataLoader that are forked inside, draws use torch's generator, as without
+          a key: each has a seed of its own there, which follows from the key.
         - A draw that fastinit does not handle (`torch.randint`, dropout, an integer or sparse
           tensor, a subclass), or a call of fastinit's own functions without `key=`, comes from
           torch's default generators, the CPU's and, once CUDA is initialised, those of its devices.

@@ -5,6 +5,8 @@ The two ways in (functions.py and methods.py, the latter for factories, too) sha
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +55,7 @@ class Scope:
         "named",
         "outer",
         "owner",
+        "process",
         "sharding",
         "slices",
         "take",
@@ -75,6 +78,7 @@ class Scope:
         self.named = named
         self.drawn = 0
         self.thread = _get_ident()
+        self.process = os.getpid()
         self.outer: Scope | None = None
         self.ended = False
 
@@ -157,6 +161,18 @@ def is_transformed() -> bool:
     return _functorch_stack_top() is not None or forward_ad._current_level >= 0
 
 
+def _in_worker(scope: Scope) -> bool:
+    """Whether this is a worker of a DataLoader that was forked while the scope was in force.
+
+    Each counts from where it was forked, so by that count all would draw the same. They have seeds
+    of their own, which the DataLoader drew from the generator that the scope had seeded.
+    """
+    if scope.process == os.getpid():
+        return False
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and data.get_worker_info() is not None
+
+
 def drawn_by_torch(named: NamedDraw, original: Callable[[], Any]) -> Any:
     """Make a draw of torch's own under the key that its name gives it."""
     with Fork(int(named.key)):
@@ -175,10 +191,11 @@ def draw(
 ) -> Any:
     """Make one draw into `tensor`, by `fill(tensor, *arguments)`.
 
-    It is keyed when the scope is, unless a generator was asked for: by name if the tensor's memory
-    has one there, else by how many there were. Without a key `fill` itself
-    hands to torch what it does not support. With one it raises NotImplementedError instead (a key
-    is never ignored), and `original` draws from the generators that the keyed patch has seeded.
+    It is keyed when the scope is, unless a generator was asked for, or a worker's of a DataLoader
+    is to be used (`_in_worker`): by name if the tensor's memory has one there, else by how many
+    there were. Without a key `fill` itself hands to torch what it does not support. With one it
+    raises NotImplementedError instead (a key is never ignored), and `original` draws from the
+    generators that the keyed patch has seeded.
     """
     if type(tensor) not in PLAIN_TYPES and scope.slices.copies:
         if scope.named is not None:
@@ -196,7 +213,9 @@ def _draw(
     arguments: tuple[Any, ...],
     generator: torch.Generator | None,
 ) -> Any:
-    key = scope.key if generator is None else None
+    key = scope.key
+    if key is not None and (generator is not None or _in_worker(scope)):
+        key = None
     # No patch inside: neither fastinit's own torch calls nor torch's code may come back here.
     token = _innermost.set(None)
     try:

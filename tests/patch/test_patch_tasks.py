@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -155,3 +156,40 @@ def test_left_while_others_stay() -> None:
             assert same(torch.rand(3), direct("uniform_", (3,), key=nth(4, 0)))
         assert same(torch.rand(3), direct("uniform_", (3,), key=nth(2, 1)))
     assert _pristine()
+
+
+class _Draws(torch.utils.data.Dataset[torch.Tensor]):
+    def __init__(self, draw: Callable[[], torch.Tensor], key: int | None = None) -> None:
+        self.draw = draw
+        self.key = key
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if self.key is None:
+            return self.draw()
+        with fastinit.patch(self.key):
+            return self.draw()
+
+
+def _loaded(data: _Draws) -> list[torch.Tensor]:
+    """Load an element at a time by two workers that are forked here."""
+    loader = torch.utils.data.DataLoader(data, 1, num_workers=2, multiprocessing_context="fork")
+    return [batch[0] for batch in loader]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize("batch", [False, True])
+def test_workers_of_a_data_loader_draw_apart(draw: Callable[[], torch.Tensor], batch: bool) -> None:
+    found = []
+    for key in (1, 1, 2):
+        with fastinit.patch(key, batch=batch):
+            found.append(_loaded(_Draws(draw)))
+    first, again, other = found
+    assert all(map(torch.equal, first, again))
+    assert len({tuple(x.tolist()) for x in [*first, *other]}) == 8
+    with fastinit.patch(1):  # one that is entered in a worker counts there
+        expected = direct("uniform_", (3,), key=nth(5, 0))
+        assert all(torch.equal(x, expected) for x in _loaded(_Draws(draw, 5)))
