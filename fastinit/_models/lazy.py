@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from fastinit._patch.entered import EnteredScope
-from fastinit._tensors import is_closed
+from fastinit._tensors import is_closed, is_put_together
 
 # Weakly on both sides: the module's hooks hold what waits, which is called with the module.
 _waiting: weakref.WeakKeyDictionary[nn.Module, weakref.ref[_Deferred]] = weakref.WeakKeyDictionary()
@@ -51,16 +51,36 @@ class _ResetWithoutDraws:
             scope.end()
 
 
+def _is_expanded(tensor: Tensor) -> bool:
+    """Whether elements of a tensor share memory, so that torch writes nothing to it."""
+    if is_put_together(tensor):
+        return False
+    return any(n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
 @contextmanager
 def kept_state(module: nn.Module) -> Iterator[None]:
-    """Put the buffers and torch's generators back afterwards."""
-    buffers = [b for b in module.buffers() if not (is_lazy(b) or is_closed(b))]
-    saved = [buffer.clone() for buffer in buffers]
+    """Put the buffers and torch's generators back afterwards, also after an error.
+
+    So also where a module has put another tensor in a buffer's place.
+    """
+    held = [
+        (owner, name, buffer)
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if not (buffer is not None and is_lazy(buffer))
+    ]
+    buffers = {id(buffer): buffer for _, _, buffer in held if buffer is not None}
+    saved = [(b, b.clone()) for b in buffers.values() if not (is_closed(b) or _is_expanded(b))]
     devices = {t.device.index or 0 for t in module.parameters() if t.device.type == "cuda"}
     with torch.random.fork_rng(devices), torch.no_grad():
-        yield
-        for buffer, before in zip(buffers, saved, strict=True):
-            buffer.copy_(before)
+        try:
+            yield
+        finally:
+            for owner, name, buffer in held:
+                owner._buffers[name] = buffer
+            for buffer, before in saved:
+                buffer.copy_(before)
 
 
 class _Deferred:

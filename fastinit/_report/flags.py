@@ -16,7 +16,7 @@ from fastinit._models.names import Named
 from fastinit._report.gather import Whole, local_of
 from fastinit._report.moments import Moments, expected, summarise
 from fastinit._report.rows import ParameterRow
-from fastinit._tensors import version_of
+from fastinit._tensors import is_put_together, version_of
 
 _FAN_SCALED = ("xavier", "kaiming", "lecun", "variance_scaling")
 _DECLARED = {  # what a module calls the sizes that its weight should have
@@ -120,7 +120,7 @@ def flag_copies(rows: Sequence[ParameterRow], parameters: Sequence[Named]) -> li
     for row, named in zip(rows, parameters, strict=True):
         got, tensor = row.measured, named.tensor
         flags = row.flags
-        whole = not hasattr(tensor, "to_local")
+        whole = not (hasattr(tensor, "to_local") or is_put_together(tensor))
         if whole and got is not None and got.std > 0 and tensor.numel() >= _ALIKE and _drawn(named):
             alike = firsts.setdefault((row.shape, row.dtype, tensor.device, got), [])
             same = next((other for other in alike if torch.equal(other.tensor, tensor)), None)

@@ -73,15 +73,30 @@ class Summary(NamedTuple):
         return Moments(self.mean, math.sqrt(self.squares / self.n), self.low, self.high)
 
 
+def _flat(tensor: Tensor) -> Tensor:
+    """Give a tensor's values in one dimension: parts of complex ones, zeros of sparse ones."""
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    elif tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.reshape(-1)
+
+
 def summarise(tensor: Tensor) -> Summary:
-    """Go through a tensor in double precision, a part at a time."""
+    """Go through a tensor in double precision, a part at a time.
+
+    Nothing is found where there are no values, or of a dtype that torch cannot convert.
+    """
     found = Summary()
     if tensor.is_meta or tensor.numel() == 0:
         return found
-    flat = tensor.detach()
-    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat.reshape(-1)
-    for part in torch.split(flat, _AT_ONCE):
-        values = part.double()
+    for part in torch.split(_flat(tensor.detach()), _AT_ONCE):
+        try:
+            values = part.double()
+        except NotImplementedError:  # two numbers to a byte, say
+            return found
         spread, middle = (float(x) for x in torch.var_mean(values, correction=0))
         least, most = (float(x) for x in torch.aminmax(values))
         n = values.numel()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastinit._models.checks import check_module
 from fastinit._models.lazy import kept_state
@@ -180,8 +181,8 @@ def report(
 
     Raises:
         TypeError: if `module` is no module, or `distributed` neither a bool nor a process group.
-        ValueError: if `distributed` is asked for without a process group, or ranks of it have other
-            DTensors, or together not all of one.
+        ValueError: if parameters of lazy modules have no shape yet; if `distributed` is asked for
+            without a process group, or ranks of it have other DTensors, or together not all of one.
         NotImplementedError: if a DTensor of which the whole is asked for holds partial sums.
         RuntimeError: if a rank does not call this within a minute after others.
 
@@ -193,6 +194,12 @@ def report(
     ties = _declared_ties(module)
     # Under all their names: a tie that is broken has two.
     parameters = list(named_parameters(module).values())
+    lazy = [named.name for named in parameters if is_lazy(named.tensor)]
+    if lazy:
+        raise ValueError(
+            f"fastinit.report: {', '.join(lazy)} of lazy modules have no shape yet; call the "
+            "module once before"
+        )
     wholes = {} if group is None else gather(parameters, group)
     rows = [row_of(named, ties, wholes.get(named.name)) for named in parameters]
     rows = flag_copies(rows, parameters)

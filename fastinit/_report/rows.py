@@ -18,7 +18,8 @@ class ParameterRow:
         rule: the rule it was given, or what was done to it; empty if fastinit has not initialised
             it.
         expected: the mean, standard deviation and bounds of that, if they are known.
-        measured: those of its values; None on the meta device and without elements.
+        measured: those of its values, a sparse tensor's zeros included; None on the meta device,
+            without elements, and for a dtype that torch cannot convert.
         flags: what is remarkable.
     """
 

@@ -213,6 +213,86 @@ def test_the_forward_pass() -> None:
     assert not any(m._forward_hooks for m in module.modules())
 
 
+class _Stateful(nn.Module):
+    """Writes its buffers in place and exchanges them, and fails at the end if it shall."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.register_buffer("average", torch.zeros(3))
+        self.register_buffer("cache", None)
+        self.register_buffer("row", torch.zeros(1).expand(3))
+        self.fails = fails
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.cache = y = self.norm(x)
+        self.average = 0.9 * self.average + y.mean(0)
+        if self.fails:
+            raise ArithmeticError
+        return y
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_forward_pass_leaves_buffers_as_they_were(fails: bool) -> None:
+    module = _Stateful(fails)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    objects = dict(module._buffers)
+    with no_randomness():
+        if fails:
+            with pytest.raises(ArithmeticError):
+                report(module, torch.arange(6.0).view(2, 3))
+        else:
+            assert report(module, torch.arange(6.0).view(2, 3)).layers
+    assert all(module._buffers[name] is buffer for name, buffer in objects.items())
+    assert all(torch.equal(b, before[name]) for name, b in module.named_buffers())
+
+
+_COMPLEX = torch.tensor([[1 + 2j, 3 - 4j], [0j, 1j]])
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.eye(3).to_sparse(),
+        torch.eye(3).to_sparse_csr(),
+        torch.eye(3).to_mkldnn(),
+        _COMPLEX.conj(),
+        _COMPLEX.conj().imag,
+    ],
+    ids=["coo", "csr", "mkldnn", "conjugate", "negative"],
+)
+def test_every_layout_is_measured(tensor: torch.Tensor) -> None:
+    module = nn.Module()
+    for name in ("one", "same"):
+        module.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+    rows = report(module).parameters
+    dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    plain = torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
+    for row in rows:
+        assert row.measured is not None
+        assert row.measured.mean == pytest.approx(plain.double().mean().item())
+        assert row.measured.std == pytest.approx(plain.double().std(correction=0).item())
+        assert (row.measured.low, row.measured.high) == (plain.min().item(), plain.max().item())
+
+
+def test_what_torch_cannot_convert_is_not_measured() -> None:
+    kind = getattr(torch, "float4_e2m1fn_x2", None)
+    if kind is None:
+        pytest.skip("this torch has no such dtype")
+    module = nn.Module()
+    packed = torch.zeros(3, dtype=torch.uint8).view(kind)
+    module.register_parameter("packed", nn.Parameter(packed, requires_grad=False))
+    assert report(module).parameters[0].measured is None
+
+
+def test_lazy_modules_have_to_be_called_before() -> None:
+    module = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 3))
+    with pytest.raises(ValueError, match=r"0\.weight, 0\.bias of lazy modules have no shape"):
+        report(module)
+    module(torch.ones(2, 5))
+    assert len(report(module).parameters) == 4
+
+
 def test_table_dict_and_picture(tmp_path: Path) -> None:
     module = initialize_(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), key=1)
     found = report(module, torch.ones(2, 8))
