@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,14 +119,21 @@ def _check_file(path: Path) -> None:
     except OSError as error:
         raise _Complaint(f"{path} cannot be written: {error.strerror}") from None
     if new:
-        path.unlink()
+        path.resolve().unlink()  # what a link leads to, not the link
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
     """Complain of what could not be written in the end, before the work."""
+    used = [getattr(options, "weights", None), getattr(options, "config", None)]
     for path in (options.json, options.plot):
-        if path is not None:
-            _check_file(path)
+        if path is None:
+            continue
+        _check_file(path)
+        if any(path.is_file() and os.path.samefile(path, o) for o in used if o and o.exists()):
+            raise _Complaint(f"{path} is also what is read; name another file")
+    both = {path.resolve() for path in (options.json, options.plot) if path is not None}
+    if len(both) == 1 and None not in (options.json, options.plot):
+        raise _Complaint(f"{options.json} cannot be both the report and the picture")
     if options.plot is not None:
         try:
             from matplotlib.backend_bases import FigureCanvasBase
@@ -149,12 +158,23 @@ def _run(options: argparse.Namespace) -> None:
     _check_outputs(options)
     module = _built(options) if options.command == "init" else saved.load(options.weights)
     found = fastinit.report(module)
-    print(found)
-    print(f"\n{sum(p.numel() for p in module.parameters()):,} parameters")
+    # The files first: whoever reads what is printed may go before its end.
     if options.json is not None:
-        options.json.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+        values = _finite(found.to_dict())
+        options.json.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
     if options.plot is not None:
         found.plot(options.plot)
+    print(found)
+    print(f"\n{sum(p.numel() for p in module.parameters()):,} parameters")
+
+
+def _finite(value: Any) -> Any:
+    """Put null in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -166,6 +186,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(f"fastinit {options.command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         text = " ".join(str(error).split())
         if not isinstance(error, (_Complaint, OSError, ValueError, ImportError)) or not text:
@@ -174,5 +199,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _drop_output() -> None:
+    """Let go of what could not be printed, of which Python would complain again as it ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        _drop_output()

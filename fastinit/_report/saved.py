@@ -34,21 +34,27 @@ def _of_torch(path: Path) -> Mapping[str, Any]:
     return state
 
 
-def _files(path: Path) -> list[Path]:
-    """List the files that hold the weights: of a folder, an index, or the file itself."""
+def _files(path: Path) -> dict[Path, list[str]]:
+    """Find the files that hold the weights: of a folder, an index, or the file itself.
+
+    Each with the names that an index says it holds.
+    """
+    found: dict[Path, list[str]] = {}
     if path.is_dir():
         for pattern in _IN_FOLDERS:
-            there = sorted(path.glob(pattern))
-            if there:
-                return [file for found in there for file in _files(found)]
+            for file in sorted(path.glob(pattern)):
+                found |= _files(file)
+            if found:
+                return found
         raise ValueError(f"{path} holds no weights: {', '.join(_IN_FOLDERS)}")
-    if path.name.endswith(_INDEX):
-        try:
-            pieces = set(json.loads(path.read_text())["weight_map"].values())
-            return [path.parent / piece for piece in sorted(pieces)]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path} is no index of weights: it has no 'weight_map'") from None
-    return [path]
+    if not path.name.endswith(_INDEX):
+        return {path: []}
+    try:
+        for name, piece in json.loads(path.read_text())["weight_map"].items():
+            found.setdefault(path.parent / piece, []).append(name)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is no index of weights: it has no 'weight_map'") from None
+    return dict(sorted(found.items()))
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
@@ -77,14 +83,16 @@ def load(path: Path) -> nn.Module:
 
     Raises:
         FileNotFoundError: if it, or a piece, is not there.
-        ValueError: if it holds no weights, or a name twice.
+        ValueError: if it holds no weights, a name twice, or not all that its index names.
         ImportError: if it needs safetensors, and that is missing.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     root = nn.Module()
-    for file in _files(path):
+    for file, indexed in _files(path).items():
+        missing = set(indexed)
         for name, value in _tensors(file):
+            missing.discard(name)
             *segments, attribute = name.split(".")
             owner = root
             for segment in segments:
@@ -92,4 +100,9 @@ def load(path: Path) -> nn.Module:
             if attribute in owner._parameters:
                 raise ValueError(f"{path} holds {name!r} twice; name one of the files")
             owner._parameters[attribute] = nn.Parameter(value, requires_grad=False)
+        if missing:
+            listed = ", ".join(repr(name) for name in indexed if name in missing)
+            raise ValueError(f"{file} does not hold what the index says it does: {listed}")
+    if next(root.parameters(), None) is None:
+        raise ValueError(f"{path} holds no weights")
     return root

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +190,7 @@ def test_init_without_transformers(config: Path, monkeypatch: pytest.MonkeyPatch
     [
         (b"nothing of the kind", "cannot be read as weights"),
         ({"model": {"w": 1}}, "no tensors by name, but 'model'"),
+        ({}, "holds no weights"),
         (None, "holds no weights"),
     ],
 )
@@ -246,3 +249,84 @@ def test_as_a_program_it_ends_with_a_line_and_a_status(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         f"fastinit report: {tmp_path}/missing.pt: no such file or folder"
     ]
+
+
+def _run_as_a_program(*arguments: str, stdout: int) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        [sys.executable, "-m", "fastinit", *arguments],
+        env=environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_reader_that_goes_gets_the_files_all_the_same(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.pt")
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        out = f"{tmp_path}/r.json"
+        done = _run_as_a_program("report", f"{tmp_path}/w.pt", "--json", out, stdout=writer)
+    finally:
+        os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["fastinit report: [Errno 32] Broken pipe"]
+    assert json.loads(Path(out).read_text())["parameters"][0]["name"] == "w"
+
+
+def test_an_interrupt_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastinit, "show_config", interrupted)
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "fastinit info: interrupted\n"
+
+
+def test_a_report_is_json_whatever_the_values(tmp_path: Path) -> None:
+    torch.save({"w": torch.tensor([math.nan, 1]), "v": torch.tensor([math.inf])}, tmp_path / "w.pt")
+    assert main(["report", f"{tmp_path}/w.pt", "--json", f"{tmp_path}/r.json"]) == 0
+
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is no JSON")
+
+    rows = json.loads((tmp_path / "r.json").read_text(), parse_constant=refuse)["parameters"]
+    assert [row["flags"] for row in rows] == [["not finite"], ["not finite"]]
+    assert rows[0]["measured"]["mean"] is None
+
+
+def test_pieces_hold_what_their_index_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "piece.bin")
+    index = tmp_path / "model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "piece.bin"}}))
+    assert main(["report", str(tmp_path)]) == 0
+    assert "2 parameters" in capsys.readouterr().out
+    index.write_text(json.dumps({"weight_map": {"a": "piece.bin", "b": "piece.bin"}}))
+    for path in (tmp_path, index):
+        with pytest.raises(SystemExit, match=r"piece\.bin does not hold .* does: 'b'$"):
+            main(["report", str(path)])
+
+
+def test_outputs_take_the_place_of_nothing_that_is_needed(tmp_path: Path) -> None:
+    weights, link = tmp_path / "w.pt", tmp_path / "link.json"
+    torch.save({"w": torch.ones(2)}, weights)
+    before = weights.read_bytes()
+    with pytest.raises(SystemExit, match="also what is read"):
+        main(["report", str(weights), "--json", str(weights)])
+    assert weights.read_bytes() == before
+    link.symlink_to(tmp_path / "target.json")
+    assert main(["report", str(weights), "--json", str(link)]) == 0
+    assert link.is_symlink()
+    assert json.loads((tmp_path / "target.json").read_text())["parameters"]
+    pytest.importorskip("matplotlib")
+    both = str(tmp_path / "both.svg")
+    with pytest.raises(SystemExit, match="both the report and the picture"):
+        main(["report", str(weights), "--json", both, "--plot", both])
+    assert not Path(both).exists()
