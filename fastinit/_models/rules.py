@@ -36,7 +36,8 @@ def _check_selector(selector: Any) -> None:
         return
     is_class = isinstance(selector, type) and issubclass(selector, nn.Module)
     is_number = isinstance(selector, int) and not isinstance(selector, bool) and selector >= 0
-    if not (is_class or is_number or isinstance(selector, (str, re.Pattern))):
+    is_pattern = isinstance(selector, re.Pattern) and isinstance(selector.pattern, str)
+    if not (is_class or is_number or is_pattern or isinstance(selector, str)):
         raise TypeError(
             "argument 'rules': a selector must be a glob or compiled regular expression on the "
             "name, a module class, a number of dimensions, 'default', or a tuple of these; got "

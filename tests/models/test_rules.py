@@ -93,6 +93,7 @@ def test_rules_that_take_the_name() -> None:
         ({int: NORMAL}, TypeError, "selector"),
         ({True: NORMAL}, TypeError, "selector"),
         ({(): NORMAL}, TypeError, "selector"),
+        ({re.compile(b"weight"): NORMAL}, TypeError, "selector"),
         ({"default": 3}, TypeError, "initialiser"),
         ("default", TypeError, "mapping"),
         (3, TypeError, "mapping"),
