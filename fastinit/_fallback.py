@@ -82,6 +82,61 @@ def _refusal(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str |
     )
 
 
+def _filled_by_vmap(tensor: Tensor, given: dict[str, Any], dtypes: frozenset[torch.dtype]) -> bool:
+    """Whether a tensor is one of a batch of vmap's that fastinit fills."""
+    if functorch_stack_top() is None or not is_plain(type(tensor)) or tensor.is_nested:
+        return False
+    ours = "key" in given or (tensor.dtype in dtypes and on_handled_device(tensor))
+    return ours and _vmap.only_vmap() and forward_ad._current_level < 0
+
+
+def _passes_on(name: str, tensor: Tensor) -> bool:
+    """Whether a call with a key is for the tensor's own class to make."""
+    return (
+        name in OVERRIDABLE
+        and overrides_function(type(tensor))
+        and torch._C._is_torch_function_enabled()
+        and not torch.nn.parameter.is_lazy(tensor)
+    )
+
+
+def refuse(
+    name: str,
+    tensor: Tensor,
+    given: dict[str, Any],
+    dtypes: frozenset[torch.dtype],
+    beyond: dict[str, Any] | None,
+) -> None:
+    """Raise what `fallback` does where it cannot fill a tensor, for arguments like these."""
+    kind = type(tensor)
+    if issubclass(kind, Tensor) and _filled_by_vmap(tensor, given, dtypes):
+        return
+    if "key" in given:
+        if not issubclass(kind, Tensor):
+            raise TypeError(
+                f"fastinit.{name}: argument 'tensor' must be a Tensor, got {kind.__name__}"
+            )
+        refusal = None if _passes_on(name, tensor) else _refusal(name, tensor, dtypes)
+        if refusal is not None:
+            raise NotImplementedError(refusal)
+        return
+    if beyond:
+        raise NotImplementedError(
+            f"fastinit.{name}: torch's function has no argument '{next(iter(beyond))}', and this "
+            "tensor would go to it; pass a plain strided tensor, or key="
+        )
+    # torch refuses these, too, but not always as what they are, and after it has written.
+    if (
+        is_plain(kind)
+        and on_handled_device(tensor)
+        and not tensor.is_meta
+        and not (tensor.is_floating_point() or (tensor.is_complex() and torch.complex64 in dtypes))
+    ):
+        raise NotImplementedError(_wrong_dtype(name, tensor, dtypes))
+    if issubclass(kind, Tensor):
+        check_open(name, tensor)
+
+
 def fallback(
     function: Callable[..., Tensor],
     tensor: Tensor,
@@ -105,49 +160,19 @@ def fallback(
         TypeError: if a key is given and `tensor` is not a tensor.
     """
     name = function.__name__
-    kind = type(tensor)
-    if functorch_stack_top() is not None and is_plain(kind) and not tensor.is_nested:
-        ours = "key" in given or (tensor.dtype in dtypes and on_handled_device(tensor))
-        if ours and _vmap.only_vmap() and forward_ad._current_level < 0:
-            _vmap.fill(function, tensor, {**arguments, **(beyond or {})}, given)
-            return tensor
-    if beyond:
-        if "key" not in given:
-            raise NotImplementedError(
-                f"fastinit.{name}: torch's function has no argument '{next(iter(beyond))}', and "
-                "this tensor would go to it; pass a plain strided tensor, or key="
-            )
-        arguments = {**arguments, **beyond}
+    refuse(name, tensor, given, dtypes, beyond)
+    arguments = {**arguments, **(beyond or {})}
+    if isinstance(tensor, Tensor) and _filled_by_vmap(tensor, given, dtypes):
+        _vmap.fill(function, tensor, arguments, given)
+        return tensor
     if "key" not in given:
-        # torch refuses these, too, but not always as what they are, and after it has written.
-        if (
-            is_plain(kind)
-            and on_handled_device(tensor)
-            and not tensor.is_meta
-            and not (
-                tensor.is_floating_point() or (tensor.is_complex() and torch.complex64 in dtypes)
-            )
-        ):
-            raise NotImplementedError(_wrong_dtype(name, tensor, dtypes))
-        if issubclass(kind, Tensor):
-            check_open(name, tensor)
         result: Tensor = ORIGINALS[name](tensor, **arguments, **given)
         return result
-    if not issubclass(kind, Tensor):
-        raise TypeError(f"fastinit.{name}: argument 'tensor' must be a Tensor, got {kind.__name__}")
-    if (
-        name in OVERRIDABLE
-        and overrides_function(kind)
-        and torch._C._is_torch_function_enabled()
-        and not torch.nn.parameter.is_lazy(tensor)
-    ):
+    if _passes_on(name, tensor):
         result = handle_torch_function(
             function, (tensor,), tensor=tensor, **arguments, generator=None, **given
         )
         return result
-    refusal = _refusal(name, tensor, dtypes)
-    if refusal is not None:
-        raise NotImplementedError(refusal)
     with torch.no_grad():
         if on_handled_device(tensor):
             # An overriding subclass that has passed the call on: it holds an ordinary tensor.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from fastinit._compiled import HAS_CUDA
+from fastinit._compiled import HAS_CUDA, extension
 
 DEVICES = ("cpu", "meta", "cuda") if HAS_CUDA else ("cpu", "meta")
 REAL_DTYPES = frozenset(
@@ -85,6 +85,18 @@ def check_open(name: str, tensor: Tensor) -> None:
         raise RuntimeError(
             f"fastinit.{name}: argument 'tensor' is an inference tensor, which can be written "
             "inside torch.inference_mode() only; clone it to get one that can be written anywhere"
+        )
+
+
+def check_apart(name: str, tensor: Tensor) -> None:
+    """Raise RuntimeError for an ordinary tensor several of whose elements share memory."""
+    if not is_plain(type(tensor)) or is_compiling() or is_fake(tensor) or is_put_together(tensor):
+        return
+    if not tensor.is_meta and extension.overlaps_itself(tuple(tensor.shape), tensor.stride()):
+        raise RuntimeError(
+            f"fastinit.{name}: more than one element of argument 'tensor', of size "
+            f"{tuple(tensor.shape)} and strides {tensor.stride()}, may refer to a single memory "
+            "location; clone() it before filling"
         )
 
 

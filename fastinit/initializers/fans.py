@@ -29,11 +29,21 @@ Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Dims = SupportsIndex | Sequence[SupportsIndex]
 
 
+def _number(value: SupportsIndex, name: str, where: str) -> int:
+    try:
+        return value.__index__()
+    except (AttributeError, TypeError):
+        raise TypeError(
+            f"{where}argument '{name}' must be an integer or a sequence of them, got "
+            f"{type(value).__name__}"
+        ) from None
+
+
 def _listed(value: Dims, name: str, ndim: int, where: str) -> list[int]:
     """Give dimensions, counted from either end, as a list of numbers in [0, ndim)."""
     dims = []
     for dim in value if isinstance(value, Sequence) else [value]:
-        number = dim.__index__()
+        number = _number(dim, name, where)
         if not -ndim <= number < ndim:
             raise IndexError(
                 f"{where}argument '{name}' names dimension {number} of a tensor with {ndim}"
@@ -60,6 +70,7 @@ def fans_of_shape(
         where: what messages begin with.
 
     Raises:
+        TypeError: if a dimension is no integer.
         ValueError: if there are too few dimensions, or one is named twice.
         IndexError: if a dimension is named that there is not.
     """
@@ -74,7 +85,7 @@ def fans_of_shape(
     if isinstance(batch_dims, Sequence):
         batch = _listed(batch_dims, "batch_dims", ndim, where)
     else:
-        count = batch_dims.__index__()
+        count = _number(batch_dims, "batch_dims", where)
         if count < 0:
             raise ValueError(f"{where}argument 'batch_dims' must not be negative, got {count}")
         batch = list(range(min(count, ndim)))

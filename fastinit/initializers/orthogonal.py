@@ -13,8 +13,8 @@ from fastinit._compiled import orthogonal_many_op, orthogonal_op
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.orthogonal import together
 from fastinit._distributed.structured import delta_orthogonal
-from fastinit._fallback import handled
-from fastinit._tensors import DTYPES, check_open
+from fastinit._fallback import handled, refuse
+from fastinit._tensors import DTYPES, check_apart, check_open
 from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.key import Key, source
 
@@ -72,8 +72,8 @@ def orthogonal_(
         RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
             outside of inference mode; if a generator would be drawn from while a CUDA graph is
             captured; with `distributed`, if the ranks differ in what they ask for.
-        TypeError: if a number, `key` or `generator` has the wrong type; if `distributed` is given
-            for what is no DTensor.
+        TypeError: if a number, `method`, `key` or `generator` has the wrong type; if `distributed`
+            is given for what is no DTensor.
         ValueError: if `tensor` has too few dimensions, `batch_dims` is negative, or `method` is
             neither of the two, or not "householder" with `distributed`; if both `key` and
             `generator` are given, or `key` is outside [-2**63, 2**64).
@@ -90,10 +90,28 @@ def orthogonal_(
         given = source(key, generator, "orthogonal_")
         together(tensor, as_double(gain, "gain"), batch_dims, given)
         return tensor
-    beyond: dict[str, Any] = {}
-    if batch_dims != 0 or method != "householder":
-        beyond = {"batch_dims": batch_dims, "method": method}
+    beyond = _beyond(batch_dims, method, "orthogonal_")
     return draw(orthogonal_, tensor, (gain,), generator, key, beyond)
+
+
+def _beyond(batch_dims: int, method: Method, where: str) -> dict[str, Any]:
+    """Give what torch's function does not have, if it is asked for.
+
+    Raises:
+        TypeError: if `batch_dims` is no integer or `method` no str.
+    """
+    if batch_dims == 0 and method == "householder":
+        return {}
+    if isinstance(batch_dims, Sequence) or not hasattr(batch_dims, "__index__"):
+        raise TypeError(
+            f"fastinit.{where}: argument 'batch_dims' must be an integer, got "
+            f"{type(batch_dims).__name__}"
+        )
+    if not isinstance(method, str):
+        raise TypeError(
+            f"fastinit.{where}: argument 'method' must be a str, got {type(method).__name__}"
+        )
+    return {"batch_dims": batch_dims, "method": method}
 
 
 def orthogonal_many_(
@@ -129,18 +147,25 @@ def orthogonal_many_(
         RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
             outside of inference mode; if a generator would be drawn from while a CUDA graph is
             captured; with `distributed`, if the ranks differ in what they ask for.
-        TypeError: if a number, `key` or `generator` has the wrong type; if `distributed` is given
-            and a tensor is no DTensor.
+        TypeError: if a tensor, a number, `method`, a key or `generator` has the wrong type; if
+            `distributed` is given and a tensor is no DTensor.
         ValueError: if the number of `keys` or of gains is not that of the tensors; if a tensor has
             too few dimensions, `batch_dims` is negative, or `method` is neither of the two, or not
             "householder" with `distributed`; if both `key` and `generator` are given, or `key` is
             outside [-2**63, 2**64).
         NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot
             take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
-            says which), which has neither `batch_dims` nor `method`. All tensors of a device are
-            checked before any is filled; those that go to torch come last, one by one.
+            says which), which has neither `batch_dims` nor `method`. This is checked before any
+            tensor is filled, all else device by device; those that go to torch come last, one by
+            one.
     """
     listed = list(tensors)
+    for tensor in listed:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                "fastinit.orthogonal_many_: argument 'tensors' must be tensors, got "
+                f"{type(tensor).__name__}"
+            )
     gains = list(gain) if isinstance(gain, Sequence) else [gain] * len(listed)
     words = [None] * len(listed) if keys is None else list(keys)
     for name, values in (("gain", gains), ("keys", words)):
@@ -151,6 +176,7 @@ def orthogonal_many_(
             )
     given = [source(word, generator, "orthogonal_many_") for word in words]
     factors = [as_double(value, "gain") for value in gains]
+    beyond = _beyond(batch_dims, method, "orthogonal_many_")
     at_once: dict[torch.device, list[int]] = {}
     alone = []
     for k, tensor in enumerate(listed):
@@ -158,6 +184,10 @@ def orthogonal_many_(
             at_once.setdefault(tensor.device, []).append(k)
         else:
             alone.append(k)
+    if not distributed:
+        for k in alone:
+            if not is_sharded(listed[k]):
+                refuse("orthogonal_", listed[k], given[k], DTYPES, beyond)
     for numbers in at_once.values():
         orthogonal_many_op(
             [listed[k] for k in numbers],
@@ -231,6 +261,7 @@ def delta_orthogonal_(
         delta_orthogonal(tensor, as_double(gain, "gain"), **given)
         return tensor
     check_open("delta_orthogonal_", tensor)
+    check_apart("delta_orthogonal_", tensor)
     with torch.no_grad():
         matrix = orthogonal_(tensor.new_empty(shape[:2]), gain, generator, key=key)
         tensor.zero_()

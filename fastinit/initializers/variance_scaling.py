@@ -206,7 +206,7 @@ def variance_scaling_(
             "fastinit.variance_scaling_: argument 'mode' must be 'fan_in', 'fan_out' or 'fan_avg', "
             f"got {mode!r}"
         )
-    if distribution not in _FUNCTIONS:
+    if not isinstance(distribution, str) or distribution not in _FUNCTIONS:
         raise ValueError(
             "fastinit.variance_scaling_: argument 'distribution' must be 'uniform', 'normal' or "
             f"'truncated_normal', got {distribution!r}"

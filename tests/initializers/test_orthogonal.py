@@ -275,7 +275,31 @@ def test_delta_orthogonal(kernel, dtype):
     assert torch.equal(tensor, expected)
 
 
+@pytest.mark.parametrize(
+    ("bad", "arguments", "error"),
+    [
+        (torch.zeros(3, 3, dtype=torch.int32), {"keys": [1, 2]}, NotImplementedError),
+        (torch.zeros(3, 3, dtype=torch.int32), {}, NotImplementedError),
+        (torch.zeros(3, 3).to_sparse(), {"keys": [1, 2]}, NotImplementedError),
+        (torch.zeros(3, 3).to_sparse(), {"method": "qr"}, NotImplementedError),
+        (3, {}, TypeError),
+        (torch.zeros(3, 3), {"batch_dims": (0,)}, TypeError),
+        (torch.zeros(3, 3), {"method": 3}, TypeError),
+    ],
+)
+def test_what_cannot_be_filled_keeps_others_from_being_filled(bad, arguments, error):
+    good = torch.zeros(3, 3)
+    with untouched(good), pytest.raises(error):
+        fastinit.orthogonal_many_([good, bad], **arguments)
+
+
 def test_delta_orthogonal_refuses():
+    for overlapping in (
+        torch.zeros(1, 3, 1).expand(4, 3, 3),
+        torch.zeros(9).as_strided((4, 3, 2), (1, 1, 1)),
+    ):
+        with untouched(overlapping), pytest.raises(RuntimeError, match="single memory location"):
+            fastinit.delta_orthogonal_(overlapping)
     for shape, message in (((4, 4), "3, 4 or 5"), ((2, 3, 3), "as many outputs as inputs")):
         tensor = torch.zeros(shape)
         with untouched(tensor), pytest.raises(ValueError, match=message):

@@ -38,6 +38,13 @@ def test_bad_arguments(shape, kwargs, message):
         fastinit.orthogonal_(tensor, key=1, **kwargs)
 
 
+@pytest.mark.parametrize("kwargs", [{"batch_dims": (0,)}, {"batch_dims": None}, {"method": 3}])
+def test_arguments_of_wrong_types(kwargs):
+    tensor = torch.zeros(4, 4, 4)
+    with untouched(tensor), pytest.raises(TypeError, match=f"'{next(iter(kwargs))}' must be a"):
+        fastinit.orthogonal_(tensor, **kwargs)
+
+
 def test_arguments_that_torch_does_not_have(monkeypatch):
     """On a tensor that goes to torch they are refused, not ignored."""
     monkeypatch.setattr("fastinit.initializers.draw.handled", lambda tensor, dtypes: False)
