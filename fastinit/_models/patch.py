@@ -55,6 +55,9 @@ class patch:
     So it does for the methods inside torch.func's transforms; of the functions vmap is known, see
     `fastinit.init`. Code compiled by `torch.compile` may or may not be reached.
 
+    Build models inside, train them outside: what `backward` runs is not reached, so activation
+    checkpointing, which draws in the forward pass and again in `backward`, would draw two things.
+
     Args:
         key: if None, draws take their keys from torch's generators as fastinit's functions do, so
             `torch.manual_seed` decides and the generators advance. If a `Key` or an int, the n-th
