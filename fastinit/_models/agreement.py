@@ -43,7 +43,8 @@ class check_ranks:
     It goes through the store of the default process group, not through collectives, and waits no
     longer than its time limit, so it never hangs. Without a process group there is nothing to
     compare. What `fastinit.shard` describes is not compared: nothing says which ranks share it.
-    Nor are draws without a key into tensors of one rank.
+    Nor are draws without a key into tensors of one rank, those in graphs of torch.compile, and
+    constants.
 
     Args:
         module: the module, or its parts that are here. Without it DTensors have shapes alone in
@@ -58,7 +59,7 @@ class check_ranks:
             no mapping from patterns to process groups.
         ValueError: if `timeout` is not positive, or more than a year; if `distinct` is given
             without `module`.
-        RuntimeError: on leaving, if ranks disagree, or agree where they should not; it names them,
+        RuntimeError: on entering, if it is entered already. On leaving, if ranks disagree, or agree where they should not; it names them,
             the call, the parameter and what differs. Also if a rank has not come there within the
             time limit, or has left with an exception, which are named, too; and if nothing was
             drawn that a pattern of `distinct` matches. An exception from inside comes through as it
@@ -125,6 +126,11 @@ class check_ranks:
             self._named.append(Named(mesh, call))
 
     def __enter__(self) -> check_ranks:
+        if self._note in OBSERVERS:
+            raise RuntimeError(
+                "fastinit.check_ranks: this one is entered already; make another one to check "
+                "inside of it"
+            )
         self._calls.clear()
         self._named.clear()
         self._memory = None if self._parts is None else NamedMemory(self._parts)

@@ -105,6 +105,26 @@ def take_over(made: Named, named: Named) -> None:
         _notes_of(named.owner)[named.attribute] = note
 
 
+def still_known(parameters: Iterable[Named]) -> list[Named]:
+    """Choose those that nothing has written to since they were noted."""
+    found = []
+    for named in parameters:
+        known = _noted.get(named.owner, {}).get(named.attribute)
+        if known is not None and known.version == version_of(named.tensor):
+            found.append(named)
+    return found
+
+
+def keep_known(parameters: Iterable[Named], left: Iterable[Named]) -> None:
+    """Note that those of them that were left have the values of before, whatever was counted."""
+    names = {named.name for named in left}
+    for named in parameters:
+        now = named.owner._parameters.get(named.attribute)
+        if now is not None and named.name in names:
+            notes = _noted[named.owner]
+            notes[named.attribute] = notes[named.attribute]._replace(version=version_of(now))
+
+
 def _floats(numbers: Iterable[object]) -> tuple[float, ...]:
     return tuple(float(x) for x in numbers if isinstance(x, (int, float)))
 

@@ -13,6 +13,7 @@ from fastinit._models import rules as _rules
 from fastinit._models.checks import check_module, check_plain, check_prefix, check_untransformed
 from fastinit._models.constructed import initialize_from
 from fastinit._models.fully_sharded import reshard
+from fastinit._models.history import keep_known, still_known
 from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
     Named,
@@ -268,4 +269,6 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
         state.restore()
         twins.take_out()
 
-    complete(request, run, undo, twins.divide)
+    known = still_known(untouched.values())
+    found = complete(request, run, undo, twins.divide)
+    keep_known(known, found.result.untouched)

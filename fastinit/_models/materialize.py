@@ -15,6 +15,7 @@ from fastinit._models import rules as _rules
 from fastinit._models.checks import check_plain, check_prefix, check_unsharded, check_untransformed
 from fastinit._models.default_dtype import default_dtype
 from fastinit._models.fully_sharded import reshard
+from fastinit._models.history import keep_known, still_known
 from fastinit._models.loaded import check_state_dict
 from fastinit._models.names import NamedTensors, Pattern, named_tensors
 from fastinit._models.placing import Given, move, take_memory_back
@@ -286,7 +287,9 @@ def _fill_in(
         move(found.recorder, found.result, device or twins.device, dtype)
         return ops
 
-    complete(request, run, undo, moves)
+    known = still_known(tensors.parameters.values())
+    found = complete(request, run, undo, moves)
+    keep_known(known, found.result.untouched)
 
 
 def _warn(request: Request, tensors: NamedTensors) -> None:

@@ -176,7 +176,11 @@ def finish(
     here: dict[str, str] = {}
     if request.rename.changes:
         here = {request.rename(n): n for n in (*result.parameters, *result.buffers)}
-    done = [(op, ref, here.get(name, name)) for op, ref, name in settled.named_ops()]
+    done = [
+        (op, ref, here.get(name, name))
+        for op, ref, name in settled.named_ops()
+        if not (spared and _is_spared(ref, spared))
+    ]
     regions = {n: refs[n].region for n in result.parameters if n in refs}
     history = History(regions, result.applied, done, recorder.log, missing)
     for op in ops if spared else ():
@@ -188,7 +192,8 @@ def finish(
     with _bar(nbytes_of(ops), request.progress) as written:
         settled.finish(ops, written)
     _put_back(recorder, spared)
-    history.note(result.parameters)
+    left = {one.name for one in result.untouched if one.name not in missing}
+    history.note({n: one for n, one in result.parameters.items() if n not in left})
     recorder.let_go()
 
 
@@ -197,7 +202,7 @@ def _tell_observers(done: Iterable[tuple[Op, Ref, str]], named: Mapping[str, Nam
     for op, _, name in done:
         if op.key is not None and name in named and not is_sharded(named[name].tensor):
             numbers = op.numbers if op.fill is None else op.fill.args
-            tell_observers(named[name].tensor, op.label, tuple(numbers), op.key)
+            tell_observers(named[name].tensor, op.function, tuple(numbers), op.key)
 
 
 def _is_spared(ref: Ref, spared: Mapping[Storage, Sequence[Region]]) -> bool:

@@ -284,13 +284,14 @@ class Twins:
         """Tell of draws into twins, on every rank, whatever it holds of them."""
         if not OBSERVERS:
             return
-        sharded = {storage: self._twins[name].sharded for name, storage in storages.items()}
+        drawn = {n: t for n, t in self._twins.items() if not t.fixed and t.value is None}
+        sharded = {storages[name]: twin.sharded for name, twin in drawn.items()}
         for op in recorded:
             if op.key is None:
                 continue
             for ref in op.writes:
                 if ref.storage in sharded:
-                    tell_observers(sharded[ref.storage], op.label, tuple(op.numbers), op.key)
+                    tell_observers(sharded[ref.storage], op.function, tuple(op.numbers), op.key)
 
     def _source(self, name: str, twin: Twin) -> Tensor:
         """Give what is to become the shard's values."""

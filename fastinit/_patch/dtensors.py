@@ -15,9 +15,12 @@ from typing import Any
 import torch
 
 import fastinit.init as fast
+from fastinit._distributed.fill import OBSERVERS, tell_observers
 from fastinit._distributed.part import part_of, written
+from fastinit._distributed.store import digest
 from fastinit._patch.scope import current, draw, torch_only
 from fastinit._patch.stubs import code_calling
+from fastinit._recording.seeded import default_generator
 from fastinit._recording.sharding import full_sized
 
 MODULE = "torch.distributed.tensor"
@@ -71,6 +74,10 @@ def draw_whole(
     name = getattr(function, "__name__", "patch")
     part = part_of(tensor, name)
     with torch.no_grad(), torch._C.DisableTorchFunction():
+        seen: int | None = None
+        if OBSERVERS and part.local.device.type in ("cpu", "cuda"):
+            generator = kwargs.get("generator") or default_generator(part.local.device)
+            seen = int(digest(generator.get_state().tolist()), 16)
         full = full_sized(tensor).to(part.local.device)
         function(full, *args, **kwargs)
         for view, offset in part.views():
@@ -79,4 +86,7 @@ def draw_whole(
                 held = held.narrow(dim, first, length)
             view.copy_(held)
     written(tensor)
+    if seen is not None:  # what it drew from, in place of a key
+        numbers = [x for x in (*args, *kwargs.values()) if isinstance(x, (int, float))]
+        tell_observers(tensor, name, tuple(numbers), seen)
     return tensor

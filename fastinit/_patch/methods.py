@@ -15,6 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import fastinit.init as fast
+from fastinit._distributed.fill import OBSERVERS, tell_observers
 from fastinit._patch.dtensors import draw_whole
 from fastinit._patch.scope import (
     Scope,
@@ -294,7 +295,12 @@ class NamingMode(PatchMode):
             scope.slices.refuse_to_name(args[0])
             with torch._C.DisableTorchFunction():
                 named = scope.named(args[0])
-        return drawn() if named is None else drawn_by_torch(named, drawn)
+        if named is None:
+            return drawn()
+        if OBSERVERS and not is_dtensor(args[0]):  # of those into shards `draw_whole` tells
+            numbers = [x for x in (*args[1:], *given.values()) if isinstance(x, (int, float))]
+            tell_observers(args[0], func.__name__, tuple(numbers), int(named.key))
+        return drawn_by_torch(named, drawn)
 
 
 # Those that change no call but draws, and look at initialisers only to make these.

@@ -72,6 +72,7 @@ class Calls(Waiting):
             reads,
             numbers=[x for x in args[1:] if isinstance(x, (int, float))],  # no tensor lives longer
             overwrites=kind.overwrites,
+            operator=name_of(func),
         )
         partly: Spans | None = None
         marks = self._marks(reads, tensors) if missing and kind.pointwise and not draws else None

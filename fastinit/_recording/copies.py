@@ -74,6 +74,7 @@ def copied(ops: Sequence[Op], of: Region, to: Ref) -> list[Op]:
             run=op.run,
             shards=op.shards,
             together=op.together,
+            operator=op.operator,
             draw=op.draw,
             key=op.key,
             ran=False,

@@ -118,6 +118,7 @@ class Op:
 
     Attributes:
         label: what to call it in a report.
+        operator: its name, if the label is another's: a rule's, say.
         numbers: what it was given, for a report.
         reads: what it needs the values of.
         writes: what it gives values to.
@@ -141,6 +142,7 @@ class Op:
         "key",
         "label",
         "numbers",
+        "operator",
         "original",
         "overwrites",
         "position",
@@ -165,6 +167,7 @@ class Op:
         run: Callable[[torch.Tensor, int | None], Any] | None = None,
         shards: bool = False,
         together: bool = False,
+        operator: str = "",
         draw: Any = None,
         key: int | None = None,
         ran: bool = True,
@@ -179,12 +182,18 @@ class Op:
         self.run = run
         self.shards = shards
         self.together = together
+        self.operator = operator
         self.draw = draw
         self.original: Op | None = None
         self.position = 0
         self.key = key
         self.ran = ran
         self.read = read
+
+    @property
+    def function(self) -> str:
+        """What it was done by, whatever it is called in a report."""
+        return self.fill.distribution if self.fill is not None else self.operator or self.label
 
     @property
     def ancestors(self) -> Iterator[Op]:

@@ -35,6 +35,14 @@ def _device_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
     return found or torch.device("cpu")
 
 
+def default_generator(device: torch.device) -> Generator:
+    """Give the generator of a CPU or a CUDA device that torch draws from if it is given none."""
+    if device.type == "cpu":
+        return torch.default_generator
+    found: Generator = torch.cuda.default_generators[device.index or 0]
+    return found
+
+
 def seeded(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: int) -> Any:
     """Run an operator that draws under a key, whatever it takes one by."""
     if func.namespace == "fastinit":
@@ -48,10 +56,7 @@ def seeded(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: int) -
         generator = Generator(device)
         generator.manual_seed(word)
         return keyed(*args, **{**kwargs, "generator": generator})
-    index = device.index or 0
-    default = (
-        torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[index]
-    )
+    default = default_generator(device)
     with _lock:
         before = default.get_state()
         default.manual_seed(word)

@@ -288,6 +288,7 @@ class Waiting(Values):
                 run=run,
                 shards=ours,
                 together=together,
+                operator=name_of(func),
                 draw=self._next_draw() if key is None else None,
                 key=key,
                 ran=False,

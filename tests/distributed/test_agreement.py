@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from support.fake_ranks import as_rank, as_rank_of
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import fastinit
 from fastinit._distributed.fill import OBSERVERS
+from fastinit._distributed.part import TensorShard
 from fastinit._models.noted import Call, Named, mismatch
 
 CALL = Call("normal_", "weight", "(2, 3)", "torch.float32", "(0.0, 1.0)", "of a key")
@@ -65,6 +71,14 @@ def test_without_a_process_group_there_is_nothing_to_compare() -> None:
     assert not OBSERVERS
 
 
+def test_one_cannot_be_entered_twice_at_once() -> None:
+    check = fastinit.check_ranks()
+    for _ in range(2):
+        with check, pytest.raises(RuntimeError, match="is entered already; make another"), check:
+            pass
+    assert not OBSERVERS
+
+
 def drawn(*calls: Call) -> list[Named]:
     return [Named("", call) for call in calls]
 
@@ -93,3 +107,85 @@ def test_what_one_key_may_be_for() -> None:
     tied, again = CALL._replace(parameter="head.weight"), (CALL, CALL)
     other = CALL._replace(key="of another", function="zeros_")
     assert mismatch([drawn(CALL), drawn(tied), drawn(*again), drawn(other), drawn()]) is None
+
+
+# ---- what it is told of --------------------------------------------------------------------------
+
+
+@contextmanager
+def told() -> Iterator[list[tuple[tuple[int, ...], str, tuple[Any, ...], int]]]:
+    """List draws: into what shape, by which function, its numbers and key."""
+    found: list[tuple[tuple[int, ...], str, tuple[Any, ...], int]] = []
+
+    def note(tensor: Any, name: str, numbers: tuple[Any, ...], key: int) -> None:
+        if not isinstance(tensor, TensorShard):  # as `check_ranks` does
+            found.append((tuple(tensor.shape), name, numbers, key))
+
+    OBSERVERS.append(note)
+    try:
+        yield found
+    finally:
+        OBSERVERS.remove(note)
+
+
+@pytest.fixture(params=["plain", "sharded"])
+def layer(request: pytest.FixtureRequest) -> Iterator[torch.nn.Module]:
+    made = torch.nn.Linear(4, 6)
+    with as_rank(1, 2):
+        if request.param == "sharded":
+            made = fully_shard(made, mesh=init_device_mesh("cpu", (2,)))
+        yield made
+
+
+def test_what_is_skipped_is_not_drawn(layer: torch.nn.Module) -> None:
+    for skipped, drawn_there in (("bias", (6, 4)), ("weight", (6,))):
+        with told() as found:
+            fastinit.initialize_(layer, key=0, skip=skipped)
+        assert [shape for shape, *_ in found] == [drawn_there]
+
+
+def test_what_is_loaded_is_not_drawn(layer: torch.nn.Module) -> None:
+    with told() as found:
+        fastinit.materialize(layer.to("meta"), key=0, state_dict={"bias": torch.ones(6)})
+    assert [shape for shape, *_ in found] == [(6, 4)]
+
+
+def test_rules_are_told_by_what_they_draw_by(layer: torch.nn.Module) -> None:
+    rules: dict[str, Callable[..., Any]] = {
+        "normal_": lambda w: fastinit.normal_(w),
+        "uniform_": lambda w: fastinit.uniform_(w),
+        "bernoulli_": lambda w: w.bernoulli_(),
+        "exponential_": lambda w: w.exponential_(),
+        "orthogonal_": lambda w: fastinit.orthogonal_(w),
+    }
+    for function, rule in rules.items():
+        with told() as found:
+            fastinit.initialize_(layer, {"weight": rule, "default": None}, key=0, skip="bias")
+        assert [name for _, name, *_ in found] == [function]
+
+
+def test_torchs_own_draws_into_dtensors_are_told_of() -> None:
+    keys = []
+    for rank, seed in ((0, 0), (1, 0), (1, 5)):
+        with as_rank_of((2,), rank) as mesh:
+            made = fully_shard(torch.nn.Linear(4, 6), mesh=mesh)
+            torch.manual_seed(seed)
+            with told() as found, fastinit.patch(), torch.no_grad():
+                made.weight.bernoulli_(0.25)
+                made.weight.exponential_()
+            assert [(name, numbers) for _, name, numbers, _ in found] == [
+                ("bernoulli_", (0.25,)),
+                ("exponential_", ()),
+            ]
+            keys.append([key for *_, key in found])
+    assert keys[0] == keys[1]
+    assert not set(keys[0]) & set(keys[2])
+    assert len(set(keys[0])) == 2
+
+
+def test_torchs_own_draws_by_name_are_told_of() -> None:
+    made = torch.nn.Linear(4, 6)
+    with told() as found, fastinit.patch(key=3, module=made), torch.no_grad():
+        made.weight.bernoulli_(0.25)
+    key = fastinit.Key(3).fold_in("weight").fold_in(0)
+    assert found == [((6, 4), "bernoulli_", (0.25,), int(key))]

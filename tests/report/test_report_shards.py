@@ -76,6 +76,34 @@ def test_a_shard_that_is_a_wrong_draw_is_said() -> None:
             assert any(flag.startswith(said) for name, flag in found if name == "weight"), found
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_of_what_was_skipped_nothing_is_expected(sharded: bool) -> None:
+    with as_rank(1, 2):
+        layer: Any = nn.Linear(64, 64)
+        if sharded:
+            fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+        with torch.no_grad():
+            layer.weight.detach().mul_(50)
+        fastinit.initialize_(layer, key=0, skip="weight")
+        report = fastinit.report(layer)
+        assert report.flags == {}
+        assert [row.expected is None for row in report.parameters] == [True, False]
+        # Unless it is known from before.
+        fastinit.initialize_(layer, key=0)
+        fastinit.initialize_(layer, key=1, skip="weight")
+        report = fastinit.report(layer)
+        assert report.flags == {}
+        assert all(row.expected is not None for row in report.parameters)
+
+
+def test_of_what_materialize_leaves_it_is_known_what_was() -> None:
+    layer = fastinit.initialize_(nn.Linear(64, 64), key=0)
+    layer.bias = nn.Parameter(torch.empty(64, device="meta"))
+    report = fastinit.report(fastinit.materialize(layer, key=1))
+    assert report.flags == {}
+    assert [row.rule for row in report.parameters] == ["kaiming_uniform_", "uniform_"]
+
+
 # ---- all ranks -----------------------------------------------------------------------------------
 
 
