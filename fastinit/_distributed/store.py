@@ -30,6 +30,13 @@ def digest(values: Any) -> str:
     return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest()
 
 
+def is_fake_group() -> bool:
+    """Whether the default process group is torch's fake one, whose other ranks are nowhere."""
+    from torch import distributed
+
+    return str(distributed.get_backend()) == "fake"
+
+
 class Store:
     """torch.distributed's default store, for one meeting of ranks.
 
@@ -37,11 +44,19 @@ class Store:
         purpose: what meets: a function's name.
         timeout: how many seconds to wait for a rank.
         ranks: which ranks come, if these are not all; each has to come equally often.
+
+    Raises:
+        RuntimeError: if there are no other ranks.
     """
 
     def __init__(self, purpose: str, timeout: float, ranks: Sequence[int] = ()) -> None:
         from torch import distributed
 
+        if is_fake_group():
+            raise RuntimeError(
+                f"fastinit.{purpose}: the process group is torch's fake one, which has no other "
+                "ranks to ask"
+            )
         find: Any = distributed.distributed_c10d._get_default_store
         self._store: Any = find()
         self._timeout = timeout

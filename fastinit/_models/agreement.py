@@ -12,7 +12,7 @@ from torch import nn
 
 from fastinit._distributed.fill import OBSERVERS, is_sharded
 from fastinit._distributed.part import TensorShard
-from fastinit._distributed.store import Store, digest
+from fastinit._distributed.store import Store, digest, is_fake_group
 from fastinit._models.checks import checked_parts
 from fastinit._models.named_memory import NamedMemory, memory_of
 from fastinit._models.names import Pattern
@@ -41,10 +41,10 @@ class check_ranks:
       same on purpose.
 
     It goes through the store of the default process group, not through collectives, and waits no
-    longer than its time limit, so it never hangs. Without a process group there is nothing to
-    compare. What `fastinit.shard` describes is not compared: nothing says which ranks share it.
-    Nor are draws without a key into tensors of one rank, those in graphs of torch.compile, and
-    constants.
+    longer than its time limit, so it never hangs. Without a process group, or with torch's fake
+    one, there is nothing to compare. What `fastinit.shard` describes is not compared: nothing says
+    which ranks share it. Nor are draws without a key into tensors of one rank, those in graphs of
+    torch.compile, and constants.
 
     Args:
         module: the module, or its parts that are here. Without it DTensors have shapes alone in
@@ -59,11 +59,11 @@ class check_ranks:
             no mapping from patterns to process groups.
         ValueError: if `timeout` is not positive, or more than a year; if `distinct` is given
             without `module`.
-        RuntimeError: on entering, if it is entered already. On leaving, if ranks disagree, or agree where they should not; it names them,
-            the call, the parameter and what differs. Also if a rank has not come there within the
-            time limit, or has left with an exception, which are named, too; and if nothing was
-            drawn that a pattern of `distinct` matches. An exception from inside comes through as it
-            is.
+        RuntimeError: on entering, if it is entered already. On leaving, if ranks disagree, or agree
+            where they should not; it names them, the call, the parameter and what differs. Also if
+            a rank has not come there within the time limit, or has left with an exception, which
+            are named, too; and if nothing was drawn that a pattern of `distinct` matches. An
+            exception from inside comes through as it is.
 
     Examples:
         >>> with fastinit.patch(), fastinit.check_ranks(model):
@@ -146,6 +146,8 @@ class check_ranks:
         OBSERVERS.remove(self._note)
         self._memory = None
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        if is_fake_group():
             return
         store = Store("check_ranks", self._timeout)
         if exc_value is not None:

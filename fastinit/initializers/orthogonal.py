@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from fastinit._compiled import orthogonal_many_op, orthogonal_op
-from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.fill import check_placements, is_sharded
 from fastinit._distributed.orthogonal import together
 from fastinit._distributed.structured import delta_orthogonal
 from fastinit._fallback import handled, refuse
@@ -178,26 +178,20 @@ def orthogonal_many_(
     factors = [as_double(value, "gain") for value in gains]
     beyond = _beyond(batch_dims, method, "orthogonal_many_")
     at_once: dict[torch.device, list[int]] = {}
-    alone = []
-    for k, tensor in enumerate(listed):
-        if handled(tensor, DTYPES) and not distributed:
-            at_once.setdefault(tensor.device, []).append(k)
-        else:
-            alone.append(k)
-    if not distributed:
-        for k in alone:
-            if not is_sharded(listed[k]):
-                refuse("orthogonal_", listed[k], given[k], DTYPES, beyond)
-    for numbers in at_once.values():
-        orthogonal_many_op(
-            [listed[k] for k in numbers],
-            [factors[k] for k in numbers],
-            batch_dims,
-            method,
-            keys=None if keys is None else [given[k]["key"] for k in numbers],
-            generator=generator,
-        )
-    for k in alone:
+
+    def fill_together() -> None:
+        for numbers in at_once.values():
+            orthogonal_many_op(
+                [listed[k] for k in numbers],
+                [factors[k] for k in numbers],
+                batch_dims,
+                method,
+                keys=None if keys is None else [given[k]["key"] for k in numbers],
+                generator=generator,
+            )
+        at_once.clear()
+
+    def fill_alone(k: int) -> None:
         orthogonal_(
             listed[k],
             gains[k],
@@ -207,7 +201,39 @@ def orthogonal_many_(
             method=method,
             distributed=distributed,
         )
+
+    if not distributed:
+        for k, tensor in enumerate(listed):
+            if not (handled(tensor, DTYPES) or is_sharded(tensor)):
+                refuse("orthogonal_", tensor, given[k], DTYPES, beyond)
+    sharded = any(map(is_sharded, listed)) and not distributed
+    if sharded:
+        for tensor, factor in zip(listed, factors, strict=True):
+            _check(tensor, factor, batch_dims, method)
+    last = []
+    for k, tensor in enumerate(listed):
+        if handled(tensor, DTYPES) and not distributed:
+            at_once.setdefault(tensor.device, []).append(k)
+        elif sharded and is_sharded(tensor):
+            if keys is None:  # those before it draw theirs first, as on one process
+                fill_together()
+            fill_alone(k)
+        else:
+            last.append(k)
+    fill_together()
+    for k in last:
+        fill_alone(k)
     return listed
+
+
+def _check(tensor: Tensor, gain: float, batch_dims: int, method: Method) -> None:
+    """Refuse what the operator would refuse of this size, before others are filled."""
+    if is_sharded(tensor):
+        check_placements("orthogonal_", tensor)
+    elif not handled(tensor, DTYPES):
+        return
+    example = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    orthogonal_op(example, gain, batch_dims, method, key=0)
 
 
 def delta_orthogonal_(

@@ -71,6 +71,17 @@ def test_without_a_process_group_there_is_nothing_to_compare() -> None:
     assert not OBSERVERS
 
 
+def test_with_the_fake_process_group_there_is_nothing_to_compare() -> None:
+    with as_rank_of((2,), 1) as mesh:
+        layer = fully_shard(torch.nn.Linear(2, 2), mesh=mesh)
+        with fastinit.check_ranks(layer, distinct={"nothing": None}):
+            fastinit.initialize_(layer, key=0)
+        with pytest.raises(
+            RuntimeError, match=r"fastinit.report: the process group is .* fake one"
+        ):
+            fastinit.report(layer, distributed=True)
+
+
 def test_one_cannot_be_entered_twice_at_once() -> None:
     check = fastinit.check_ranks()
     for _ in range(2):

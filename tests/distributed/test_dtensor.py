@@ -145,6 +145,35 @@ def test_lists_of_matrices() -> None:
             assert same_bits(got, want[3:])
 
 
+def test_lists_of_matrices_draw_keys_in_their_order() -> None:
+    whole = [torch.zeros(size) for size in ((6, 4), (4, 4), (2, 3), (6, 4))]
+    torch.manual_seed(3)
+    fastinit.orthogonal_many_(whole)
+    after = torch.get_rng_state()
+    with as_rank_of((2,), 1) as mesh:
+        shards = [dtensor(torch.zeros(3, 4), (6, 4), mesh, [Shard(0)]) for _ in range(2)]
+        plain = [torch.zeros(4, 4), torch.zeros(2, 3)]
+        torch.manual_seed(3)
+        fastinit.orthogonal_many_([shards[0], *plain, shards[1]])
+    assert torch.equal(torch.get_rng_state(), after)
+    got = [shards[0]._local_tensor, *plain, shards[1]._local_tensor]
+    for one, want in zip(got, [whole[0][3:], *whole[1:3], whole[3][3:]], strict=True):
+        torch.testing.assert_close(one, want, atol=1e-6, rtol=0)
+
+
+def test_lists_with_a_wrong_matrix_are_left_alone() -> None:
+    with as_rank_of((2,), 1) as mesh:
+        shard = dtensor(torch.zeros(3, 4), (6, 4), mesh, [Shard(0)])
+        summed = dtensor(torch.zeros(6, 4), (6, 4), mesh, [Partial()])
+        vector = dtensor(torch.zeros(3), (6,), mesh, [Shard(0)])
+        plain = torch.zeros(4, 4)
+        wrong = ((ValueError, vector), (ValueError, torch.zeros(3)), (NotImplementedError, summed))
+        for error, last in wrong:
+            with no_randomness(), pytest.raises(error, match="orthogonal_: argument 'tensor'"):
+                fastinit.orthogonal_many_([plain, shard, last])
+            assert not plain.any() and not shard._local_tensor.any()
+
+
 def test_batches_fill_shards() -> None:
     want = fastinit.normal_(torch.empty(6, 4), key=KEY)
     with as_rank_of((2,), 1) as mesh, fastinit.batch():
