@@ -16,8 +16,8 @@ from fastinit._recording.graph import Ref, Storage
 from fastinit._recording.memory import Memory, is_real, tensors_in
 
 # Not a number in any of the types that NumPy has, and the same after arithmetic: whoever leaves
-# something else there has written it.
-_POISON = -0x00050006  # 0xfffafffa
+# something else there has written it. As integers its halves are 32763, which tables hardly hold.
+_POISON = 0x7FFB7FFB
 _WORDS = {2: torch.int16, 4: torch.int32}  # in which it is told, by their bytes
 _ZERO = torch.zeros(1, dtype=torch.int8)
 

@@ -69,6 +69,15 @@ def test_the_last_byte_may_be_written_for_itself(way: Way) -> None:
     assert same_bits(materialize(lambda: _Buffer(make), key=KEY).tensor, make())
 
 
+def test_small_numbers_in_two_bytes_are_values() -> None:
+    def make() -> Tensor:
+        tensor = torch.empty(512, dtype=torch.int16)
+        tensor.numpy()[:] = range(-256, 256)
+        return tensor
+
+    assert same_bits(materialize(lambda: _Buffer(make), key=KEY).tensor, make())
+
+
 def _unwritten(tensor: Tensor) -> Tensor:
     return tensor
 
