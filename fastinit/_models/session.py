@@ -82,15 +82,16 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
             break
     if found is None:
         found = _run_once(request, run, undo, table, waits)
-    if not found.settled.right:
-        warnings.warn(
-            f"fastinit.{request.where}: what initialisers of {type(found.result.module).__name__} "
-            "draw depends on what they have drawn before, in a way that names do not settle; their "
-            "values depend on the order of modules",
-            UserWarning,
-            stacklevel=4,
-        )
     try:
+        if not found.settled.right:  # who has warnings raised gets the module as it was, too
+            warnings.warn(
+                f"fastinit.{request.where}: what initialisers of "
+                f"{type(found.result.module).__name__} draw depends on what they have drawn "
+                "before, in a way that names do not settle; their values depend on the order of "
+                "modules",
+                UserWarning,
+                stacklevel=4,
+            )
         missing = _unwritten(found.refs, found.result)
         _check_written(missing, request, found.result)
     except BaseException:

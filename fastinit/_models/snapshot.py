@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from types import FunctionType, ModuleType
+from types import FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import torch
@@ -33,8 +34,44 @@ def _is_torchs_own(value: Any) -> bool:
     return str(type(value).__module__).startswith("torch.distributed.")
 
 
+def _slots_of(value: Any) -> tuple[tuple[str, MemberDescriptorType], ...]:
+    """List what holds the attributes of an object that are not in its `__dict__`.
+
+    Those of `__slots__`, and what a `functools.partial` or a bound method is made of.
+    """
+    kind: Any = type(value)
+    return _slots_of_class(kind)
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots_of_class(kind: Any) -> tuple[tuple[str, MemberDescriptorType], ...]:
+    return tuple(
+        (name, slot)
+        for base in kind.__mro__
+        for name, slot in vars(base).items()
+        if type(slot) is MemberDescriptorType
+    )
+
+
+def _in_slots(value: Any) -> Iterator[tuple[str, Any]]:
+    for name, slot in _slots_of(value):
+        try:
+            yield name, slot.__get__(value)
+        except AttributeError:  # nothing is in it
+            continue
+
+
+def _put_in_slots(value: Any, held: Mapping[str, Any]) -> None:
+    now = dict(_in_slots(value))
+    for name, slot in _slots_of(value):
+        if name in held and now.get(name) is not held[name]:
+            slot.__set__(value, held[name])
+        elif name in now and name not in held:
+            slot.__delete__(value)
+
+
 def inside(value: Any) -> Iterator[tuple[str, Any]]:
-    """List what a container, a function or an object of a class of Python's holds."""
+    """List what a container, a function or another object holds."""
     if isinstance(value, dict):
         yield from ((str(key), item) for key, item in list(value.items()))
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
@@ -48,40 +85,63 @@ def inside(value: Any) -> Iterator[tuple[str, Any]]:
                 continue
         yield from (("", item) for item in (*cells, *(value.__defaults__ or ())))
     elif isinstance(value, weakref.ref):
-        yield "()", value()
-    elif not isinstance(value, (*_ATOMS, *_SHARED, Tensor, nn.Module)) and not _is_torchs_own(
-        value
-    ):
+        held = value()
+        if not isinstance(held, nn.Module):  # which is somebody else's
+            yield "()", held
+    if _has_attributes(value):
         yield from list(getattr(value, "__dict__", {}).items())
+        yield from _in_slots(value)
+
+
+_APART = (*_ATOMS, *_SHARED, Tensor, nn.Module, FunctionType, weakref.ref)
+
+
+def _has_attributes(value: Any) -> bool:
+    """Whether this is an object whose attributes may be a module's."""
+    return not isinstance(value, _APART) and not _is_torchs_own(value)
+
+
+def _parts_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """List what a module holds, its parameters, buffers and children under their own names."""
+    for name, value in vars(module).items():
+        yield from list(value.items()) if name in _TABLES else [(name, value)]
+    yield from _in_slots(module)
 
 
 def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module, Tensor]]:
     """Find the tensors that modules hold otherwise than as parameters and buffers.
 
-    They may be in lists, dicts, objects and closures, and have the name of the way there.
+    They may be in lists, dicts, objects, closures and modules that are nobody's children, and have
+    the name of the way there.
     """
     seen: set[int] = set()
+    family = {*modules_of(module)}
     for path, owner in named_modules(module, prefix):
         # Most of what modules hold is numbers, and tables of hooks without any.
         waiting = [
-            (a, v)
-            for a, v in vars(owner).items()
+            (a, owner, v)
+            for a, v in (*vars(owner).items(), *_in_slots(owner))
             if (kind := type(v)) not in _ATOMS_SET
             and (kind not in _PLAIN or v)
             and a not in _TABLES
         ]
         waiting.reverse()
         while waiting:
-            way, value = waiting.pop()
+            way, holder, value = waiting.pop()
             if isinstance(value, _ATOMS) or id(value) in seen:
                 continue
             seen.add(id(value))
             if isinstance(value, Tensor):
-                yield f"{path}.{way}".removeprefix("."), owner, value
+                yield f"{path}.{way}".removeprefix("."), holder, value
                 continue
+            parts = inside(value)
+            if issubclass(type(value), nn.Module):
+                if value in family or not family.isdisjoint(modules_of(value)):
+                    continue  # what this one is a part of
+                holder, parts = value, _parts_of(value)
             found = [
-                (f"{way}.{a}" if a else way, item)
-                for a, item in inside(value)
+                (f"{way}.{a}" if a else way, holder, item)
+                for a, item in parts
                 if type(item) not in _ATOMS_SET
             ]
             waiting += reversed(found)
@@ -96,12 +156,13 @@ _NO_HOOKS: Mapping[Any, Any] = {}
 class _TensorState:
     """A tensor as it was: which memory it is on, what hangs on it."""
 
-    __slots__ = ("after", "data", "grad", "hooks", "marks", "requires_grad", "tensor")
+    __slots__ = ("after", "data", "grad", "hooks", "is_leaf", "marks", "requires_grad", "tensor")
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.data = tensor.data
-        self.grad = tensor.grad if tensor.is_leaf else None
+        self.is_leaf = tensor.is_leaf
+        self.grad = tensor.grad if self.is_leaf else None
         self.requires_grad = tensor.requires_grad
         self.marks = vars(tensor).copy()
         hooks, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
@@ -117,6 +178,8 @@ class _TensorState:
         """Put all of it back; what is to be its gradient has to be on its own memory again."""
         self.put_on_memory()
         tensor = self.tensor
+        if self.is_leaf and not tensor.is_leaf:
+            tensor.detach_()
         if tensor.is_leaf:
             if tensor.grad is not self.grad:
                 tensor.grad = self.grad
@@ -203,12 +266,15 @@ class Snapshot:
         self._containers: list[Any] = []
         self._held: list[Any] = []  # by each of these
         self._empty: list[Any] = []
+        self._in_slots: list[tuple[Any, dict[str, Any]]] = []
         self._tensors: dict[int, _TensorState] = {}
         self._gradients: list[_TensorState] = []
         self._on_meta: list[_TensorState] = []
         self._together: list[tuple[Tensor, Tensor]] = []
         seen: set[int] = set()
         waiting: list[Any] = [module]
+        for one, _ in self._classes:
+            waiting += self._keep_slots(one)
         while waiting:
             for value in self._walk(waiting, seen):
                 kind = type(value)
@@ -221,16 +287,15 @@ class Snapshot:
                 elif isinstance(value, Tensor):
                     if not is_sharded(value):
                         self._keep_tensor(value)
-                elif kind is tuple:
+                elif isinstance(value, (tuple, frozenset)):
                     waiting += value
                 elif kind is FunctionType:
                     waiting += [item for _, item in inside(value)]
-                elif kind not in _ATOMS_SET and not (
-                    isinstance(value, _SHARED) or _is_torchs_own(value)
-                ):
+                if kind not in _ATOMS_SET and kind is not tuple and _has_attributes(value):
                     own = getattr(value, "__dict__", None)
                     if type(own) is dict:
                         waiting.append(own)
+                    waiting += self._keep_slots(value)
 
     def _walk(self, waiting: list[Any], seen: set[int]) -> list[Any]:
         """Keep the plain containers that can be reached, and list what else there is."""
@@ -244,6 +309,13 @@ class Snapshot:
             _ATOMS_SET,
             nn.Module,
         )
+
+    def _keep_slots(self, value: Any) -> Iterable[Any]:
+        if not _slots_of(value):
+            return ()
+        held = dict(_in_slots(value))
+        self._in_slots.append((value, held))
+        return held.values()
 
     def _keep_tensor(self, tensor: Tensor) -> None:
         if tensor.is_meta:  # who gives it memory takes that back
@@ -271,15 +343,21 @@ class Snapshot:
         held: Iterable[Any] = self._held
         if instead:
             held = map(instead.get, map(id, self._containers), self._held)
-        return not any(self._empty) and all(map(extension.holds_same, self._containers, held))
+        return (
+            not any(self._empty)
+            and all(map(extension.holds_same, self._containers, held))
+            and all(_same(dict(_in_slots(value)), held) for value, held in self._in_slots)
+        )
 
     def restore(self) -> None:
         """Put everything back."""
         for module, kind in self._classes:
             if type(module) is not kind:
-                module.__class__ = kind
+                object.__setattr__(module, "__class__", kind)  # the class's own may refuse
         for container in self._empty:
             container.clear()
+        for value, held in self._in_slots:
+            _put_in_slots(value, held)
         with torch.no_grad():
             for container, before in zip(self._containers, self._held, strict=True):
                 _put_back(container, before)

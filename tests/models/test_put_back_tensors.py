@@ -92,6 +92,63 @@ def test_an_error_puts_back_values_gradients_and_classes(change: Callable[[Any],
     assert same_bits(gradient, torch.full((4, 4), 2.0))
 
 
+class _Strict(nn.Module):
+    """Lets nobody set attributes but itself, and fails when initialised, as another class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(2))
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "weight" in self.__dict__.get("_parameters", {}):
+            raise AttributeError(f"nobody sets {name}")
+        super().__setattr__(name, value)
+
+    def reset_parameters(self) -> None:
+        object.__setattr__(self, "__class__", type("_Other", (_Strict,), {}))
+        with torch.enable_grad():
+            self.get_buffer("scale").mul_(self.weight)
+        raise _Fails
+
+
+def test_an_error_puts_back_what_refuses_to_be_set_and_what_came_into_a_graph() -> None:
+    module = _Strict()
+    with pytest.raises(_Fails):
+        initialize_(module, key=KEY)
+    assert type(module) is _Strict
+    scale = module.get_buffer("scale")
+    assert scale.is_leaf
+    assert not scale.requires_grad
+    assert same_bits(scale, torch.ones(2))
+
+
+class _Turns(nn.Module):
+    """Draws for the one or the other, by turns."""
+
+    runs = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+
+    def reset_parameters(self) -> None:
+        _Turns.runs += 1
+        drawn = nn.init.normal_(torch.empty(3))
+        total = drawn.sum()
+        for parameter in (self.one, self.other)[:: 1 if _Turns.runs % 2 else -1]:
+            parameter.copy_(drawn)
+            drawn = total.expand(3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_raised_is_an_error_like_any_other() -> None:
+    module = _Turns()
+    with pytest.raises(UserWarning, match="names do not settle"):
+        initialize_(module, key=KEY)
+    assert all(same_bits(p.detach(), torch.ones(3)) for p in module.parameters())
+
+
 class _Parametrizes(nn.Module):
     """Parametrizes its layer, by what it reads, each time that it is initialised."""
 
