@@ -99,4 +99,6 @@ class Exchanges:
 
     def _restore(self) -> None:
         while self._exchanged:
-            self._exchanged.popitem()[1].undo()
+            function, exchange = next(reversed(self._exchanged.items()))
+            exchange.undo()  # before it is forgotten: there may be an interrupt in between
+            del self._exchanged[function]
