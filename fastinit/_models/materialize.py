@@ -138,8 +138,9 @@ def materialize(
             match one.
         state_dict: what is loaded: parameters and buffers by their names, copied into their places
             instead of drawn. It may be a part of all. A name that there is not is an error.
-        allow_uninitialized: globs or compiled regular expressions; parameters and buffers whose
-            names match may stay uninitialized, to be loaded. Each has to match one.
+        allow_uninitialized: globs or compiled regular expressions; parameters, buffers and tensors
+            that the module holds otherwise (in a list, say: "held.0") whose names match may stay
+            uninitialized, to be loaded. Each has to match one.
         rename: from names in this module to those in the whole model, which keys derive from: a
             mapping (names that it has not stay) or a callable. For experts and pipeline stages that
             are shared out by hand: each rank calls its first one `...0`, and the same name under

@@ -27,13 +27,17 @@ from fastinit._recording.memory import is_real
 from fastinit._recording.recorder import Recorder
 
 
-def _held_on_meta(request: Request, module: nn.Module) -> list[Named]:
-    """Find tensors on the meta device that a module holds otherwise than as parameters."""
+def _held(request: Request, module: nn.Module) -> list[Named]:
+    """Find the tensors that a module holds otherwise than as parameters."""
     return [
         Named(name, tensor, owner, name.rpartition(".")[2])
         for name, owner, tensor in held_tensors(module, request.prefix)
-        if tensor.is_meta and not is_sharded(tensor)
+        if not is_sharded(tensor)
     ]
+
+
+def _held_on_meta(request: Request, module: nn.Module) -> list[Named]:
+    return [one for one in _held(request, module) if one.tensor.is_meta]
 
 
 def _left_alone(request: Request, named: dict[str, Named]) -> dict[str, Named]:
@@ -97,7 +101,9 @@ def initialise_rest(
     on_meta = {n for n, one in named.items() if one.tensor.is_meta} | sharded_on_meta
     if on_meta:
         warn_of_unmade(unmade, request.where)
-        given.extend(give_memory(recorder, [*named.values()], _held_on_meta(request, module)))
+        held = _held_on_meta(request, module)
+        allowed = [one for one in held if matches(one.name, request.allow)]
+        given.extend(give_memory(recorder, [*named.values(), *allowed], held))
         tensors = named_tensors(module, request.prefix)  # some may be other objects
         named = tensors.both
         untouched = {
@@ -129,6 +135,8 @@ def initialise_rest(
     result.untouched = [one for one in result.untouched if one.name not in loaded]
     holders = {**result.parameters, **result.buffers}
     request.rename.check(holders)
+    if request.allow:
+        holders.update({one.name: one for one in _held(request, module)})
     argument = request.argument("allow_uninitialized")
     check_patterns(request.allow, holders, argument, "parameter or buffer")
     return result

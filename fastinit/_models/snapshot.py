@@ -71,7 +71,7 @@ def _put_in_slots(value: Any, held: Mapping[str, Any]) -> None:
 
 
 def inside(value: Any) -> Iterator[tuple[str, Any]]:
-    """List what a container, a function or another object holds."""
+    """List what a container, a function or another object holds; a tensor, as attributes."""
     if isinstance(value, dict):
         yield from ((str(key), item) for key, item in list(value.items()))
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
@@ -83,7 +83,11 @@ def inside(value: Any) -> Iterator[tuple[str, Any]]:
                 cells.append(cell.cell_contents)
             except ValueError:  # not bound yet
                 continue
-        yield from (("", item) for item in (*cells, *(value.__defaults__ or ())))
+        given = *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()
+        yield from (("", item) for item in (*cells, *given))
+        yield from list(vars(value).items())
+    elif type(value) in PLAIN_TYPES:
+        yield from list(vars(value).items())
     elif isinstance(value, weakref.ref):
         held = value()
         if not isinstance(held, nn.Module):  # which is somebody else's
@@ -125,6 +129,10 @@ def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
             and (kind not in _PLAIN or v)
             and a not in _TABLES
         ]
+        for table in (owner._parameters, owner._buffers):
+            for attribute, tensor in table.items():
+                if type(tensor) in PLAIN_TYPES and (marks := vars(tensor)):
+                    waiting += [(f"{attribute}.{a}", owner, v) for a, v in marks.items()]
         waiting.reverse()
         while waiting:
             way, holder, value = waiting.pop()
@@ -133,7 +141,6 @@ def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
             seen.add(id(value))
             if isinstance(value, Tensor):
                 yield f"{path}.{way}".removeprefix("."), holder, value
-                continue
             parts = inside(value)
             if issubclass(type(value), nn.Module):
                 if value in family or not family.isdisjoint(modules_of(value)):
@@ -273,13 +280,18 @@ class Snapshot:
         self._together: list[tuple[Tensor, Tensor]] = []
         seen: set[int] = set()
         waiting: list[Any] = [module]
-        for one, _ in self._classes:
-            waiting += self._keep_slots(one)
+        kinds: set[Any] = {kind for _, kind in self._classes}
+        slotted = {kind for kind in kinds if _slots_of_class(kind)}
+        for one, kind in self._classes if slotted else ():
+            if kind in slotted:
+                waiting += self._keep_slots(one)
         while waiting:
             for value in self._walk(waiting, seen):
                 kind = type(value)
                 if kind in PLAIN_TYPES:
                     self._keep_tensor(value)
+                    if marks := vars(value):
+                        waiting += marks.values()
                 elif isinstance(value, _CONTAINERS):
                     self._containers.append(value)
                     self._held.append(copy := _copy(value))

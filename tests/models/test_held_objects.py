@@ -34,6 +34,7 @@ class _Child(nn.Module):
     def __init__(self, tensor: Tensor) -> None:
         super().__init__()
         self.tensor = nn.Parameter(tensor)
+        vars(self.tensor).update(vars(tensor))
 
 
 class _InSlot(nn.Module):
@@ -46,12 +47,28 @@ def _module_with_slot(tensor: Tensor) -> nn.Module:
     return module
 
 
+def _marked(value: Any, tensor: Tensor) -> Any:
+    value.mark = tensor
+    return value
+
+
+def _with_keyword(tensor: Tensor) -> Callable[..., Tensor]:
+    def function(*, given: Tensor = tensor) -> Tensor:
+        return given
+
+    return function
+
+
 _Pair = namedtuple("_Pair", ["tensor", "rest"])
 _HOLDERS: dict[str, Callable[[Tensor], Any]] = {
     "slots": _Slots,
     "namedtuple": lambda tensor: _Pair(tensor, 0),
     "partial": lambda tensor: functools.partial(torch.add, other=tensor),
     "method": lambda tensor: _Slots(tensor).bound,
+    "attribute of a tensor": lambda tensor: [_marked(torch.zeros(2), tensor)],
+    "attribute of a parameter": lambda tensor: [_Child(_marked(torch.zeros(2), tensor))],
+    "keyword": _with_keyword,
+    "attribute of a function": lambda tensor: _marked(_with_keyword(torch.zeros(2)), tensor),
     "module in a list": lambda tensor: [_Child(tensor)],
     "module's slot": lambda tensor: [_module_with_slot(tensor)],
 }
@@ -68,7 +85,7 @@ class _Holds(nn.Module):
 
 @pytest.mark.parametrize("holder", _HOLDERS.values(), ids=_HOLDERS)
 def test_what_objects_hold_has_to_be_written(holder: Callable[[Tensor], Any]) -> None:
-    with pytest.raises(ValueError, match=r"writes held\.\S* \(attribute\)"):
+    with pytest.raises(ValueError, match=r"writes held\S* \(attribute\)"):
         materialize(lambda: _Holds(holder, lambda: torch.empty(3)), key=KEY)
 
 
@@ -76,7 +93,7 @@ def test_what_objects_hold_has_to_be_written(holder: Callable[[Tensor], Any]) ->
 def test_nothing_that_they_hold_stays_on_the_meta_device(holder: Callable[[Tensor], Any]) -> None:
     with torch.device("meta"):
         module = _Holds(holder, lambda: torch.empty(3))
-    with pytest.raises(ValueError, match=r"writes held\.\S* \(attribute\)"):
+    with pytest.raises(ValueError, match=r"writes held\S* \(attribute\)"):
         materialize(module, key=KEY)
 
 
@@ -143,3 +160,34 @@ def test_an_error_puts_back_what_objects_hold() -> None:
 
 def test_a_further_run_finds_what_objects_held() -> None:
     assert initialize_(_Changes(False), key=KEY).state.count == 1
+
+
+class _Marks(nn.Module):
+    """Hangs something on its parameter, as what trains with gradients of its own does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.weight.mark = torch.empty(3)  # type: ignore[attr-defined]
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+
+def test_what_hangs_on_a_parameter_has_to_be_written() -> None:
+    with pytest.raises(ValueError, match=r"writes weight\.mark \(attribute\)"):
+        materialize(_Marks, key=KEY)
+    with torch.device("meta"):
+        module = _Marks()
+    with pytest.raises(ValueError, match=r"writes weight\.mark \(attribute\)"):
+        materialize(module, key=KEY)
+
+
+@pytest.mark.parametrize("on_meta", [True, False])
+def test_what_a_module_holds_otherwise_may_be_left_to_be_loaded(on_meta: bool) -> None:
+    with torch.device("meta" if on_meta else "cpu"):
+        given: Any = _Marks() if on_meta else _Marks
+    made: Any = materialize(given, key=KEY, allow_uninitialized="weight.mark")
+    assert not made.weight.mark.is_meta
+    with pytest.raises(ValueError, match=r"'weight\.other' matches no"):
+        materialize(_Marks, key=KEY, allow_uninitialized="weight.other")
