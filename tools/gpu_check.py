@@ -210,6 +210,8 @@ def run(stage: Stage, limit: float, log: Path) -> dict[str, Any]:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # Whoever runs this in the background has it ignored; a stage is to end by it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         for wait, number in ((limit, signal.SIGINT), (GRACE_S, signal.SIGKILL), (60.0, None)):
             try:
