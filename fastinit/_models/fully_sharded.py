@@ -1,4 +1,4 @@
-"""What FSDP2 keeps of the parameters of a module, and memory for shards."""
+"""What FSDP2 keeps of the parameters of a module and has put on it, and memory for shards."""
 
 from __future__ import annotations
 
@@ -52,7 +52,17 @@ def refer_to_shards(module: nn.Module, changed: Container[int]) -> None:
                 parameter.reset_sharded_param()
 
 
-class Unhooked(NamedTuple):
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+class _Unhooked(NamedTuple):
     """Hooks that have been taken out of a table of a module.
 
     Attributes:
@@ -74,27 +84,43 @@ class Unhooked(NamedTuple):
         self.table.update(now)
 
 
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_hooks",
-    "_state_dict_pre_hooks",
-    "_state_dict_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
+class Unwrapped:
+    """Modules without what torch's parallelism has put on them, for as long as initialisers run.
 
+    These ask for the classes that modules had before, as transformers does, and call modules, whose
+    hooks would meet full tensors where they look for shards.
+    """
 
-def without_hooks(module: nn.Module) -> list[Unhooked]:
-    """Take out the hooks by which torch's parallelism looks after parameters and activations."""
-    found = []
-    for owner in modules_of(module):
-        for table in filter(None, map(vars(owner).get, _HOOKS)):
-            out = {k: hook for k, hook in table.items() if _is_of_torchs_parallelism(hook)}
-            if out:
-                found.append(Unhooked(table, {**table}, out))
-                for key in out:
-                    del table[key]
-    return found
+    def __init__(self) -> None:
+        self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
+        self._hooks: list[_Unhooked] = []
+
+    def unwrap(self, module: nn.Module) -> None:
+        """Take it off a module and all below it."""
+        for owner in fully_sharded(module):
+            self._classes.append((owner, type(owner)))
+            owner.__class__ = type(owner).__mro__[2]  # the first two are what FSDP2 has put first
+        for owner in modules_of(module):
+            for table in filter(None, map(vars(owner).get, _HOOKS)):
+                out = {k: hook for k, hook in table.items() if _is_of_torchs_parallelism(hook)}
+                if out:
+                    self._hooks.append(_Unhooked(table, {**table}, out))
+                    for key in out:
+                        del table[key]
+
+    def put_back(self) -> None:
+        """Put it on again."""
+        for owner, kind in self._classes:
+            owner.__class__ = kind
+        self._classes.clear()
+        for hooks in self._hooks:
+            hooks.put_back()
+        self._hooks.clear()
+
+    @property
+    def tables(self) -> list[dict[int, Any]]:
+        """The tables that hold something else meanwhile."""
+        return [hooks.table for hooks in self._hooks]
 
 
 def _is_of_torchs_parallelism(hook: Any) -> bool:

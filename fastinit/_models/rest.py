@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fastinit._distributed.fill import is_sharded
+from fastinit._models.held import held_tensors
 from fastinit._models.names import (
     Named,
     NamedTensors,
@@ -21,7 +22,6 @@ from fastinit._models.recording import recording
 from fastinit._models.request import Request, Result
 from fastinit._models.session import run_initialisers
 from fastinit._models.sharded import Twins
-from fastinit._models.snapshot import held_tensors
 from fastinit._models.unmade import made_in_spite_of_meta, warn_of_unmade
 from fastinit._recording.memory import is_real
 from fastinit._recording.recorder import Recorder

@@ -14,6 +14,7 @@ from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._fills.region import Region
 from fastinit._models import module_methods
 from fastinit._models import rules as _rules
+from fastinit._models.held import held_tensors
 from fastinit._models.history import History
 from fastinit._models.names import (
     Named,
@@ -24,7 +25,6 @@ from fastinit._models.names import (
 from fastinit._models.notes import note
 from fastinit._models.recording import recording
 from fastinit._models.request import Request, Result
-from fastinit._models.snapshot import held_tensors
 from fastinit._patch.fork import Fork
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.naming import Names

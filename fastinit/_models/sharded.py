@@ -18,18 +18,16 @@ from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._distributed.part import part_of, written
 from fastinit._fills.region import Region
 from fastinit._models.fully_sharded import (
-    Unhooked,
-    fully_sharded,
+    Unwrapped,
     offloaded,
     refer_to_shards,
     with_memory,
-    without_hooks,
 )
+from fastinit._models.held import held_tensors
 from fastinit._models.names import Named, NamedTensors, named_tensors
 from fastinit._models.placing import Given, exchange, wants_dtype
 from fastinit._models.session import Run
 from fastinit._models.sharded_ops import copied, divided, zeroed
-from fastinit._models.snapshot import held_tensors
 from fastinit._models.tree import modules_of
 from fastinit._models.twin import Twin, check_fixed, misplaced, take_marks
 from fastinit._recording.graph import Op, Storage
@@ -70,8 +68,7 @@ class Twins:
         self.named = {n: one for n, one in named.both.items() if is_sharded(one.tensor)}
         self._twins: dict[str, Twin] = {}
         self._given: list[Given] = []
-        self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
-        self._hooks: list[Unhooked] = []
+        self._unwrapped = Unwrapped()
         # Buffers that are sums over ranks: where they are set to zero, each rank's part is.
         self._sums = {n for n in named.buffers if n in self.named and _is_sum(self.named[n].tensor)}
         self._parts = {
@@ -93,13 +90,7 @@ class Twins:
             kept: the names of those that are to do so unless all of them is overwritten.
         """
         self._twins.clear()
-        for owner in fully_sharded(self._module):
-            self._classes.append((owner, type(owner)))
-            # That of before: initialisers may ask for it, as transformers does. The first two are
-            # what FSDP2 has put before it.
-            owner.__class__ = type(owner).__mro__[2]
-        # Nor may its hooks, and those of tensor parallelism, meet twins in a call.
-        self._hooks += without_hooks(self._module)
+        self._unwrapped.unwrap(self._module)
         for name, named in self.named.items():
             tensor, made = self._twin_of(name, named.tensor)
             grad = tensor.requires_grad
@@ -114,7 +105,7 @@ class Twins:
 
     def tables(self) -> dict[int, dict[Any, Any]]:
         """Copy the tables of modules that hold something else meanwhile, by their ids."""
-        tables: list[dict[Any, Any]] = [hooks.table for hooks in self._hooks]
+        tables: list[dict[Any, Any]] = [*self._unwrapped.tables]
         tables += [table for twin in self._twins.values() for table, _ in twin.places]
         return {id(table): table.copy() for table in tables}
 
@@ -176,12 +167,7 @@ class Twins:
         for given in reversed(self._given):
             given.undo()
         self._given.clear()
-        for owner, kind in self._classes:
-            owner.__class__ = kind
-        self._classes.clear()
-        for hooks in self._hooks:
-            hooks.put_back()
-        self._hooks.clear()
+        self._unwrapped.put_back()
         for name, twin in self._twins.items():
             twin.named = self.named[name]
             if twin.current() is not twin.sharded:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import (
 
 import fastinit
 from support.fake_ranks import as_rank
+from support.sharded_models import WAYS, Mixed
 
 WORLD = 4
 
@@ -39,3 +40,13 @@ class Holder(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight)
+
+
+def plain() -> nn.Module:
+    model: Any = Mixed()
+    model.experts.reset_parameters()
+    return model
+
+
+def sharded_when_initialised(way: str) -> nn.Module:
+    return WAYS[way](plain(), WORLD)
