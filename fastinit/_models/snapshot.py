@@ -215,7 +215,7 @@ class Snapshot:
         return (state.tensor for state in self._tensors.values())
 
     def is_unchanged(self, instead: Mapping[int, Any]) -> bool:
-        """Whether it is known that all objects hold what they did; tensors may be on other memory.
+        """Whether it is known that modules and containers hold what they did, on whatever memory.
 
         It is not known of sets, deques and classes of somebody's own that hold something.
 
@@ -225,11 +225,7 @@ class Snapshot:
         held: Iterable[Any] = self._held
         if instead:
             held = map(instead.get, map(id, self._containers), self._held)
-        return (
-            not any(self._empty)
-            and all(map(extension.holds_same, self._containers, held))
-            and all(_same(dict(in_slots(value)), held) for value, held in self._in_slots)
-        )
+        return not any(self._empty) and all(map(extension.holds_same, self._containers, held))
 
     def restore(self) -> None:
         """Put everything back."""

@@ -123,17 +123,12 @@ class HugePages:
             self._left -= size
             self._promised[untyped._cdata] = untyped.data_ptr(), size
 
-    def gone(self, address: int) -> None:
-        """Note that there is a storage no more."""
-        if self._promised and self._promised.pop(address, None) is not None:
-            self._left = None
-
     def end(self) -> None:
         """Note that nothing of what has been announced is written any more."""
         self._promised.clear()
 
     def touched(self, address: int, alive: Callable[[], torch.UntypedStorage | None]) -> None:
-        """Note that a storage is written from now on, and nothing guards it any more.
+        """Note that a storage is gone, or is written from now on, and nothing guards it any more.
 
         Args:
             address: of the storage.

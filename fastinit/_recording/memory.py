@@ -91,7 +91,7 @@ class Memory:
         for storage in young:
             if not storage.is_alive:
                 self._storages.pop(storage.address, None)  # a batch has forgotten what was read
-                self.huge_pages.gone(storage.address)
+                self.huge_pages.touched(storage.address, storage.alive)
                 storage.pending.clear()
                 storage.forget()
         self._large[begin:] = [storage for storage in young if storage.is_alive]

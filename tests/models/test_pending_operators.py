@@ -315,6 +315,21 @@ def test_what_an_initialiser_adds_has_to_be_written() -> None:
         fastinit.initialize_(Model(2, 3), key=KEY)
 
 
+@pytest.mark.parametrize("make", [lambda: nn.Parameter(torch.randn(3)), lambda: nn.Linear(2, 2)])
+def test_what_an_initialiser_adds_is_initialised(make: Callable[[], Any]) -> None:
+    class Model(nn.Linear):
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            self.extra = make()
+
+    model = fastinit.initialize_(Model(2, 3), key=KEY)
+    added = dict(model.named_parameters()).keys() - {"weight", "bias"}
+    assert added
+    for name in added:
+        row = next(row for row in fastinit.report(model).parameters if row.name == name)
+        assert row.rule, name
+
+
 def test_an_initialiser_may_be_of_one_module_alone() -> None:
     def set_to_two() -> None:
         with torch.no_grad():

@@ -162,7 +162,7 @@ def test_slow_ones_are_wanted_no_more(asked: list[int], slow: dict[int, bool]) -
     assert slow[-1] == 1  # fast: there is no need to look at another
     _touch(asks, storages[1])
     assert slow[-1] == 3  # it was slow, and the next was not
-    asks.gone(storages[2]._cdata)
+    asks.touched(storages[2]._cdata, lambda: None)  # it has gone
     assert slow[-1] == 3
     assert asks.is_timed
     assert not asked
