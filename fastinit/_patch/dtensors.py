@@ -19,6 +19,7 @@ from fastinit._distributed.fill import OBSERVERS, tell_observers
 from fastinit._distributed.part import part_of, written
 from fastinit._distributed.store import digest
 from fastinit._patch.scope import current, draw, torch_only
+from fastinit._patch.slices import is_dtensor
 from fastinit._patch.stubs import code_calling
 from fastinit._recording.seeded import default_generator
 from fastinit._recording.sharding import full_sized
@@ -70,15 +71,25 @@ def _substitute(function: FunctionType) -> CodeType | None:
 def draw_whole(
     function: Callable[..., Any], tensor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Have a method of torch's draw into the full tensor, and keep what is here of it."""
+    """Have a method of torch's draw into the full tensor, and keep what is here of it.
+
+    Raises:
+        NotImplementedError: if what is here cannot be told, or another argument is a DTensor.
+    """
     name = getattr(function, "__name__", "patch")
+    for other in (*args, *kwargs.values()):
+        if is_dtensor(other):
+            raise NotImplementedError(
+                f"fastinit.patch: {name} of a DTensor takes the full tensor of what it draws by, "
+                f"and got a DTensor of shape {tuple(other.shape)}; pass its full_tensor()"
+            )
     part = part_of(tensor, name)
     with torch.no_grad(), torch._C.DisableTorchFunction():
         seen: int | None = None
         if OBSERVERS and part.local.device.type in ("cpu", "cuda"):
             generator = kwargs.get("generator") or default_generator(part.local.device)
             seen = int(digest(generator.get_state().tolist()), 16)
-        full = full_sized(tensor).to(part.local.device)
+        full = full_sized(tensor, part.local.device)
         function(full, *args, **kwargs)
         for view, offset in part.views():
             held = full

@@ -57,15 +57,15 @@ class _Full(NamedTuple):
     barrier: tuple[Storage, Op] | None = None
 
 
-def full_sized(sharded: Any) -> Tensor:
-    """Give memory of the full size, on the CPU, which is not to be touched.
+def full_sized(sharded: Any, device: torch.device | str = "cpu") -> Tensor:
+    """Give memory of the full size, which costs address space until it is touched, on the CPU.
 
     Raises:
-        RuntimeError: if there is no address space for it.
+        RuntimeError: if there is none for it.
     """
     dtype, size = sharded.dtype, sharded.shape
     stride = _compact(size, sharded.stride())
-    return torch.empty_strided(size, stride, dtype=dtype, device="cpu")
+    return torch.empty_strided(size, stride, dtype=dtype, device=device)
 
 
 @functools.lru_cache(maxsize=1 << 12)

@@ -13,7 +13,7 @@ from support.sharded_models import wrong_in
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import fastinit
@@ -148,3 +148,21 @@ def test_draws_of_torchs_own_into_sums_are_refused() -> None:
         mesh = init_device_mesh("cpu", (2,))
         with pytest.raises(NotImplementedError, match=r"fastinit.bernoulli_: .* sums over ranks"):
             DTensor.from_local(torch.ones(4), mesh, [Partial()]).bernoulli_(0.5)
+
+
+def test_what_torch_draws_by_is_the_full_tensor() -> None:
+    chances = torch.linspace(0, 1, 35).view(7, 5)
+    with fastinit.patch():
+        torch.manual_seed(1)
+        want = torch.empty(7, 5).bernoulli_(chances)
+    with as_rank(1, 4), fastinit.patch():
+        mesh = init_device_mesh("cpu", (4,))
+        weight: Any = distribute_tensor(torch.ones(7, 5), mesh, [Shard(0)], src_data_rank=None)
+        state = torch.get_rng_state()
+        with pytest.raises(NotImplementedError, match=r"bernoulli_ of a DTensor takes the full"):
+            weight.bernoulli_(weight.clone())
+        assert torch.equal(torch.get_rng_state(), state)
+        assert weight.to_local().eq(1).all()
+        torch.manual_seed(1)
+        weight.bernoulli_(chances)
+        assert torch.equal(weight.to_local(), want[2:4])
