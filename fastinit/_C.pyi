@@ -1,7 +1,7 @@
 """The compiled module. Importing it registers ``torch.ops.fastinit``; it minds memory, too."""
 
 from collections.abc import Sequence, Set
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, overload
 
 import torch
 
@@ -12,8 +12,15 @@ def philox4x32(
 ) -> tuple[int, int, int, int]:
     """One Philox4x32-10 block. All words are in [0, 2**32)."""
 
-def fold(key: int, data: int, purpose: Literal["int", "str", "split"], /) -> int:
+_Purpose = Literal["int", "str", "split"]
+
+@overload
+def fold(key: int, data: int, purpose: _Purpose, /) -> int:
     """Derive the key of ``data`` from ``key`` under one purpose. All are in [0, 2**64)."""
+
+@overload
+def fold(key: int, data: int, purpose: _Purpose, data2: int, purpose2: _Purpose, /) -> int:
+    """Derive a key from that again; of more pairs, too."""
 
 def capability() -> str:
     """Name the capability in use: ``"scalar"``, ``"avx2"`` or ``"avx512"``."""
@@ -104,4 +111,21 @@ def holds_same(now: object, before: object, /) -> bool:
     """Whether a list, dict or OrderedDict holds the objects of another in their order.
 
     Of everything else, subclasses of these included, it is not known, and False.
+    """
+
+def tensor_state(
+    tensor: torch.Tensor,
+) -> tuple[
+    torch.Tensor,
+    bool,
+    torch.Tensor | None,
+    bool,
+    dict[str, Any],
+    dict[int, Any] | None,
+    dict[int, Any] | None,
+]:
+    """Give what belongs to the object: a tensor on the same memory, whether it is a leaf.
+
+    Then its gradient if it is one, whether it requires one, and copies of its attributes, hooks,
+    and hooks after the accumulation of gradients; None if there are no hooks.
     """

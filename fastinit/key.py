@@ -255,11 +255,9 @@ def reserve_key(device: torch.device | str | int, generator: Generator | None = 
     return Key(reserve_word(torch.device(device), generator))
 
 
-def fold_word(word: int, data: int | str) -> int:
-    """Do what `Key.fold_in` does, on words in [0, 2**64): for who derives thousands."""
-    if isinstance(data, str):
-        return extension.fold(word, _derivation.digest(data), "str")
-    return extension.fold(word, data, "int")
+def key_of(word: int, name: str, count: int) -> int:
+    """Give `Key(word).fold_in(name).fold_in(count)` as ops take it: for who derives thousands."""
+    return signed(extension.fold(word, _derivation.digest(name), "str", count, "int"))
 
 
 def signed(word: int) -> int:

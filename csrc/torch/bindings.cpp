@@ -31,22 +31,34 @@ py::tuple philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   return py::make_tuple(out.w[0], out.w[1], out.w[2], out.w[3]);
 }
 
-// fold(key, data, purpose), which models ask twice for each weight: a method as CPython has them.
-PyObject* fold(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+// What a word is folded in as; false, with an error set, if this is no purpose.
+bool purpose_of(PyObject* name, Purpose& purpose) {
   constexpr struct {
     const char* name;
     Purpose purpose;
   } kPurposes[] = {{"int", Purpose::FoldInt}, {"str", Purpose::FoldStr}, {"split", Purpose::Split}};
-  if (count != 3 || !PyUnicode_Check(arguments[2]))
-    return PyErr_Format(PyExc_TypeError, "fold: expects a key, a word and a purpose");
-  const auto key = PyLong_AsUnsignedLongLong(arguments[0]);
-  const auto data = PyLong_AsUnsignedLongLong(arguments[1]);
-  if (PyErr_Occurred() != nullptr) return nullptr;
-  for (const auto& [name, purpose] : kPurposes)
-    if (PyUnicode_CompareWithASCIIString(arguments[2], name) == 0)
-      return PyLong_FromUnsignedLongLong(derive(key, data, purpose));
-  return PyErr_Format(PyExc_ValueError, "fold: purpose must be 'int', 'str' or 'split', not %R",
-                      arguments[2]);
+  for (const auto& known : kPurposes)
+    if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, known.name) == 0) {
+      purpose = known.purpose;
+      return true;
+    }
+  PyErr_Format(PyExc_ValueError, "fold: purpose must be 'int', 'str' or 'split', not %R", name);
+  return false;
+}
+
+// fold(key, data, purpose, ...): one or more pairs of a word and a purpose, one after the other.
+// Models ask it for each weight, so it is a method as CPython has them.
+PyObject* fold(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  if (count < 3 || count % 2 == 0)
+    return PyErr_Format(PyExc_TypeError, "fold: expects a key, and pairs of a word and a purpose");
+  auto key = PyLong_AsUnsignedLongLong(arguments[0]);
+  for (Py_ssize_t k = 1; k < count; k += 2) {
+    const auto data = PyLong_AsUnsignedLongLong(arguments[k]);
+    Purpose purpose;
+    if (PyErr_Occurred() != nullptr || !purpose_of(arguments[k + 1], purpose)) return nullptr;
+    key = derive(key, data, purpose);
+  }
+  return PyLong_FromUnsignedLongLong(key);
 }
 
 #define FASTINIT_TEXT(x) FASTINIT_TEXT_(x)
@@ -114,6 +126,7 @@ PyMethodDef methods[] = {method("fold", fold),
                          method("ordinary_layout", ops::ordinary_layout),
                          method("storage_address", ops::storage_address),
                          method("tensor_on", ops::tensor_on),
+                         method("tensor_state", ops::tensor_state),
                          method("walk_held", ops::walk_held),
                          {}};
 

@@ -1,6 +1,8 @@
 #include "torch/held.h"
 
 #include <pybind11/pybind11.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_variable.h>
 
 namespace py = pybind11;
 
@@ -101,6 +103,17 @@ py::object listed(PyObject* table, const char* part) {
   return py::reinterpret_steal<py::object>(view ? PySequence_List(view.ptr()) : nullptr);
 }
 
+// A copy of a tensor's hooks; None if there are none.
+py::object hooks_of(PyObject* tensor, const char* name) {
+  const auto hooks =
+      py::reinterpret_steal<py::object>(PyObject_GenericGetAttr(tensor, py::str(name).ptr()));
+  if (!hooks) throw py::error_already_set();
+  if (hooks.is_none() || py::len(hooks) == 0) return py::none();
+  py::dict copy;
+  if (PyDict_Update(copy.ptr(), hooks.ptr()) != 0) throw py::error_already_set();
+  return copy;
+}
+
 }  // namespace
 
 PyObject* walk_held(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -142,6 +155,26 @@ PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
          PyDict_Next(before, &at_before, &key_before, &value_before))
     same = key == key_before && value == value_before;
   return PyBool_FromLong(same);
+}
+
+PyObject* tensor_state(PyObject*, PyObject* object) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(THPVariable_Check(object), "tensor_state: expects a tensor");
+  const at::Tensor& tensor = THPVariable_Unpack(object);
+  const auto owned = [](PyObject* made) {
+    if (made == nullptr) throw python_error();
+    return py::reinterpret_steal<py::object>(made);
+  };
+  const auto marks = owned(PyObject_GenericGetDict(object, nullptr));
+  const bool is_leaf = tensor.is_leaf();
+  const auto data = owned(THPVariable_Wrap(tensor.variable_data()));
+  const auto grad = is_leaf ? owned(THPVariable_Wrap(tensor.grad())) : py::none();
+  return py::make_tuple(data, is_leaf, grad, tensor.requires_grad(),
+                        owned(PyDict_Copy(marks.ptr())), hooks_of(object, "_backward_hooks"),
+                        hooks_of(object, "_post_accumulate_grad_hooks"))
+      .release()
+      .ptr();
+  END_HANDLE_TH_ERRORS
 }
 
 }  // namespace fastinit::ops

@@ -6,7 +6,8 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -81,31 +82,59 @@ def _method(module: nn.Module, name: str, framework: bool) -> Callable[..., Any]
     return method
 
 
-def _initialisers(tree: Tree, place: int) -> list[Callable[[], Any]]:
-    """List what a module defines for itself, to be called in this order."""
+class _Step(NamedTuple):
+    """A method to be called: without arguments, or for all modules below."""
+
+    name: str
+    for_each: bool = False
+
+
+def _plan(tree: Tree, place: int) -> list[_Step]:
+    """Say which methods initialise a module, in the order in which they are to be called."""
     module, inside, pretrained = tree.modules[place], tree.inside[place], tree.pretrained[place]
-    found: list[Callable[[], Any]] = []
+    found: list[_Step] = []
     names = tree.may_define(module)
     framework = inside or pretrained
     for name in ("reset_parameters", "_reset_parameters"):
         method = _method(module, name, framework) if name in names else None
         if method is not None and _callable_without_arguments(method):
-            found.append(method)
+            found.append(_Step(name))
             break
     if pretrained:
         if not inside:
-            found.append(module.initialize_weights)  # type: ignore[arg-type]
+            found.append(_Step("initialize_weights"))
         return found
     for name in ("init_weights", "_init_weights"):
         method = _method(module, name, framework) if name in names else None
         if method is None:
             continue
         if _callable_without_arguments(method):
-            found.append(method)
+            found.append(_Step(name))
             break
         if name == "_init_weights" and _takes_one_module(method):
-            found.append(functools.partial(module.apply, method))
+            found.append(_Step(name, for_each=True))
             break
+    return found
+
+
+def _initialisers(tree: Tree, place: int) -> list[Callable[[], Any]]:
+    """List what a module defines for itself, to be called in this order."""
+    module = tree.modules[place]
+    of_class: Any = type(module)
+    kind = of_class, tree.inside[place], tree.pretrained[place]
+    plan: list[_Step] | None = None
+    if tree.is_as_its_class(module):
+        plan = tree.plans.get(kind)
+    if plan is None:
+        plan = _plan(tree, place)
+        # Other than functions (properties, say) they may be others for each module.
+        defined = (getattr(of_class, name, None) for name in tree.may_define(module))
+        if tree.is_as_its_class(module) and {*map(type, defined)} <= {FunctionType}:
+            tree.plans[kind] = plan
+    found: list[Callable[[], Any]] = []
+    for name, for_each in plan:
+        method = getattr(module, name)
+        found.append(functools.partial(module.apply, method) if for_each else method)
     return found
 
 

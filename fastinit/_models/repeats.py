@@ -94,22 +94,17 @@ def _kind_of(recorder: Recorder, module: nn.Module, method: FunctionType) -> _Ki
     of_class: Any = type(module)
     kind: list[Any] = [method, of_class, recorder.thread.label]
     kind += map(held.get, _names_read(method, of_class))
-    tensors: list[Tensor] = []
-    storages: list[Storage] = []
-    for table in (module._parameters, module._buffers):
-        if table:
-            for name, tensor in table.items():
-                layout = None
-                if tensor is not None:
-                    layout, storage = extension.ordinary_layout(tensor), recorder.storage_of(tensor)
-                    if layout is None or storage is None or storage.escaped:
-                        return None
-                    if type(tensor) not in PLAIN_TYPES and not is_real(tensor):
-                        return None
-                    tensors.append(tensor)
-                    storages.append(storage)
-                kind += name, layout
-        kind.append(None)
+    held_there = [*module._parameters.values(), *module._buffers.values()]
+    tensors = [tensor for tensor in held_there if tensor is not None]
+    layouts = [*map(extension.ordinary_layout, held_there)]
+    if layouts.count(None) > len(held_there) - len(tensors):
+        return None
+    storages = [s for s in recorder.storages_of(tensors) if s is not None and not s.escaped]
+    if len(storages) < len(tensors):
+        return None
+    if not PLAIN_TYPES.issuperset(map(type, tensors)) and not all(map(is_real, tensors)):
+        return None
+    kind += (*module._parameters, None, *module._buffers, None, *layouts)
     return _Kind(tuple(kind), tensors, storages)
 
 

@@ -234,10 +234,12 @@ def _refs(recorder: Recorder, result: Result) -> dict[str, Ref]:
     """Find the memory of parameters and buffers."""
     refs = {}
     for table in (result.parameters, result.buffers):
-        for name, named in table.items():
-            storage = recorder.storage_of(named.tensor)
+        tensors = [named.tensor for named in table.values()]
+        for name, tensor, storage in zip(
+            table, tensors, recorder.storages_of(tensors), strict=True
+        ):
             if storage is not None:
-                refs[name] = Ref(storage, Region.of(named.tensor))
+                refs[name] = Ref(storage, Region.of(tensor))
     return refs
 
 
@@ -252,8 +254,8 @@ def _names(recorder: Recorder, request: Request, result: Result, refs: dict[str,
             names.there.add(ref, request.rename(name))
     for ref, name in recorder.declared:
         names.before.add(ref, name)
-    for tensor, name in recorder.followed:
-        storage = recorder.storage_of(tensor)
+    storages = recorder.storages_of(tensor for tensor, _ in recorder.followed)
+    for (tensor, name), storage in zip(recorder.followed, storages, strict=True):
         if storage is not None and storage not in names.there:
             names.before.add(Ref(storage, Region.of(tensor)), name)
     loose = [

@@ -157,7 +157,7 @@ class Twins:
         twin.value = value
         storage = recorder.storage_of(twin.tensor)
         if storage is not None:
-            storage.written.add_region(Region.of(twin.tensor))
+            storage.write(Region.of(twin.tensor))
         return True
 
     # ---- when they have run ----------------------------------------------------------------------

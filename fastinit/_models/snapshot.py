@@ -27,8 +27,6 @@ from fastinit._models.held import (
 from fastinit._models.tree import modules_of
 from fastinit._tensors import PLAIN_TYPES, copy_values, is_put_together
 
-_NO_HOOKS: Mapping[Any, Any] = {}
-
 
 class _TensorState:
     """A tensor as it was: which memory it is on, what hangs on it."""
@@ -37,14 +35,15 @@ class _TensorState:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
-        self.data = tensor.data
-        self.is_leaf = tensor.is_leaf
-        self.grad = tensor.grad if self.is_leaf else None
-        self.requires_grad = tensor.requires_grad
-        self.marks = vars(tensor).copy()
-        hooks, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
-        self.hooks: Mapping[Any, Any] = dict(hooks) if hooks else _NO_HOOKS
-        self.after: Mapping[Any, Any] = dict(after) if after else _NO_HOOKS
+        (
+            self.data,
+            self.is_leaf,
+            self.grad,
+            self.requires_grad,
+            self.marks,
+            self.hooks,
+            self.after,
+        ) = extension.tensor_state(tensor)
 
     def put_on_memory(self) -> None:
         """Put it on the memory that it was on."""
@@ -75,7 +74,7 @@ class _TensorState:
         ):
             if hooks is not None:
                 hooks.clear()
-                hooks.update(before)
+                hooks.update(before or {})
 
     @property
     def is_moved(self) -> bool:
@@ -162,7 +161,8 @@ class Snapshot:
                     self._keep_tensor(value)
                     if marks := vars(value):
                         waiting += marks.values()
-                elif isinstance(value, CONTAINERS):
+                    continue
+                if isinstance(value, CONTAINERS):
                     self._containers.append(value)
                     self._held.append(copy := _copy(value))
                     waiting += copy.values() if isinstance(copy, dict) else copy

@@ -54,6 +54,7 @@ class Tree:
         first: for each, the number of the first that is below it (or itself).
         inside: for each, whether it is below a model of transformers.
         pretrained: for each, whether it is one.
+        plans: which methods initialise modules of a kind that differ in none of these.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -62,19 +63,25 @@ class Tree:
         self.inside: list[bool] = []
         self.pretrained: list[bool] = []
         self._parent: dict[nn.Module, nn.Module] = {}
+        self.plans: dict[Any, Any] = {}
         self._of_class: dict[type, frozenset[str]] = {}
         self._walk(root)
 
+    def is_as_its_class(self, module: nn.Module) -> bool:
+        """Whether a module has nothing of `INITIALISERS` but what its class defines."""
+        kind: Any = type(module)
+        return kind.__getattr__ is _GETATTR and INITIALISERS.isdisjoint(vars(module))
+
     def may_define(self, module: nn.Module) -> frozenset[str]:
         """Say which of `INITIALISERS` a module may have; `method_of` knows, but takes longer."""
-        kind: Any = type(module)
+        if not self.is_as_its_class(module):
+            return INITIALISERS
+        kind = type(module)
         found = self._of_class.get(kind)
         if found is None:
-            found = INITIALISERS
-            if kind.__getattr__ is _GETATTR:
-                found = frozenset(name for name in INITIALISERS if hasattr(kind, name))
+            found = frozenset(name for name in INITIALISERS if hasattr(kind, name))
             self._of_class[kind] = found
-        return found if INITIALISERS.isdisjoint(vars(module)) else INITIALISERS
+        return found
 
     def _is_pretrained(self, module: nn.Module) -> bool:
         """Whether this is a model of transformers, which initialises all below in its own order."""

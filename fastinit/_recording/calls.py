@@ -166,7 +166,7 @@ class Calls(Waiting):
             elif made and partly is not None:
                 storage.known, storage.written = False, partly
             elif kind.overwrites or made or any(tensor is s for s in saved):
-                storage.written.add_region(ref.region)
+                storage.write(ref.region)
             storage.drawn = storage.drawn or drawn
             storage.escaped = storage.escaped or kind.keeps
         op.writes = writes

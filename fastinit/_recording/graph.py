@@ -25,7 +25,6 @@ class Storage:
         known: whether it held values before it was first met, which count.
         outside: whether there was such memory before.
         followed: whether it was that of a parameter or buffer.
-        written: the bytes that have values, or will have them when nothing is pending.
         drawn: whether values in it depend on a draw.
         poison: what its memory held when somebody got hold of it who may have written there.
         word: in words of how many bytes that is compared.
@@ -33,6 +32,8 @@ class Storage:
 
     __slots__ = (
         "_held",
+        "_only",
+        "_written",
         "address",
         "drawn",
         "escaped",
@@ -44,7 +45,6 @@ class Storage:
         "pending",
         "poison",
         "word",
-        "written",
     )
 
     def __init__(self, tensor: torch.Tensor, *, known: bool) -> None:
@@ -60,7 +60,9 @@ class Storage:
         self.known = known
         self.outside = False
         self.followed = False
-        self.written = Spans()
+        # Of most storages one region is all that is ever written.
+        self._only: Region | None = None
+        self._written: Spans | None = None
         self.drawn = False
         self.poison: torch.Tensor | None = None
         self.word = 4
@@ -93,6 +95,27 @@ class Storage:
         return self._held and not expired(self.address)
 
     @property
+    def written(self) -> Spans:
+        """The bytes that have values, or will have them when nothing is pending."""
+        if self._written is None:
+            self._written = Spans()
+            if self._only is not None:
+                self._written.add_region(self._only)
+                self._only = None
+        return self._written
+
+    @written.setter
+    def written(self, spans: Spans) -> None:
+        self._only, self._written = None, spans
+
+    def write(self, region: Region) -> None:
+        """Count the elements of a region as written."""
+        if self._written is None and (self._only is None or self._only is region):
+            self._only = region
+        else:
+            self.written.add_region(region)
+
+    @property
     def is_full(self) -> bool:
         """Whether every byte has a value, or will have one."""
         untyped = self.alive()
@@ -100,7 +123,9 @@ class Storage:
 
     def has_values(self, region: Region) -> bool:
         """Whether every element of a region has a value, or will have one."""
-        return self.known or region.numel == 0 or self.written.covers_region(region)
+        if self.known or region is self._only or region.numel == 0:
+            return True
+        return self.written.covers_region(region)
 
 
 class Ref:

@@ -65,6 +65,10 @@ class Memory:
         """Find the storage of a tensor; None if it is not among them."""
         return self._storages.get(extension.storage_address(tensor))
 
+    def storages_of(self, tensors: Iterable[Tensor]) -> Iterator[Storage | None]:
+        """Find the storages of several tensors, as `storage_of` does, each when it is asked for."""
+        return map(self._storages.get, map(extension.storage_address, tensors))
+
     def register(self, tensor: Tensor, *, known: bool, lasts: bool = False) -> Storage:
         """Make a tensor's storage one of them.
 
@@ -172,15 +176,13 @@ class Memory:
         """
         refs = [op.writes[0] for op in ops]
         tensors = [ref.storage.tensor(ref.region) for ref in refs]
-        here = [
-            ref.storage for ref, tensor in zip(refs, tensors, strict=True) if tensor is not None
-        ]
         try:
             with torch._C.DisableTorchFunction(), torch.no_grad():
                 self._run(ops, tensors, written)
         except BaseException:
-            for storage in here:
-                self.guard(storage)
+            for ref, tensor in zip(refs, tensors, strict=True):
+                if tensor is not None:
+                    self.guard(ref.storage)
             raise
 
     def _run(

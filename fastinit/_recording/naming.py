@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Op, Ref, Storage
-from fastinit.key import Key, fold_word, signed
+from fastinit.key import Key, key_of
 
 # What a draw is called that nothing with a name depends on.
 UNNAMED = "fastinit: read while building"
@@ -104,8 +104,12 @@ class Names:
 
     def of(self, ref: Ref) -> str | None:
         """Name what holds a region; None if nothing in the storage has a name."""
-        found = self.there.of(ref)
-        return found if found is not None or not self.before else self.before.of(ref)
+        found = self.there.get(ref.storage)
+        if type(found) is tuple:
+            return found[1]
+        if found is not None:
+            return found.of(ref.region)  # type: ignore[union-attr]
+        return self.before.of(ref) if self.before else None
 
     def _found(self, op: Op) -> _Found:
         """Name a draw by the first that has a name of what it copies, or by what else holds it."""
@@ -166,13 +170,13 @@ class Keys:
 
     def __init__(self, key: Key) -> None:
         self._word = int(key)
-        self._names: dict[str, tuple[int, int]] = {}
+        self._counts: dict[str, int] = {}
 
     def next(self, name: str) -> int:
         """Give the next key of a name, in [-2**63, 2**63)."""
-        word, count = self._names.get(name) or (fold_word(self._word, name), 0)
-        self._names[name] = word, count + 1
-        return signed(fold_word(word, count))
+        count = self._counts.get(name, 0)
+        self._counts[name] = count + 1
+        return key_of(self._word, name, count)
 
     def for_draws(self, names: Iterable[tuple[Any, str]]) -> dict[Any, int]:
         """Give each draw its key, in this order."""

@@ -82,7 +82,7 @@ class Recorder(Calls):
             storage = self.register(tensor, known=not anew)
             storage.outside = True
         if storage.outside and not anew:
-            storage.written.add_region(region)
+            storage.write(region)
         self.names.there.add(Ref(storage, region), name)
         self.followed.append((tensor, name))
         storage.followed = True
@@ -95,8 +95,9 @@ class Recorder(Calls):
     def watch(self, tensors: Iterable[Tensor]) -> None:
         """Keep what tensors hold that are there already, to put it back if need be."""
         with self.lock:
-            for tensor in tensors:
-                if self.storage_of(tensor) is None and is_real(tensor) and tensor.numel() > 0:
+            tensors = [*tensors]
+            for tensor, storage in zip(tensors, self.storages_of(tensors), strict=True):
+                if storage is None and is_real(tensor) and tensor.numel() > 0:
                     self.register(tensor, known=True).outside = True
 
     def declare(self, name: str, tensor: Tensor) -> None:

@@ -208,7 +208,7 @@ class Waiting(Values):
         storage = ref.storage
         self._log(op)
         if op.overwrites:
-            storage.written.add_region(ref.region)
+            storage.write(ref.region)
         if draws:
             storage.drawn = True
         self.wait(op, storage)

@@ -19,6 +19,8 @@ from support.reference_stream import FOLD_INT, FOLD_STR, GEN_CPU, SPLIT, philox
 
 import fastinit
 from fastinit import Key
+from fastinit._compiled import extension
+from fastinit.key import key_of
 
 WORD = st.integers(0, 2**64 - 1)
 
@@ -117,6 +119,33 @@ def test_derived_keys_do_not_meet():
     derivations = {key, *key.split(100), *(key.fold_in(i) for i in range(100))}
     derivations |= {key.fold_in(str(i)) for i in range(100)}
     assert len(derivations) == 301
+
+
+@given(WORD, st.text(), st.integers(0, 2**64 - 1))
+def test_the_keys_of_a_name_s_draws(word, name, count):
+    try:
+        expected = Key(word).fold_in(name).fold_in(count)
+    except UnicodeEncodeError:
+        return
+    assert key_of(word, name, count) % 2**64 == int(expected)
+    assert -(2**63) <= key_of(word, name, count) < 2**63
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((1, 2), TypeError),
+        ((1, 2, "int", 3), TypeError),
+        ((1, 2, "of"), ValueError),
+        ((1, 2, "int", 3, None), ValueError),
+        ((1, -2, "int"), OverflowError),
+        ((1, 2, "int", 2**64, "int"), OverflowError),
+        ((1.5, 2, "int"), TypeError),
+    ],
+)
+def test_what_the_extension_folds(arguments, error):
+    with pytest.raises(error):
+        extension.fold(*arguments)
 
 
 @pytest.mark.parametrize("data", [True, 1.5, None, b"name", ("a",), Key(0)])

@@ -186,6 +186,32 @@ def test_parents_come_after_their_children() -> None:
     assert same_bits(module.child.weight.data, plain.weight.data * 2)
 
 
+class _Either(nn.Linear):
+    def __init__(self, value: float) -> None:
+        super().__init__(2, 2)
+        self.value = value
+
+    @property
+    def init_weights(self) -> Any:
+        def fill(module: nn.Module | None = None) -> None:
+            nn.init.constant_(self.weight, self.value)
+
+        return fill if self.value else None
+
+
+def test_methods_that_a_class_gives_some_modules_alone() -> None:
+    module = initialize_(nn.Sequential(_Either(0.0), _Either(1.0), _Either(2.0)), key=3)
+    assert [(layer.weight == k).all().item() for k, layer in enumerate(module)] == [0, 1, 1]
+
+
+def test_methods_that_a_module_has_of_its_own() -> None:
+    module = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    module[1].init_weights = lambda: nn.init.ones_(module[1].weight)
+    module[2].reset_parameters = lambda: [nn.init.zeros_(p) for p in module[2].parameters()]
+    initialize_(module, key=3)
+    assert [(layer.weight == 2 - k).all().item() for k, layer in enumerate(module)] == [0, 1, 1]
+
+
 def test_methods_that_need_arguments_are_their_parents_business() -> None:
     class Child(nn.Linear):
         def init_weights(self, std: float) -> None:

@@ -236,3 +236,30 @@ def test_an_error_takes_off_what_was_hung_on_the_meta_device() -> None:
     assert weight.is_meta
     assert not hasattr(weight, "times")
     assert not weight._backward_hooks
+
+
+class _Hooks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.called: list[str] = []
+        self.weight.register_hook(lambda gradient: self.called.append("first"))
+        self.weight.register_hook(lambda gradient: self.called.append("second"))
+        self.weight.register_post_accumulate_grad_hook(lambda weight: self.called.append("after"))
+
+    def reset_parameters(self) -> None:
+        self.weight._backward_hooks.clear()
+        self.weight._post_accumulate_grad_hooks.clear()
+        self.weight.register_hook(lambda gradient: self.called.append("other"))
+        self.weight.register_post_accumulate_grad_hook(lambda weight: self.called.append("other"))
+        raise _Fails
+
+
+def test_an_error_puts_back_hooks_in_their_order() -> None:
+    module = _Hooks()
+    module.weight.sum().backward()
+    expected, module.called = module.called, []
+    with pytest.raises(_Fails):
+        initialize_(module, key=KEY)
+    module.weight.sum().backward()
+    assert module.called == expected == ["first", "second", "after"]

@@ -238,6 +238,54 @@ def test_a_layer_that_was_read_gets_what_was_read() -> None:
         assert same_bits(module.state_dict()[name], value), name
 
 
+def test_a_layer_whose_memory_numpy_has_is_drawn_at_once() -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(3, 3) for _ in range(3)])
+            weights = [layer.weight.detach().numpy() for layer in self.layers]  # type: ignore
+            for layer in self.layers:
+                layer.reset_parameters()  # type: ignore[operator]
+            self.sums = [float(weight.sum()) for weight in weights]
+
+    module = fastinit.materialize(Reading, key=2)
+    for seen, layer in zip(module.sums, module.layers, strict=True):  # type: ignore[arg-type]
+        assert seen == pytest.approx(float(layer.weight.sum()))  # type: ignore[operator,arg-type]
+
+
+class _Scales(torch.Tensor):
+    scale = 1
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if getattr(func, "__name__", "") == "kaiming_uniform_":
+            with torch._C.DisableTorchFunctionSubclass():
+                result.mul_(cls.scale)
+        return result
+
+
+class _Doubles(_Scales):
+    scale = 2
+
+
+def test_tensors_with_functions_of_their_own_are_asked_each() -> None:
+    def factory(kind: type[Tensor]) -> nn.Module:
+        layers = nn.ModuleList([nn.Linear(3, 3) for _ in range(3)])
+        for layer in layers:
+            weight: Any = layer._parameters["weight"]
+            layer._parameters["weight"] = weight.detach().as_subclass(kind)
+            layer.reset_parameters()  # type: ignore[operator]
+            layer._parameters["weight"] = weight
+        return layers
+
+    doubled = fastinit.materialize(lambda: factory(_Doubles), key=2)
+    plain = fastinit.materialize(lambda: factory(_Scales), key=2)
+    for name, value in plain.state_dict().items():
+        expected = 2 * value if "weight" in name else value
+        assert same_bits(doubled.state_dict()[name], expected), name
+
+
 def test_nothing_is_left_of_the_exchange() -> None:
     code = {m: m.__code__ for m in repeats._METHODS if m is not None}
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""Sets of bytes: against sets of Python's, with regions that are too scattered for intervals."""
+"""Sets of bytes, those of storages, too: against sets of Python's, with scattered regions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from fastinit._fills import region as regions
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
+from fastinit._recording.graph import Storage
 
 
 def _bytes(region: Region) -> set[int]:
@@ -68,3 +69,20 @@ def test_sets_of_bytes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert spans.is_empty == (not held)
         assert {k for k, mark in enumerate(spans.copy().marks(400)) if mark} == held
         spans = spans.copy() if draw.randrange(2) else spans
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_written_of_a_storage(seed: int) -> None:
+    draw = random.Random(seed)
+    several = [_region(draw) for _ in range(3)]
+    storage, expected = Storage(torch.empty(8000), known=False), set()
+    for _ in range(draw.randrange(1, 8)):
+        region = draw.choice(several)
+        if draw.random() < 0.7:
+            storage.write(region)
+            expected |= _bytes(region)
+        else:
+            storage.written.remove_region(region)
+            expected -= _bytes(region)
+        for other in several:
+            assert storage.has_values(other) is (_bytes(other) <= expected)
