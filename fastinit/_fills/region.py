@@ -70,6 +70,11 @@ class Region:
         return math.prod(self.size)
 
     @cached_property
+    def nbytes(self) -> int:
+        """How many bytes they have."""
+        return self.numel * self.dtype.itemsize
+
+    @cached_property
     def span(self) -> tuple[int, int]:
         """The bytes from the first element to the last, as a half-open interval."""
         item = self.dtype.itemsize
@@ -93,7 +98,7 @@ class Region:
     def dense(self) -> bool:
         """Whether every byte of the span belongs to exactly one element."""
         begin, end = self.span
-        return end - begin == self.numel * self.dtype.itemsize and not self.overlaps_itself
+        return end - begin == self.nbytes and not self.overlaps_itself
 
     @cached_property
     def runs(self) -> tuple[tuple[int, int], ...] | None:
@@ -129,6 +134,16 @@ class Region:
     def around(self) -> tuple[tuple[int, int], ...]:
         """The bytes of its elements; those of its span if there are too many intervals."""
         return (self.span,) if self.runs is None else self.runs
+
+    def is_alike(self, other: Region) -> bool:
+        """Whether another has elements in the same places of its own."""
+        return self.size == other.size and self.stride == other.stride
+
+    def moved(self, begin: int, end: int, to: Region) -> tuple[int, int]:
+        """Give the bytes of the elements of one that is alike for those in some bytes of this."""
+        first, item = self.span[0], self.dtype.itemsize
+        low, high = (begin - first) // item, -((first - end) // item)
+        return to.span[0] + low * to.dtype.itemsize, to.span[0] + high * to.dtype.itemsize
 
     def with_dtype(self, dtype: torch.dtype) -> Region:
         """Give the same elements as another type."""

@@ -130,6 +130,12 @@ class Spans:
         spans = (region.span for region in self._scattered or ())
         return any(first < end and begin < last for first, last in spans)
 
+    def within(self, begin: int, end: int) -> list[tuple[int, int]] | None:
+        """List what of an interval is in; None if that is scattered."""
+        if self._scattered or self._marks is not None:
+            return None
+        return self._between(begin, end)
+
     def covers(self, begin: int, end: int) -> bool:
         """Whether all of an interval is in."""
         place = bisect_right(self._starts, begin) - 1

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from torch import nn
 
+from fastinit._fills.by_region import ByRegion
 from fastinit._fills.region import Region
 from fastinit._models.names import Named
-from fastinit._recording.graph import Op, Ref
+from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._tensors import version_of
 
 
@@ -133,53 +134,69 @@ class History:
     """What one `initialize_` or `materialize` did to parameters, worked out when somebody asks.
 
     Args:
-        regions: those of parameters, by name.
+        refs: the memory of parameters, by name.
         applied: the rule of each that has one.
-        done: what wrote to memory with a name and mattered, in order.
+        done: what was written and mattered, in order.
         log: all that was done, what was never computed included.
         unwritten: the names of those without values.
     """
 
     def __init__(
         self,
-        regions: Mapping[str, Region],
+        refs: Mapping[str, Ref],
         applied: Mapping[str, str],
-        done: Sequence[tuple[Op, Ref, str]],
+        done: Sequence[tuple[Op, Ref]],
         log: Sequence[Op],
         unwritten: Set[str],
     ) -> None:
-        self._regions = regions
+        self._refs = refs
         self._applied = applied
         self._done = done
         self._log = log
         self._unwritten = unwritten
 
     @functools.cached_property
+    def _held(self) -> dict[Storage, ByRegion[str]]:
+        """The names of parameters by their memory."""
+        found: dict[Storage, ByRegion[str]] = {}
+        for name, ref in self._refs.items():
+            held = found.setdefault(ref.storage, ByRegion())
+            if ref.region.numel > 0 and held.get(ref.region) is None:
+                held.put(ref.region, name)
+        return found
+
+    def _met(self, ref: Ref) -> list[tuple[Region, str]]:
+        """List the parameters that an operator wrote to."""
+        held = self._held.get(ref.storage)
+        return [] if held is None else held.meeting(ref.region)
+
+    @functools.cached_property
     def _writes(self) -> dict[str, list[Write]]:
         found: dict[str, list[Write]] = {}
-        for op, ref, name in self._done:
-            fill, region = op.fill, ref.region
-            whole = self._regions.get(name)
-            write = Write(
-                op.label,
-                _floats(op.numbers) if fill is None else fill.args,
-                None if fill is None else fill.distribution,
-                region.numel * (2 if region.dtype.is_complex else 1),
-                op.overwrites and whole is not None and region.covers(whole),
-                region.dtype.is_complex,
-            )
-            found.setdefault(name, []).append(write)
+        for op, ref in self._done:
+            fill = op.fill
+            for region, name in self._met(ref):
+                whole = ref.region.covers(region)
+                written = region if whole else ref.region
+                write = Write(
+                    op.label,
+                    _floats(op.numbers) if fill is None else fill.args,
+                    None if fill is None else fill.distribution,
+                    written.numel * (2 if written.dtype.is_complex else 1),
+                    op.overwrites and whole,
+                    ref.region.dtype.is_complex,
+                )
+                if write.whole:
+                    found[name] = []  # the rest of what came before may matter to others
+                found.setdefault(name, []).append(write)
         return found
 
     @functools.cached_property
     def _times(self) -> Counter[str]:
-        names = {ref.storage: name for _, ref, name in self._done if name in self._regions}
         times: Counter[str] = Counter()
         for op in self._log:
-            for ref in op.writes:
-                name = names.get(ref.storage)
-                if name is not None and op.overwrites and ref.region.covers(self._regions[name]):
-                    times[name] += 1
+            for ref in op.writes if op.overwrites else ():
+                times.update(name for region, name in self._met(ref) if ref.region.covers(region))
         return times
 
     def of(self, noted: _Noted, place: tuple[weakref.ref[nn.Module], str]) -> ParameterHistory:

@@ -174,22 +174,23 @@ def finish(
     ops = settled.waiting()
     if spared:
         ops = [op for op in ops if not _is_spared(op.writes[0], spared)]
-    here: dict[str, str] = {}
-    if request.rename.changes:
-        here = {request.rename(n): n for n in (*result.parameters, *result.buffers)}
     done = [
-        (op, ref, here.get(name, name))
-        for op, ref, name in settled.named_ops()
+        (op, ref)
+        for op in settled.ops
+        for ref in op.writes
         if not (spared and _is_spared(ref, spared))
     ]
-    regions = {n: refs[n].region for n in result.parameters if n in refs}
-    history = History(regions, result.applied, done, recorder.log, missing)
+    of_parameters = {n: refs[n] for n in result.parameters if n in refs}
+    history = History(of_parameters, result.applied, done, recorder.log, missing)
+    drawn = [*_drawn(done, settled, request, result)] if OBSERVERS else []
     for op in ops if spared else ():
         if op.writes[0].storage in spared:  # a part of it
             recorder.remember(op.writes[0].storage)
     ops = list(moves(ops))
-    if OBSERVERS:
-        _tell_observers(done, {**result.parameters, **result.buffers})
+    for tensor, op in drawn:
+        numbers = op.numbers if op.fill is None else op.fill.args
+        assert op.key is not None
+        tell_observers(tensor, op.function, tuple(numbers), op.key)
     with _bar(nbytes_of(ops), request.progress) as written:
         settled.finish(ops, written)
     _put_back(recorder, spared)
@@ -198,12 +199,15 @@ def finish(
     recorder.let_go()
 
 
-def _tell_observers(done: Iterable[tuple[Op, Ref, str]], named: Mapping[str, Named]) -> None:
-    """Tell of draws into plain tensors; of those into shards `Twins` has told."""
-    for op, _, name in done:
-        if op.key is not None and name in named and not is_sharded(named[name].tensor):
-            numbers = op.numbers if op.fill is None else op.fill.args
-            tell_observers(named[name].tensor, op.function, tuple(numbers), op.key)
+def _drawn(
+    done: Iterable[tuple[Op, Ref]], settled: Settled, request: Request, result: Result
+) -> Iterator[tuple[Tensor, Op]]:
+    """List the draws into plain tensors; of those into shards `Twins` tells."""
+    named = {request.rename(n): one for n, one in {**result.parameters, **result.buffers}.items()}
+    for op, ref in done:
+        one = named.get(settled.names.of(ref) or "")
+        if op.key is not None and one is not None and not is_sharded(one.tensor):
+            yield one.tensor, op
 
 
 def _is_spared(ref: Ref, spared: Mapping[Storage, Sequence[Region]]) -> bool:
@@ -249,9 +253,11 @@ def _names(recorder: Recorder, request: Request, result: Result, refs: dict[str,
     Other tensors that the module holds are added to the result and to `refs`.
     """
     names = Names()
+    partly = False  # whether parameters leave something of a storage to others
     for name, ref in refs.items():
         if ref.region.numel > 0:
             names.there.add(ref, request.rename(name))
+            partly = partly or ref.region.nbytes < ref.storage.nbytes
     for ref, name in recorder.declared:
         names.before.add(ref, name)
     storages = recorder.storages_of(tensor for tensor, _ in recorder.followed)
@@ -265,13 +271,17 @@ def _names(recorder: Recorder, request: Request, result: Result, refs: dict[str,
         and storage.is_alive
         and (storage.drawn or storage.outside or not storage.is_full)
     ]
-    if loose:
+    if loose or partly:
         for name, owner, tensor in held_tensors(result.module, request.prefix):
             storage = recorder.storage_of(tensor)
-            if storage is not None and storage not in names.there and name not in result.buffers:
-                result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
-                refs[name] = Ref(storage, Region.of(tensor))
-                names.others.add(refs[name], request.rename(name))
+            if storage is None or tensor.numel() == 0 or name in result.buffers:
+                continue
+            ref = Ref(storage, Region.of(tensor))
+            if names.there.meets(ref):
+                continue
+            result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
+            refs[name] = ref
+            names.others.add(ref, request.rename(name))
     return names
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,12 @@ from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
 from fastinit._recording.values import marked, unpoisoned
 from fastinit._recording.waiting import Waiting, name_of
+
+
+def _joined(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Tensor], int]:
+    """Give what `cat` and `stack` lay side by side, and along which dimension."""
+    tensors = args[0] if args else kwargs["tensors"]
+    return tensors, args[1] if len(args) > 1 else kwargs.get("dim", 0)
 
 
 class Calls(Waiting):
@@ -59,13 +65,15 @@ class Calls(Waiting):
                 self.remember(ref.storage)
             if kind.overwrites:
                 forgotten.append((ref, self._overwrite(ref)))
-        missing = any(
-            not self.has_values(ref)
+        lacking = [
+            ref
             for ref in reads
             if not (partial and any(ref.storage is w.storage for w in writes))
             # Memory without values that is given to be written to, beside what is worked on.
             and ref.storage not in beside
-        )
+            and not self.has_values(ref)
+        ]
+        missing = len(lacking) > 0
         drawn = kind.draws or any(ref.storage.drawn for ref in reads)
         op = Op(
             self.thread.label or name_of(func),
@@ -74,8 +82,15 @@ class Calls(Waiting):
             overwrites=kind.overwrites,
             operator=name_of(func),
         )
+        op.elementwise = kind.pointwise
         partly: Spans | None = None
-        marks = self._marks(reads, tensors) if missing and kind.pointwise and not draws else None
+        marks: Tensor | None = None
+        if missing and kind.joins:
+            joined, dim = _joined(args, kwargs)
+            join = torch.stack if op.operator == "stack" else torch.cat
+            marks = join([self._marks_on(tensor) for tensor in joined], dim)
+        elif missing and kind.pointwise and not draws:
+            marks = self._marks(reads, tensors)
         try:
             if draws:
                 op.draw = self._next_draw()
@@ -87,7 +102,8 @@ class Calls(Waiting):
             elif missing and name_of(func) in COPYING:
                 with self._seen(reads):
                     result = func(*args, **kwargs)
-                partly = unpoisoned(result)
+                if all(ref.region.dtype is result.dtype for ref in lacking):
+                    partly = unpoisoned(result)
                 missing = partly is None
             else:
                 result = func(*args, **kwargs)
@@ -96,7 +112,36 @@ class Calls(Waiting):
                 self._remind(ref, ops)
             raise
         self._note(op, kind, written, saved, missing, drawn, result, partly, marks)
+        if op.writes or (op.read and drawn):
+            for one in self._pieces(op, args, kwargs, result) if kind.joins else [op]:
+                self._log(one)
         return result
+
+    def _pieces(self, op: Op, args: Any, kwargs: Mapping[str, Any], result: Tensor) -> list[Op]:
+        """Divide the joining of tensors into what has been done with each."""
+        tensors, dim = _joined(args, kwargs)
+        if op.operator == "stack":
+            parts = result.unbind(dim)
+        else:  # an empty list of numbers may stand beside whatever else
+            tensors = [tensor for tensor in tensors if tensor.dim() == result.dim()]
+            parts = torch.split_with_sizes(result, [t.shape[dim] for t in tensors], dim)
+        pieces = []
+        for tensor, part in zip(tensors, parts, strict=True):
+            storage = self.storage_of(tensor)
+            read = [] if storage is None else [Ref(storage, Region.of(tensor))]
+            write = Ref(op.writes[0].storage, Region.of(part))
+            piece = Op(op.label, read, [write], overwrites=op.overwrites, operator=op.operator)
+            piece.elementwise = True
+            pieces.append(piece)
+        return pieces
+
+    def _marks_on(self, tensor: Tensor) -> Tensor:
+        """Mark the elements of a tensor that have values."""
+        storage = self.storage_of(tensor)
+        refs = [] if storage is None else [Ref(storage, Region.of(tensor))]
+        for ref in refs:
+            self._see(ref.storage, ref.region)
+        return marked(refs, tensor.shape)
 
     def _marks(self, reads: Sequence[Ref], tensors: Sequence[Tensor]) -> Tensor | None:
         """Mark the elements that a pointwise operator makes of elements with values."""
@@ -171,5 +216,3 @@ class Calls(Waiting):
             storage.escaped = storage.escaped or kind.keeps
         op.writes = writes
         op.read = not results and not written
-        if writes or (op.read and drawn):
-            self._log(op)

@@ -79,7 +79,7 @@ def copied(ops: Sequence[Op], of: Region, to: Ref) -> list[Op]:
             key=op.key,
             ran=False,
         )
-        copy.original = op
+        copy.original, copy.elementwise = op, op.elementwise
         made.append(copy)
     return made
 

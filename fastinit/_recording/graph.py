@@ -149,6 +149,7 @@ class Op:
         writes: what it gives values to.
         position: where it stands among all that was done.
         overwrites: whether these do not depend on what was there.
+        elementwise: whether each element that it writes depends on one of each thing it reads.
         fill: what to fill with, if it is a fill.
         run: for what else can wait: `run(tensor, key)` does it to what it writes.
         shards: whether `run` takes what stands for a shard of a tensor, too.
@@ -163,6 +164,7 @@ class Op:
 
     __slots__ = (
         "draw",
+        "elementwise",
         "fill",
         "key",
         "label",
@@ -209,6 +211,7 @@ class Op:
         self.together = together
         self.operator = operator
         self.draw = draw
+        self.elementwise = False
         self.original: Op | None = None
         self.position = 0
         self.key = key
@@ -230,7 +233,11 @@ class Op:
 
 
 def without_dead(
-    ops: Sequence[Op], live: Callable[[Storage], bool], *, looked_at: bool = True
+    ops: Sequence[Op],
+    live: Callable[[Storage], bool],
+    *,
+    looked_at: bool = True,
+    held: Callable[[Storage], Sequence[Region]] | None = None,
 ) -> list[Op]:
     """Keep what the values after the last operator depend on, or somebody has read, in order.
 
@@ -238,6 +245,7 @@ def without_dead(
         ops: in the order in which they were called.
         live: whether somebody may want the values of a storage after the last one.
         looked_at: whether what somebody has read counts, although it is overwritten.
+        held: which regions of such a storage he may want, if not all.
     """
     # Of most storages one fill of them is all there is: what stands for "all but this region" is
     # the region then, until somebody asks for more.
@@ -247,7 +255,9 @@ def without_dead(
         spans = found.get(storage)
         if not isinstance(spans, Spans):
             region = spans
-            spans = found[storage] = Spans(0, _ALL if live(storage) else 0)
+            spans = found[storage] = Spans(0, _ALL if held is None and live(storage) else 0)
+            for one in () if held is None else held(storage):
+                spans.add_region(one)
             if region is not None:
                 spans.remove_region(region)
         return spans
@@ -256,7 +266,7 @@ def without_dead(
     for op in reversed(ops):
         if op.overwrites and len(op.writes) == 1 and not op.reads:
             ref = op.writes[0]
-            if ref.storage not in found and live(ref.storage):
+            if held is None and ref.storage not in found and live(ref.storage):
                 found[ref.storage] = ref.region
                 kept.append(op)
                 continue
@@ -266,11 +276,19 @@ def without_dead(
         if not needed:
             continue
         kept.append(op)
+        parts: list[tuple[int, int]] | None = None
+        to = op.writes[0] if op.elementwise and len(op.writes) == 1 else None
+        if to is not None and to.region.dense:
+            parts = wanted(to.storage).within(*to.region.span)
         if op.overwrites:
             for ref in op.writes:
                 wanted(ref.storage).remove_region(ref.region)
         for ref in op.reads:
-            wanted(ref.storage).add_around(ref.region)
+            if to is None or parts is None or not to.region.is_alike(ref.region):
+                wanted(ref.storage).add_around(ref.region)
+                continue
+            for begin, end in parts:
+                wanted(ref.storage).add(*to.region.moved(begin, end, ref.region))
     return kept[::-1]
 
 

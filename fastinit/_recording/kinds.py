@@ -41,9 +41,9 @@ _PARTIAL = frozenset(
 _CONVERTING = (_aten._to_copy.default, _aten.clone.default, _aten.copy_.default)
 
 # Operators that copy some elements of what they are given.
-COPYING = frozenset(
-    {"cat", "clone", "flip", "gather", "index", "index_select", "repeat", "roll", "stack", "where"}
-)
+COPYING = frozenset({"clone", "flip", "gather", "index", "index_select", "repeat", "roll", "where"})
+# Operators that lay what they are given side by side.
+_JOINING = frozenset({"cat", "stack"})
 
 
 class Way(enum.Enum):
@@ -77,6 +77,7 @@ class Kind(NamedTuple):
         pointwise: whether each element of what it makes depends on one of each argument.
         draws: whether it draws.
         keeps: whether it may keep the address of what it is given.
+        joins: whether it lays tensors side by side.
     """
 
     way: Way
@@ -87,6 +88,7 @@ class Kind(NamedTuple):
     pointwise: bool
     draws: bool
     keeps: bool
+    joins: bool
 
 
 @functools.cache
@@ -140,4 +142,7 @@ def kind_of(func: Any) -> Kind:
         way = Way.ELEMENTWISE
     partial = func._schema.name.partition("::")[2] in _PARTIAL
     pointwise = torch.Tag.pointwise in func.tags or func in _CONVERTING
-    return Kind(way, made_of_others(func), mutable, overwrites, partial, pointwise, draws, keeps)
+    joins = func.namespace == "aten" and func._schema.name.partition("::")[2] in _JOINING
+    return Kind(
+        way, made_of_others(func), mutable, overwrites, partial, pointwise, draws, keeps, joins
+    )

@@ -2,63 +2,40 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
+from fastinit._fills.by_region import ByRegion
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
-from fastinit._recording.graph import Op, Ref, Storage
+from fastinit._recording.graph import Ref, Storage
 from fastinit.key import Key, key_of
 
 # What a draw is called that nothing with a name depends on.
 UNNAMED = "fastinit: read while building"
 
 
-_LAST = 1 << 62
-
-
-class _Found(NamedTuple):
-    """A name, and how early what has it was written: the first counts."""
-
-    position: int
-    name: str
-
-
-class _Within:
+class _Within(ByRegion[str]):
     """The names of the regions of one storage."""
 
-    __slots__ = ("_first", "_reach", "_sorted", "_starts")
+    __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._first: dict[Region, str] = {}
-        self._sorted: list[tuple[int, int, str]] | None = None
-        self._starts: Sequence[int] = ()
-        self._reach: Sequence[int] = ()  # the furthest end so far
+        super().__init__()
+        self._known: dict[Region, str] = {}  # what has been asked for, until there are more
 
     def add(self, region: Region, name: str) -> None:
-        self._first.setdefault(region, name)
-        self._sorted = None
+        if self.get(region) is None:
+            self.put(region, name)
+            self._known.clear()
 
     def of(self, region: Region) -> str:
-        """Name what holds a region; the first of the storage if that is not one."""
-        exact = self._first.get(region)
-        if exact is not None:
-            return exact
-        if self._sorted is None:
-            self._sorted = sorted((*r.span, name) for r, name in self._first.items())
-            self._starts = [begin for begin, _, _ in self._sorted]
-            self._reach = list(accumulate((end for _, end, _ in self._sorted), max))
-        low, high = region.span
-        place = bisect_right(self._starts, high - 1)
-        held: list[str] = []
-        while place > 0 and len(held) < 2 and self._reach[place - 1] > low:
-            place -= 1
-            _, end, name = self._sorted[place]
-            if end > low:
-                held.append(name)
-        return held[0] if len(held) == 1 else next(iter(self._first.values()))
+        """Name the first that a region meets; the first of the storage if it meets none."""
+        name = self.get(region) or self._known.get(region)
+        if name is None:
+            met = self.meeting(region)
+            name = self._known[region] = met[0][1] if met else self.first()
+        return name
 
 
 class _Table(dict[Storage, tuple[Region, str] | _Within]):
@@ -77,11 +54,35 @@ class _Table(dict[Storage, tuple[Region, str] | _Within]):
             within.add(ref.region, name)
 
     def of(self, ref: Ref) -> str | None:
-        """Name what holds a region, or else the storage; None if nothing in that has a name."""
+        """Name what a region meets, or else the storage; None if nothing in that has a name."""
         found = self.get(ref.storage)
         if type(found) is tuple:
             return found[1]
         return None if found is None else found.of(ref.region)  # type: ignore[union-attr]
+
+    def meets(self, ref: Ref) -> bool:
+        """Whether some of a region has a name."""
+        found = self.get(ref.storage)
+        if isinstance(found, _Within):
+            return len(found.meeting(ref.region)) > 0
+        spans = Spans()
+        if found is not None:
+            spans.add_region(found[0])
+        return spans.meets_region(ref.region)
+
+    def held(self, storage: Storage) -> list[Region]:
+        """List the regions of a storage that have a name."""
+        found = self.get(storage)
+        if isinstance(found, _Within):
+            return found.regions
+        return [] if found is None else [found[0]]
+
+    def within(self, ref: Ref) -> list[tuple[Region, str]]:
+        """List the regions with a name that a region meets, and their names."""
+        found = self.get(ref.storage)
+        if isinstance(found, _Within):
+            return found.meeting(ref.region)
+        return [found] if found is not None and self.meets(ref) else []
 
 
 class Names:
@@ -102,67 +103,30 @@ class Names:
         """Whether something that there is in the end has a storage."""
         return storage in self.there or storage in self.others
 
+    def held(self, storage: Storage) -> list[Region]:
+        """List the regions of a storage that something has in the end."""
+        return [*self.there.held(storage), *self.others.held(storage)]
+
+    def _table(self, storage: Storage) -> _Table:
+        return self.there if storage in self.there else self.before
+
+    def meets(self, ref: Ref) -> bool:
+        """Whether some of a region has a name."""
+        return self._table(ref.storage).meets(ref)
+
+    def within(self, ref: Ref) -> list[tuple[Region, str]]:
+        """List the regions with a name that a region meets, and their names."""
+        return self._table(ref.storage).within(ref)
+
     def of(self, ref: Ref) -> str | None:
-        """Name what holds a region; None if nothing in the storage has a name."""
+        """Name what holds a region, or else the storage; None if only others hold it."""
         found = self.there.get(ref.storage)
-        if type(found) is tuple:
-            return found[1]
-        if found is not None:
-            return found.of(ref.region)  # type: ignore[union-attr]
-        return self.before.of(ref) if self.before else None
-
-    def _found(self, op: Op) -> _Found:
-        """Name a draw by the first that has a name of what it copies, or by what else holds it."""
-        named = None
-        for ancestor in op.ancestors:
-            name = self.of(ancestor.writes[0])
-            if name is not None:
-                named = _Found(ancestor.position, name)
-        if named is not None:
-            return named
-        for ref in op.writes:
-            other = self.others.of(ref)
-            if other is not None:
-                return _Found(_LAST, other)
-        return _Found(_LAST + 1, UNNAMED)
-
-    def of_draws(self, ops: Sequence[Op], order: Mapping[Any, int]) -> dict[Any, str]:
-        """Name draws by what they write, or else by what their values first flow into.
-
-        Args:
-            ops: all that matter, in order.
-            order: which draw was the how manieth, by their numbers.
-
-        Returns:
-            The names, by the draws' numbers, in their order.
-        """
-        flows: dict[Storage, tuple[_Found, Region]] = {}
-        found: dict[Any, _Found] = {}
-        for op in reversed(ops):
-            name = None
-            for ref in op.writes:
-                own, flow = self.of(ref), flows.get(ref.storage)
-                if flow is not None and op.overwrites and ref.region.covers(flow[1]):
-                    del flows[ref.storage]  # what was there before flows elsewhere
-                if own is not None:
-                    name = _Found(op.position, own)
-                elif flow is not None:
-                    name = flow[0]
-                if name is not None:
-                    break
-            if op.draw is not None and name is not None and op.original is None:
-                later = found.get(op.draw)
-                found[op.draw] = name if later is None else min(name, later)
-            elif op.draw is not None:
-                known = (self._found(op), name, found.get(op.draw))
-                found[op.draw] = min(k for k in known if k is not None)
-            if name is not None:
-                for ref in op.reads:
-                    if ref.storage not in self.there and ref.storage not in self.before:
-                        known_flow = flows.get(ref.storage)
-                        if known_flow is None or name < known_flow[0]:
-                            flows[ref.storage] = name, ref.region
-        return {draw: found[draw].name for draw in sorted(found, key=order.__getitem__)}
+        if found is None:
+            return self.before.of(ref) if self.before else None
+        # Beside parameters there may be what is held otherwise.
+        if self.others and self.others.meets(ref) and not self.there.meets(ref):
+            return None
+        return found[1] if type(found) is tuple else found.of(ref.region)  # type: ignore[union-attr]
 
 
 class Keys:

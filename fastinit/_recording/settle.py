@@ -6,18 +6,19 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from fastinit._fills.region import Region
-from fastinit._recording.graph import Op, Ref, needed_of, without_dead
+from fastinit._recording.flows import names_of_draws
+from fastinit._recording.graph import Op, needed_of, without_dead
 from fastinit._recording.naming import UNNAMED, Keys, Names
 from fastinit._recording.recorder import Recorder
 
-_HAS_RUN, _WAS_READ = operator.attrgetter("ran"), operator.attrgetter("read")
+_HAS_RUN = operator.attrgetter("ran")
 
 
 class Settled:
     """What a recording amounts to.
 
     Attributes:
+        names: those of memory.
         ops: what matters of what was done, in order.
         keys: of draws, by their numbers.
         right: whether the draws that have run had these keys.
@@ -27,28 +28,20 @@ class Settled:
 
     def __init__(self, recorder: Recorder, names: Names) -> None:
         self._recorder = recorder
-        self._names = names
+        self.names = names
         self.ops = without_dead(recorder.log, names.holds)
         self._keys = Keys(recorder.key)
-        found = names.of_draws(self.ops, recorder.order)
-        # First what the values in the end depend on, then what somebody has only looked at, so that
-        # no look changes a weight.
+        found = names_of_draws(names, self.ops, recorder.order)
+        # Of several of one name first what the values in the end depend on, then what somebody has
+        # only looked at, or may have kept beside it, so that this changes no weight.
         ordered = [*found.items()]
-        if any(map(_WAS_READ, self.ops)):
-            lasting = without_dead(recorder.log, names.holds, looked_at=False)
+        if len({*found.values()}) < len(found):
+            lasting = without_dead(recorder.log, names.holds, looked_at=False, held=names.held)
             lasts = {op.draw for op in lasting if op.draw is not None}
             ordered.sort(key=lambda one: one[0] not in lasts)
         self.keys: dict[Any, int] = self._keys.for_draws(ordered)
         ran = filter(_HAS_RUN, self.ops)
         self.right = all(op.key == self.keys[op.draw] for op in ran if op.draw is not None)
-
-    def named_ops(self) -> Iterable[tuple[Op, Ref, str]]:
-        """List what wrote to memory with a name, and that name."""
-        for op in self.ops:
-            for ref in op.writes:
-                name = self._names.of(ref)
-                if name is not None:
-                    yield op, ref, name
 
     def waiting(self) -> list[Op]:
         """List what is still to be done, with its keys."""
@@ -58,11 +51,11 @@ class Settled:
                 op.key = self.keys[op.draw]
         # Others may hold what the module does not, and what was a parameter's and is so no more.
         for storage in self._recorder.storages():
-            if storage.pending and not self._names.holds(storage) and storage.is_alive:
+            if storage.pending and not self.names.holds(storage) and storage.is_alive:
                 late = needed_of(storage)
                 for op in late:
                     if op.draw is not None and op.key is None:
-                        name = self._names.of(op.writes[0]) or UNNAMED
+                        name = self.names.of(op.writes[0]) or UNNAMED
                         known = self.keys.get(op.draw) or self._recorder.guessed.get(op.draw)
                         op.key = known or self._keys.next(name)
                         self._recorder.guessed[op.draw] = op.key
@@ -79,5 +72,4 @@ class Settled:
 
 def nbytes_of(ops: Iterable[Op]) -> int:
     """Count the bytes that fills will write."""
-    regions: Iterable[Region] = (op.writes[0].region for op in ops if op.fill is not None)
-    return sum(region.numel * region.dtype.itemsize for region in regions)
+    return sum(op.writes[0].region.nbytes for op in ops if op.fill is not None)

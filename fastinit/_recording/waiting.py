@@ -308,18 +308,23 @@ class Waiting(Values):
             return False
         with torch.no_grad():
             func(torch.empty(0, dtype=tensor.dtype), *rest, **kwargs)
-        self._wait(
-            Op(
-                self.thread.label or name_of(func),
-                (ref,),
-                (ref,),
-                numbers=rest,
-                run=lambda tensor, key: func(tensor, *rest, **kwargs),
-                ran=False,
-            ),
-            False,
-        )
+        self._wait_in_place(func, ref, rest, kwargs, self.thread.label or name_of(func))
         return True
+
+    def _wait_in_place(
+        self, func: Any, ref: Ref, rest: tuple[Any, ...], kwargs: dict[str, Any], label: str
+    ) -> None:
+        """Let arithmetic on each element of a region wait."""
+        op = Op(
+            label,
+            (ref,),
+            (ref,),
+            numbers=rest,
+            run=lambda tensor, key: func(tensor, *rest, **kwargs),
+            ran=False,
+        )
+        op.elementwise = True
+        self._wait(op, False)
 
     def _wait_to_copy(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Let a copy of what waits wait, too; say whether it could."""
@@ -369,15 +374,5 @@ class Waiting(Values):
         for op in copied(ops, of, to):
             self._wait(op, op.draw is not None)
         if change is not None:
-            self._wait(
-                Op(
-                    name_of(change),
-                    (to,),
-                    (to,),
-                    numbers=rest,
-                    run=lambda tensor, key: change(tensor, *rest, **kwargs),
-                    ran=False,
-                ),
-                False,
-            )
+            self._wait_in_place(change, to, rest, kwargs, name_of(change))
         return made

@@ -236,6 +236,13 @@ OF_PARTS: dict[str, Callable[[Tensor], Tensor]] = {
     "a short type": lambda w: w.to(torch.bfloat16),
     "a copy of another type": lambda w: w.copy_(w.double()),
     "out= of itself": lambda w: torch.add(w, 1, out=w),
+    "a row more": lambda w: torch.cat([w, torch.ones(1, 6)])[:4],
+    "a row more, of another type": lambda w: torch.cat([w, torch.ones(1, 6).double()])[:4],
+    "columns more, of another type": lambda w: torch.hstack([torch.ones(4, 2).double(), w])[:, 2:],
+    "a list of numbers beside": lambda w: torch.cat([torch.empty(0), w]),
+    "a stack": lambda w: torch.stack([torch.ones(4, 6).double(), w], 1)[:, 1],
+    "out= of joined": lambda w: torch.cat([w, torch.ones(1, 6)], out=torch.empty(5, 6))[:4],
+    "chosen, of another type": lambda w: torch.where(torch.ones(4, 6) > 0, w, w.double()),
 }
 
 

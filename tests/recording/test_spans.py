@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastinit._fills import region as regions
+from fastinit._fills.by_region import ByRegion
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Storage
@@ -86,3 +87,26 @@ def test_what_is_written_of_a_storage(seed: int) -> None:
             expected -= _bytes(region)
         for other in several:
             assert storage.has_values(other) is (_bytes(other) <= expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_meets_a_region(seed: int) -> None:
+    draw = random.Random(seed)
+    table = ByRegion[int]()
+    expected: dict[frozenset[int], int] = {}  # in the order of their first coming
+    for number in range(40):
+        region = _region(draw)
+        key = frozenset(_bytes(region))
+        if draw.random() < 0.8:
+            table.put(region, number)
+            expected[key] = number
+        elif key in expected:
+            table.remove(region)
+            del expected[key]
+        asked = _region(draw)
+        met = [value for held, value in expected.items() if held & _bytes(asked)]
+        assert [value for _, value in table.meeting(asked)] == met
+        assert table.get(asked) == expected.get(frozenset(_bytes(asked)))
+        assert len(table) == len(expected)
+        if expected:
+            assert table.first() == next(iter(expected.values()))

@@ -64,7 +64,10 @@ def cells(tensor: Tensor) -> Cells:
 
 @dataclass
 class Event:
-    """One operator: the elements that it reads and writes."""
+    """One operator: the elements that it reads and writes.
+
+    `each` has what each that it writes is made of, where that is not all that it reads.
+    """
 
     reads: Cells
     writes: Cells
@@ -72,6 +75,19 @@ class Event:
     draw: int | None = None
     known: bool = True  # without a draw, or one whose values do not depend on its key
     root: bool = False
+    each: dict[tuple[int, int], Cells] | None = None
+
+    def made_of(self, cells: set[tuple[int, int]]) -> Cells:
+        """List what it reads of which some of these are made."""
+        if self.each is None:
+            return self.reads
+        return frozenset().union(*(self.each[cell] for cell in self.writes & cells))
+
+    def reach(self, reached: set[tuple[int, int]]) -> Cells:
+        """List what it writes that is made of some of these."""
+        if self.each is None or not self.reads & reached:
+            return self.writes if self.reads & reached else frozenset()
+        return frozenset(cell for cell, made_of in self.each.items() if made_of & reached)
 
 
 @dataclass
@@ -158,12 +174,42 @@ class Operators(DispatchMode):
                 self.log.add(Event(own, cells(each[0]), pure))
         elif writes or ends_here:
             whole = pure or (not written and draw is None)
-            self.log.add(Event(reads, writes, whole or bool(fresh), draw, known, ends_here))
+            if func in (_aten.cat.default, _aten.stack.default):
+                for each in _joined(func, args, fresh[0]):
+                    self.log.add(
+                        Event(frozenset().union(*each.values()), frozenset(each), True, each=each)
+                    )
+                return result
+            each = None if draws else _each(func, args, written or fresh)
+            self.log.add(Event(reads, writes, whole or bool(fresh), draw, known, ends_here, each))
         return result
 
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout is torch.strided
+
+
+def _joined(func: Any, args: Any, made: Tensor) -> list[dict[tuple[int, int], Cells]]:
+    """Tell of each tensor that is laid beside others what is made of its elements."""
+    tensors = args[0]
+    numbers = [torch.full(t.shape, k) for k, t in enumerate(tensors)]
+    which = func(numbers, *args[1:]).flatten().tolist()
+    left = [iter(in_order(t)) for t in tensors]
+    found: list[dict[tuple[int, int], Cells]] = [{} for _ in tensors]
+    for cell, k in zip(in_order(made), which, strict=True):
+        found[k][cell] = frozenset({next(left[k])})
+    return found
+
+
+def _each(func: Any, args: Any, written: list[Tensor]) -> dict[tuple[int, int], Cells] | None:
+    """Tell what each element that is written is made of; None for all that is read."""
+    if len(written) != 1:
+        return None
+    to = in_order(written[0])
+    if torch.Tag.pointwise in func.tags:
+        tensors = [value.expand(written[0].shape) for value in args if _is_tensor(value)]
+        return {c: frozenset(of) for c, *of in zip(to, *map(in_order, tensors), strict=True)}
+    return None
 
 
 def _is_constant(func: Any, args: tuple[Any, ...]) -> bool:
@@ -218,27 +264,34 @@ def _computed(log: Log, final: Cells, looked_at: bool) -> list[Event]:
     for event in reversed(log.events):
         if event.writes & live or (event.root and looked_at):
             found.append(event)
+            reads = event.made_of(live)
             if event.overwrites:
                 live -= event.writes
-            live |= event.reads
+            live |= reads
     return found[::-1]
 
 
-def _name(events: list[Event], names: dict[tuple[int, int], str], first: dict[int, str]) -> Any:
-    """Name the draw that is first of these by where it is written or else what it reaches first."""
+def _name(
+    events: list[Event], names: dict[tuple[int, int], str], first: dict[int, str], final: Cells
+) -> Any:
+    """Name the draw that is first of these by where it is written or else what it reaches first.
+
+    What nobody holds and goes nowhere has the first name of its storage.
+    """
+    beside = None
     reached: set[tuple[int, int]] = set()
     for event in events:
-        if event is events[0] or event.reads & reached:
-            reached |= event.writes
-            held = {names[cell] for cell in event.writes if cell in names}
-            if len(held) == 1:
-                return held.pop()
-            storages = [first[s] for s, _ in sorted(event.writes) if s in first]
-            if storages:
-                return storages[0]
+        writes = event.writes if event is events[0] else event.reach(reached)
+        if writes:
+            reached |= writes
+            held = {names[cell] for cell in writes if cell in names}
+            if held:
+                return next(name for name in names.values() if name in held)
+            storages = [first[s] for s, _ in sorted(writes - final) if s in first]
+            beside = beside or next(iter(storages), None)
         elif event.overwrites:
             reached -= event.writes
-    return None
+    return beside
 
 
 def keys_by_name(log: Log, named: list[tuple[str, Tensor]], final: Cells) -> list[int | None]:
@@ -257,7 +310,7 @@ def keys_by_name(log: Log, named: list[tuple[str, Tensor]], final: Cells) -> lis
         for k, event in enumerate(events):
             if event.draw is None or (event.draw in lasting) is not last:
                 continue
-            name = _name(events[k:], names, first)
+            name = _name(events[k:], names, first, final)
             if name is not None:
                 keys[event.draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
                 count[name] = count.get(name, 0) + 1

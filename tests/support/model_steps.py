@@ -338,6 +338,19 @@ OTHERS: dict[str, tuple[str, str]] = {
     "tie by .data": ("self.p{i} = nn.Parameter({t}.data)", "ties by .data"),
     "tie slots by .data": ("{t}.data = {u}.data", "ties by .data"),
     "tie to the other": ("self.w{i} = {u}", "ties"),
+    "in one vector": (
+        "x = torch.cat([{t}.data.reshape(-1), {u}.data.reshape(-1)]); "
+        "{t}.data, {u}.data = x[:24].view(4, 6), x[24:].view(4, 6)",
+        "flat memory",
+    ),
+    "in one table": (
+        "x = 2 * torch.stack([{t}.data, {u}.data], 1); {t}.data, {u}.data = x[:, 0], x[:, 1]",
+        "flat memory",
+    ),
+    "side by side": (
+        "x = torch.cat([{t}.data, {u}.data], -1) + 1; {t}.data, {u}.data = x[:, :6], x[:, 6:]",
+        "flat memory",
+    ),
     "view kept": ("self.c{i} = {t}[:, -1]", "views"),
     "detached kept": ("self.c{i} = {t}.detach()", "views"),
     "clone kept": ("self.c{i} = {t}.detach().clone()", "made anew"),

@@ -1,0 +1,139 @@
+"""What draws are for: what they write, or else what their values flow into first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fastinit._fills.by_region import ByRegion
+from fastinit._fills.region import Region
+from fastinit._recording.graph import Op, Ref, Storage
+from fastinit._recording.naming import UNNAMED, Names
+
+_LAST = 1 << 62
+
+
+class _Goal(NamedTuple):
+    """A name, and how early what has it was written: the first counts."""
+
+    position: int
+    name: str
+
+
+class _Flows:
+    """Where the values of memory without a name go, from some moment on."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._of: dict[Storage, ByRegion[_Goal]] = {}
+
+    def goal(self, ref: Ref) -> _Goal | None:
+        """Say where the values of a region go first."""
+        flows = self._of.get(ref.storage)
+        if flows is None:
+            return None
+        return min((goal for _, goal in flows.meeting(ref.region)), default=None)
+
+    def parts(self, ref: Ref, position: int) -> list[tuple[Region, _Goal]]:
+        """List the parts of a region that is written, and where the values of each go."""
+        found = [(r, _Goal(position, name)) for r, name in self._names.within(ref)]
+        flows = self._of.get(ref.storage)
+        return found if flows is None else [*found, *flows.meeting(ref.region)]
+
+    def overwritten(self, ref: Ref) -> None:
+        """Note that what was there before a region is written goes nowhere any more."""
+        flows = self._of.get(ref.storage)
+        if flows is None:
+            return
+        for region, _ in flows.meeting(ref.region):
+            if ref.region.covers(region):
+                flows.remove(region)
+        if len(flows) == 0:
+            del self._of[ref.storage]
+
+    def add(self, storage: Storage, region: Region, goal: _Goal) -> None:
+        """Note where the values of a region go, unless it has a name."""
+        if region.numel == 0 or self._names.meets(Ref(storage, region)):
+            return
+        flows = self._of.setdefault(storage, ByRegion())
+        known = flows.get(region)
+        if known is None or goal < known:
+            flows.put(region, goal)
+
+
+def _copied(names: Names, op: Op) -> _Goal:
+    """Name a draw by the first that has a name of what it copies, or by what else holds it."""
+    named = None
+    for ancestor in op.ancestors:
+        name = names.of(ancestor.writes[0])
+        if name is not None:
+            named = _Goal(ancestor.position, name)
+    if named is not None:
+        return named
+    for ref in op.writes:
+        other = names.others.of(ref)
+        if other is not None:
+            return _Goal(_LAST, other)
+    return _Goal(_LAST + 1, UNNAMED)
+
+
+def _moved(
+    parts: Sequence[tuple[Region, _Goal]], of: Region, to: Region
+) -> Iterator[tuple[Region, _Goal]]:
+    """Give parts of one region as those of another that is laid out alike."""
+    for part, goal in parts:
+        if part.dtype is of.dtype and of.covers(part):
+            offset = part.offset - of.offset + to.offset
+            yield Region(part.size, part.stride, offset, to.dtype), goal
+        else:
+            yield to, goal
+
+
+def _is_same(a: Ref, b: Ref) -> bool:
+    return a.storage is b.storage and a.region == b.region
+
+
+def names_of_draws(names: Names, ops: Sequence[Op], order: Mapping[Any, int]) -> dict[Any, str]:
+    """Name draws by what they write, or else by what their values first flow into.
+
+    Args:
+        names: those of memory.
+        ops: all that matter, in order.
+        order: which draw was the how manieth, by their numbers.
+
+    Returns:
+        The names, by the draws' numbers, in their order.
+    """
+    flows = _Flows(names)
+    found: dict[Any, _Goal] = {}
+    for op in reversed(ops):
+        goal = None
+        for ref in op.writes:
+            own, goal = names.of(ref), flows.goal(ref)
+            if own is not None and (goal is None or names.meets(ref)):
+                goal = _Goal(op.position, own)
+            if goal is not None:
+                break
+        if op.draw is not None and goal is not None and op.original is None:
+            later = found.get(op.draw)
+            found[op.draw] = goal if later is None else min(goal, later)
+        elif op.draw is not None:
+            known = (_copied(names, op), goal, found.get(op.draw))
+            found[op.draw] = min(k for k in known if k is not None)
+        to = op.writes[0] if op.elementwise and len(op.writes) == 1 else None
+        reads = op.reads
+        if to is not None and not op.overwrites:  # what is changed in place goes where it went
+            reads = [ref for ref in reads if not _is_same(ref, to)]
+        parts = [] if to is None or not reads else flows.parts(to, op.position)
+        if op.overwrites:
+            for ref in op.writes:
+                flows.overwritten(ref)
+        if goal is None:
+            continue
+        for ref in reads:
+            if to is not None and ref.region.is_alike(to.region):
+                for region, of_part in _moved(parts, to.region, ref.region):
+                    flows.add(ref.storage, region, of_part)
+            else:
+                flows.add(ref.storage, ref.region, goal)
+    return {draw: found[draw].name for draw in sorted(found, key=order.__getitem__)}

@@ -1,0 +1,165 @@
+"""Names of draws whose values go into memory that several parameters share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from support.common import same_bits
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+import fastinit
+from fastinit import Key, initialize_, materialize, normal_
+
+KEY = Key(6)
+
+
+def _flatten(layers: Sequence[nn.Module]) -> None:
+    """As DeepSpeed's and Megatron's optimizers do."""
+    parameters = [p for layer in layers for p in layer.parameters()]
+    vector_to_parameters(parameters_to_vector(parameters).detach(), parameters)
+
+
+def _into_one_tensor(layers: Sequence[nn.Module]) -> None:
+    flat = torch._utils._flatten_dense_tensors([layer.weight.data for layer in layers])  # type: ignore
+    for k, layer in enumerate(layers):
+        layer.weight.data = flat[12 * k : 12 * k + 12].view(4, 3)  # type: ignore[union-attr]
+
+
+def _by(join: Callable[[list[Tensor]], Tensor], part: Callable[[Tensor, int], Tensor]) -> Any:
+    def flatten(layers: Sequence[nn.Module]) -> None:
+        joined = join([layer.weight.data for layer in layers])  # type: ignore[misc]
+        for k, layer in enumerate(layers):
+            layer.weight.data = part(joined, k)  # type: ignore[assignment]
+
+    return flatten
+
+
+_WAYS: dict[str, Callable[[Sequence[nn.Module]], None]] = {
+    "parameters_to_vector": _flatten,
+    "flatten_dense_tensors": _into_one_tensor,
+    "stack": _by(torch.stack, lambda t, k: t[k]),
+    "stack in the middle": _by(lambda ts: torch.stack(ts, 1), lambda t, k: t[:, k]),
+    "columns": _by(lambda ts: torch.cat(ts, dim=-1), lambda t, k: t[:, 3 * k : 3 * k + 3]),
+    "columns, doubled": _by(
+        lambda ts: 2 * torch.cat(ts, dim=-1), lambda t, k: t[:, 3 * k : 3 * k + 3] / 2
+    ),
+    "hstack": _by(torch.hstack, lambda t, k: t[:, 3 * k : 3 * k + 3]),
+    "out=": _by(
+        lambda ts: torch.cat(ts, out=torch.empty(4 * len(ts), 3)),
+        lambda t, k: t[4 * k : 4 * k + 4],
+    ),
+    "with nothing in between": _by(
+        lambda ts: torch.cat([torch.empty(0), *ts]), lambda t, k: t[4 * k : 4 * k + 4]
+    ),
+    "with constants in between": _by(
+        lambda ts: torch.cat([x for t in ts for x in (t, torch.ones(1, 3))]),
+        lambda t, k: t[5 * k : 5 * k + 4],
+    ),
+    "_foreach_copy_": _by(lambda ts: _copied(torch.empty(len(ts), 4, 3), ts), lambda t, k: t[k]),
+}
+
+
+def _copied(to: Tensor, tensors: list[Tensor]) -> Tensor:
+    torch._foreach_copy_(list(to.unbind()), tensors)  # type: ignore[arg-type]
+    return to
+
+
+def _model(flatten: Callable[[Sequence[nn.Module]], None], names: str) -> nn.ModuleDict:
+    model = nn.ModuleDict({name: nn.Linear(3, 4) for name in names})
+    flatten([*model.values()])
+    return model
+
+
+@pytest.mark.parametrize("way", _WAYS)
+def test_a_layer_more_moves_nothing_in_a_flat_buffer(way: str) -> None:
+    plain = initialize_(_model(lambda _: None, "abcd"), key=KEY)
+    for names in ("abc", "bacd"):
+        model = materialize(lambda names=names: _model(_WAYS[way], names), key=KEY)
+        for name, value in model.state_dict().items():
+            assert same_bits(value, plain.state_dict()[name]), name
+
+
+class _Pieces(nn.Module):
+    """Parameters that are copied out of the pieces of one tensor, each drawn for itself."""
+
+    def __init__(self, count: int, columns: bool) -> None:
+        super().__init__()
+        table = torch.empty(4, 4 * count)
+        self.parts = nn.ParameterList()
+        places = [(slice(None), slice(4 * k, 4 * k + 4)) for k in range(count)]
+        if not columns:
+            table = table.view(4 * count, 4)
+            places = [place[::-1] for place in places]
+        for place in reversed(places):
+            nn.init.normal_(table[place])
+        for place in places:
+            self.parts.append(nn.Parameter(table[place] + 1))
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_what_flows_out_of_a_piece_names_that_piece(columns: bool) -> None:
+    module = materialize(lambda: _Pieces(5, columns), key=KEY)
+    for k, part in enumerate(module.parts):
+        key = KEY.fold_in(f"parts.{k}").fold_in(0)
+        assert same_bits(part.data, normal_(torch.empty(4, 4), key=key) + 1)
+
+
+class _Shared(nn.Module):
+    def __init__(self, before: bool) -> None:
+        super().__init__()
+        table = torch.zeros(4, 4)
+        if before:
+            self.first = nn.Parameter(table[0])
+        self.second = nn.Parameter(table[1])
+        self.third = nn.Parameter(table[2])
+        nn.init.normal_(table[1:3])
+
+
+def test_a_draw_over_two_parameters_has_the_name_of_the_first_of_them() -> None:
+    for before in (False, True):
+        module = materialize(lambda before=before: _Shared(before), key=KEY)
+        expected = normal_(torch.empty(2, 4), key=KEY.fold_in("second").fold_in(0))
+        assert same_bits(torch.stack([module.second.data, module.third.data]), expected)
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_a_draw_in_pieces_of_which_the_whole_flows_on(count: int) -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.empty(count, 4)
+            for row in table:
+                nn.init.normal_(row)
+            self.whole = nn.Parameter(2 * table)
+            self.last = nn.Parameter(3 * table[-1])
+
+    module = materialize(Module, key=KEY)
+    for k in range(count):
+        key = KEY.fold_in("whole").fold_in(k)
+        assert same_bits(module.whole[k].data, 2 * normal_(torch.empty(4), key=key))
+    assert same_bits(module.last.data, module.whole[-1].data / 2 * 3)
+
+
+def test_a_report_tells_parameters_of_one_memory_apart() -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            flat = torch.empty(40_000)
+            self.small = nn.Parameter(flat[:10_000].view(100, 100))
+            self.twice = nn.Parameter(flat[10_000:20_000].view(100, 100))
+            self.large = nn.Parameter(flat[20_000:].view(200, 100))
+            nn.init.normal_(flat, std=0.1)
+            nn.init.uniform_(self.large)
+            nn.init.zeros_(self.twice)
+
+    found = fastinit.report(materialize(Module, key=KEY))
+    assert [(row.name, row.rule, row.flags) for row in found.parameters] == [
+        ("small", "normal_", ()),
+        ("twice", "constant_", ("written twice",)),
+        ("large", "uniform_", ("written twice",)),
+    ]
+    assert [row.expected.std for row in found.parameters] == [0.1, 0, pytest.approx(12**-0.5)]
