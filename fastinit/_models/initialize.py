@@ -66,11 +66,11 @@ def initialize_(
     Without `rules`, each module runs what it defines itself, children first: `reset_parameters` or
     `_reset_parameters`, then `init_weights` or `_init_weights`; a model of transformers runs its
     own initialisation over everything, loaded weights included, and of what modules inside it
-    define only what their constructors call, as transformers itself. Buffers that these write are
-    written, too. Constructors do not run again: a UserWarning names those that initialise more than
-    this does (zero-initialised residuals, say), and `factory` gives what they give. Layers that are
-    copies of one, as those of `torch.nn.TransformerEncoder`, are drawn apart; a factory, and so
-    `materialize(factory)`, leaves them copies.
+    define only what their constructors call, as transformers itself; so do classes of diffusers.
+    Buffers that these write are written, too. Constructors do not run again: a UserWarning names
+    those that initialise more than this does (zero-initialised residuals, say), and `factory` gives
+    what they give. Layers that are copies of one, as those of `torch.nn.TransformerEncoder`, are
+    drawn apart; a factory, and so `materialize(factory)`, leaves them copies.
 
     A tied parameter gets what is made of the place that others are tied to: the one that
     transformers declares, else an embedding, else the first that is written. A weight that its

@@ -71,12 +71,13 @@ def _constructor_calls(kind: type[nn.Module], name: str) -> bool:
 
 
 def _method(module: nn.Module, name: str, framework: bool) -> Callable[..., Any] | None:
-    """Return a method of a module, but not what nobody calls inside a model of transformers.
+    """Return a method of a module, but not what nobody calls in transformers and diffusers.
 
-    That calls none of these methods itself, so what counts there is whether constructors do.
+    These call none of these methods themselves, so what counts there is whether constructors do.
     """
     kind: Any = type(module)
     method = method_of(module, name)
+    framework = framework or kind.__module__.partition(".")[0] == "diffusers"
     if method is None or (framework and not _constructor_calls(kind, name)):
         return None
     return method

@@ -439,3 +439,29 @@ def test_buffers_have_names_too() -> None:
         "running_var",
         "num_batches_tracked",
     ]
+
+
+def test_of_diffusers_only_what_a_constructor_calls() -> None:
+    class Dead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def _init_weights(self, module: nn.Module) -> None:
+            raise AttributeError("what it needs is there no more")
+
+    class Alive(Dead):
+        def __init__(self) -> None:
+            super().__init__()
+            self.apply(self._init_weights)
+
+        def _init_weights(self, module: nn.Module) -> None:
+            if isinstance(module, nn.Linear):
+                nn.init.ones_(module.weight)
+
+    for kind in (Dead, Alive):
+        kind.__module__ = "diffusers.models.unets"
+    plain = initialize_(nn.ModuleDict({"layer": nn.Linear(4, 4)}), key=3)
+    for name, value in initialize_(Dead(), key=3).state_dict().items():
+        assert same_bits(value, plain.state_dict()[name])
+    assert (initialize_(Alive(), key=3).layer.weight == 1).all()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from support import zoo_roads
+from support.zoo_compare import Reference
 from support.zoo_roads import (
     CONSTRUCTOR,
     OWN,
@@ -238,11 +240,16 @@ def _left_on_meta(net: Net) -> None:
     net.cache = {"steps": torch.arange(4, device="meta")}  # type: ignore[assignment]
 
 
+def _object_on_meta(net: Net) -> None:
+    net.schedule = types.SimpleNamespace(steps=torch.arange(4, device="meta"))  # type: ignore
+
+
 @pytest.mark.parametrize(
     "defect",
     [
         *(_garbage, _constant, _padding, _buffer, _scale, _tie, _kind, _name, _undrawn, _unkeyed),
         _left_on_meta,
+        _object_on_meta,
     ],
 )
 @pytest.mark.parametrize("road", ["patch", "initialize_"])
@@ -260,3 +267,19 @@ def test_defects_are_seen(
     found = family(monkeypatch, Net)
     monkeypatch.setitem(ROADS, road, spoilt)
     assert found.judge(road)["verdict"] == WRONG
+
+
+def _angles(seed: int, scale: float = 1.0) -> torch.Tensor:
+    """Few numbers, of which there are many sines, as rotary embeddings draw them."""
+    torch.manual_seed(seed)
+    angles = torch.rand(72, 1) * 2 * torch.pi * scale
+    magnitudes = 10 ** -(torch.arange(16) / 16)
+    return (magnitudes * angles.sin()).reshape(-1)
+
+
+def test_draws_of_few_numbers_are_as_far_apart_as_torch_s() -> None:
+    reference = Reference([{"freqs": _angles(seed)} for seed in range(3)])
+    for seed in range(3, 203):
+        assert not [*reference.differences({"freqs": _angles(seed)})]
+    for seed in range(3, 23):
+        assert [*reference.differences({"freqs": _angles(seed, 0.25)})]

@@ -287,7 +287,8 @@ def _name(
             held = {names[cell] for cell in writes if cell in names}
             if held:
                 return next(name for name in names.values() if name in held)
-            storages = [first[s] for s, _ in sorted(writes - final) if s in first]
+            others = sorted(writes - final) if event.each is None else ()
+            storages = [first[s] for s, _ in others if s in first]
             beside = beside or next(iter(storages), None)
         elif event.overwrites:
             reached -= event.writes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from scipy import special
@@ -12,9 +12,11 @@ from torch import nn
 # once in a thousand runs.
 IMPROBABLE = 1e-9
 SPREAD = 7.0  # standard errors between logarithms of standard deviations: less likely still
+_FURTHEST = float(special.kolmogi(IMPROBABLE))
 SAMPLE = 1 << 13  # elements of a parameter that are compared, evenly spaced
 
 Tensors = dict[str, torch.Tensor]
+Measure = Callable[[torch.Tensor, torch.Tensor], float]
 
 
 def tensors(model: nn.Module) -> Tensors:
@@ -129,11 +131,27 @@ class _Expected:
         if a.numel() > 1 and bool((a == a[0]).all()) and not repeated:
             yield f"all {float(a[0]):.4g}, which is drawn"
         elif a.numel() >= 32:
-            spread = a.numel() >= 128 and abs(_z_of_spread(a, b)) > SPREAD
-            if spread or probability(a.sort().values, b) < IMPROBABLE:
+            spread = a.numel() >= 128 and self._is_far(_z_of_spread, a, b, SPREAD, 2.6)
+            if spread or self._is_far(_distance, a, b, _FURTHEST, 1.6):
                 yield f"std {float(a.std()):.3g} for {float(b.std()):.3g}"
         elif a.numel() > 1 and not (1 / 50 < float(a.abs().max() / b.abs().max()) < 50):
             yield f"up to {float(a.abs().max()):.3g} for {float(b.abs().max()):.3g}"
+
+    def _is_far(
+        self, measure: Measure, a: torch.Tensor, b: torch.Tensor, most: float, own: float
+    ) -> bool:
+        """Whether draws are further apart than `most`; torch's are mostly less than `own`."""
+        apart = abs(measure(a, b))
+        if apart <= most:
+            return False
+        # Some models draw few numbers and make many elements of each (angles, of which they take
+        # sines): then torch's own three draws lie apart as well.
+        draws = [draw for draw in self.draws if bool(draw.isfinite().all())]
+        theirs = [own]
+        for draw in draws if len(draws) > 1 else ():
+            others = torch.cat([other for other in draws if other is not draw])
+            theirs.append(abs(measure(draw, others)))
+        return apart > most * max(theirs) / own
 
 
 def _take(tensor: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
@@ -169,12 +187,17 @@ def _z_of_spread(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def probability(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Give the p-value of Kolmogorov and Smirnov's test of sorted draws, in the limit of many."""
+    """Give the p-value of Kolmogorov and Smirnov's test, in the limit of many."""
+    return float(special.kolmogorov(_distance(a, b)))
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Give the statistic of that test: how far distributions are apart, over its standard error."""
+    a, b = a.sort().values, b.sort().values
     both = torch.cat([a, b])
     below = [torch.searchsorted(x, both, right=True).double() / x.numel() for x in (a, b)]
-    distance = float((below[0] - below[1]).abs().max())
     effective = a.numel() * b.numel() / (a.numel() + b.numel())
-    return float(special.kolmogorov(effective**0.5 * distance))
+    return effective**0.5 * float((below[0] - below[1]).abs().max())
 
 
 def unequal(a: Tensors, b: Tensors) -> list[str]:

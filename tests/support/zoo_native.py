@@ -19,6 +19,11 @@ def _pretrained(module: nn.Module) -> bool:
     return hasattr(module, "initialize_weights") and hasattr(module, "_init_weights")
 
 
+def _of_diffusers(module: nn.Module) -> bool:
+    """Whether this is of a library that calls no initialiser but by constructors."""
+    return type(module).__module__.startswith("diffusers.")
+
+
 def _children_first(module: nn.Module, inside: bool) -> Iterator[tuple[nn.Module, bool]]:
     for child in module.children():
         yield from _children_first(child, inside or _pretrained(module))
@@ -125,7 +130,8 @@ def _reset_one(module: nn.Module, inside: bool) -> None:
         return
     for name in ("init_weights", "_init_weights"):
         method = getattr(module, name, None)
-        if not callable(method) or (inside and not _constructor_names(module, name)):
+        own = inside or _of_diffusers(module)
+        if not callable(method) or (own and not _constructor_names(module, name)):
             continue
         if _count(method) == 0:
             method()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -229,14 +230,24 @@ def _inside(name: str, holder: str) -> bool:
 
 def on_meta(model: nn.Module) -> list[str]:
     """Name what modules hold besides parameters and buffers that is on the meta device."""
-    found = []
-    for prefix, module in model.named_modules():
-        for name, value in vars(module).items():
-            if name not in ("_parameters", "_buffers", "_modules"):
-                leaves = torch.utils._pytree.tree_leaves(value)
-                if any(isinstance(leaf, torch.Tensor) and leaf.is_meta for leaf in leaves):
-                    found.append(f"{prefix}.{name}" if prefix else name)
-    return found
+    found: list[str] = []
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = list(model.named_modules())
+    while waiting:
+        prefix, holder = waiting.pop()
+        for name, value in vars(holder).items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            path = f"{prefix}.{name}" if prefix else name
+            leaves = torch.utils._pytree.tree_leaves(value)
+            if any(isinstance(leaf, torch.Tensor) and leaf.is_meta for leaf in leaves):
+                found.append(path)
+            for leaf in leaves:  # objects, such as a schedule of noise
+                closed = isinstance(leaf, (torch.Tensor, nn.Module, type, types.ModuleType))
+                if not closed and hasattr(leaf, "__dict__") and id(leaf) not in seen:
+                    seen.add(id(leaf))
+                    waiting.append((path, leaf))
+    return sorted(found)
 
 
 def examine(source: str, family: str) -> dict[str, Any]:
