@@ -218,8 +218,10 @@ def markdown(rows: dict[str, Row]) -> Iterator[str]:
         f"{len(built)} models built, below {LIMIT // 10**6} M parameters; {len(rows) - len(built)} "
         f"did not. A forward pass was compared for {sum(r['forward'] for r in built.values())}. "
         f"A distribution differs where Kolmogorov and Smirnov's test has p < {IMPROBABLE:g}, or "
-        f"logarithms of standard deviations are {SPREAD:g} standard errors apart: there are about "
-        f"a million comparisons. {provenance(rows)}\n"
+        f"logarithms of standard deviations are {SPREAD:g} standard errors apart, with each of "
+        f"three keys: there are about a million comparisons. Where torch's own three draws are "
+        f"further apart than independent numbers would be, that much is granted. {provenance(rows)}"
+        "\n"
     )
     verdicts = (RIGHT, SEEDED, CONSTRUCTOR, REFUSED, NO_META, WRONG)
     yield f"| library | road | {' | '.join(verdicts)} |\n|---|---|{'---:|' * len(verdicts)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 IMPROBABLE = 1e-9
 SPREAD = 7.0  # standard errors between logarithms of standard deviations: less likely still
 _FURTHEST = float(special.kolmogi(IMPROBABLE))
+DISTRIBUTION = re.compile("std .* for ")  # a difference of this sort
 SAMPLE = 1 << 13  # elements of a parameter that are compared, evenly spaced
 
 Tensors = dict[str, torch.Tensor]

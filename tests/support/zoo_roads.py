@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import fastinit
-from support.zoo_compare import Reference, Tensors, probability, tensors, unequal
+from support.zoo_compare import DISTRIBUTION, Reference, Tensors, probability, tensors, unequal
 from support.zoo_inputs import Call, first_accepted, outputs
 from support.zoo_native import is_written, poison, reset
 from support.zoo_sources import Factory, check_size, factory_of
@@ -131,7 +131,7 @@ class Family:
         try:
             model = self.build(road, 1)
             mine = tensors(model)
-            found = list(self.reference.differences(mine))
+            found = self._differences(mine, road)
             verdict = WRONG if found else RIGHT
             if found and road in OWN:
                 verdict, found = self._judge_own(mine, road, found)
@@ -150,6 +150,24 @@ class Family:
             verdict, found = self._judge_error(error, road)
         texts = [f"{name}: {text}" if name else text for name, text in found]
         return {"verdict": verdict, "differences": texts[:12], "count": len(texts)}
+
+    def _differences(self, mine: Tensors, road: str) -> list[tuple[str, str]]:
+        """Give what differs from torch's; in distribution with each of three keys.
+
+        Where a model draws few numbers and makes many elements of each, they may lie far from those
+        that torch has drawn for once.
+        """
+        found = list(self.reference.differences(mine))
+        for key in (KEY + 1, KEY + 2):
+            if not any(DISTRIBUTION.match(text) for _, text in found):
+                break
+            again = dict(self.reference.differences(tensors(self.build(road, 1, key))))
+            found = [
+                (name, text)
+                for name, text in found
+                if not DISTRIBUTION.match(text) or DISTRIBUTION.match(again.get(name, ""))
+            ]
+        return found
 
     def _judge_own(
         self, mine: Tensors, road: str, found: list[tuple[str, str]]
