@@ -81,12 +81,17 @@ def _moved(
     parts: Sequence[tuple[Region, _Goal]], of: Region, to: Region
 ) -> Iterator[tuple[Region, _Goal]]:
     """Give parts of one region as those of another that is laid out alike."""
+    begin, end = of.span[0], to.span[0]
     for part, goal in parts:
-        if part.dtype is of.dtype and of.covers(part):
-            offset = part.offset - of.offset + to.offset
-            yield Region(part.size, part.stride, offset, to.dtype), goal
-        else:
-            yield to, goal
+        item, offset = part.dtype.itemsize, -1
+        if of.covers(part):
+            if item == of.dtype.itemsize:
+                offset = part.offset - of.offset + to.offset
+                part = part.with_dtype(to.dtype)
+            elif of.dtype.itemsize == to.dtype.itemsize and (end - begin) % item == 0:
+                offset = part.offset + (end - begin) // item
+        moved = Region(part.size, part.stride, offset, part.dtype) if offset >= 0 else to
+        yield moved, goal
 
 
 def _is_same(a: Ref, b: Ref) -> bool:

@@ -63,11 +63,12 @@ class _Table(dict[Storage, tuple[Region, str] | _Within]):
     def meets(self, ref: Ref) -> bool:
         """Whether some of a region has a name."""
         found = self.get(ref.storage)
+        if found is None:
+            return False
         if isinstance(found, _Within):
             return len(found.meeting(ref.region)) > 0
         spans = Spans()
-        if found is not None:
-            spans.add_region(found[0])
+        spans.add_region(found[0])
         return spans.meets_region(ref.region)
 
     def held(self, storage: Storage) -> list[Region]:

@@ -13,6 +13,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import fastinit
 from fastinit import Key, initialize_, materialize, normal_
+from fastinit._recording.naming import UNNAMED
 
 KEY = Key(6)
 
@@ -163,3 +164,70 @@ def test_a_report_tells_parameters_of_one_memory_apart() -> None:
         ("large", "uniform_", ("written twice",)),
     ]
     assert [row.expected.std for row in found.parameters] == [0.1, 0, pytest.approx(12**-0.5)]
+
+
+def _normal(name: str, *size: int, count: int = 0) -> Tensor:
+    return normal_(torch.empty(size), key=KEY.fold_in(name).fold_in(count))
+
+
+def test_what_is_beside_a_parameter_is_not_its() -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.empty(12, 4)
+            self.held = nn.Parameter(table[:4])
+            self.cache = table[8:]
+            nn.init.normal_(table[4:8])
+            nn.init.normal_(self.cache)
+            self.flows = nn.Parameter(table[4:8] + 1)
+            nn.init.normal_(self.held)
+
+    module = materialize(Module, key=KEY)
+    assert same_bits(module.held.data, _normal("held", 4, 4))
+    assert same_bits(module.cache, _normal("cache", 4, 4))
+    assert same_bits(module.flows.data, _normal("flows", 4, 4) + 1)
+
+
+def test_what_is_overwritten_goes_nowhere() -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.empty(4, 4)
+            nn.init.normal_(table)
+            self.seen = table.tolist()
+            nn.init.normal_(table)
+            self.weight = nn.Parameter(table + 1)
+
+    module = materialize(Module, key=KEY)
+    assert same_bits(module.weight.data, _normal("weight", 4, 4) + 1)
+    assert module.seen == _normal(UNNAMED, 4, 4).tolist()
+
+
+def _as_integers(table: Tensor) -> list[Tensor]:
+    return [*(table.view(torch.int32) + 0).view(torch.float32).view(2, 4)]
+
+
+def _as_complex(table: Tensor) -> list[Tensor]:
+    return [*torch.view_as_real(torch.view_as_complex(table.view(4, 2)) * 1).reshape(2, 4)]
+
+
+def _of_another_type(table: Tensor) -> list[Tensor]:
+    return [*table.double().view(2, 4)]
+
+
+@pytest.mark.parametrize("parts", [_as_integers, _as_complex, _of_another_type])
+def test_parts_that_go_through_another_type_keep_their_names(
+    parts: Callable[[Tensor], list[Tensor]],
+) -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.empty(8)
+            nn.init.normal_(table[4:])
+            nn.init.normal_(table[:4])
+            first, second = parts(table)
+            self.first, self.second = nn.Parameter(first), nn.Parameter(second)
+
+    module = materialize(Module, key=KEY)
+    for name in ("first", "second"):
+        assert torch.equal(module.get_parameter(name).float(), _normal(name, 4))
