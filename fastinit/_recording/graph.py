@@ -266,7 +266,7 @@ def without_dead(
     for op in reversed(ops):
         if op.overwrites and len(op.writes) == 1 and not op.reads:
             ref = op.writes[0]
-            if held is None and ref.storage not in found and live(ref.storage):
+            if ref.storage not in found and live(ref.storage):
                 found[ref.storage] = ref.region
                 kept.append(op)
                 continue

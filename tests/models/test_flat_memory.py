@@ -13,7 +13,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import fastinit
 from fastinit import Key, initialize_, materialize, normal_
-from fastinit._recording.naming import UNNAMED
+from fastinit._fills.region import Region
+from fastinit._recording.graph import Ref, Storage
+from fastinit._recording.naming import UNNAMED, Names
 
 KEY = Key(6)
 
@@ -196,10 +198,10 @@ def test_what_is_overwritten_goes_nowhere() -> None:
             nn.init.normal_(table)
             self.seen = table.tolist()
             nn.init.normal_(table)
-            self.weight = nn.Parameter(table + 1)
+            self.weight = nn.Parameter(table.cumsum(0))
 
     module = materialize(Module, key=KEY)
-    assert same_bits(module.weight.data, _normal("weight", 4, 4) + 1)
+    assert same_bits(module.weight.data, _normal("weight", 4, 4).cumsum(0))
     assert module.seen == _normal(UNNAMED, 4, 4).tolist()
 
 
@@ -231,3 +233,28 @@ def test_parts_that_go_through_another_type_keep_their_names(
     module = materialize(Module, key=KEY)
     for name in ("first", "second"):
         assert torch.equal(module.get_parameter(name).float(), _normal(name, 4))
+
+
+def test_what_lies_unheld_beside_a_parameter_counts_after_it() -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 4))
+            nn.init.normal_(self.weight, std=2.0)
+            self.weight.data = torch.cat([self.weight.data, self.weight.data])[4:]
+            nn.init.normal_(self.weight)
+
+    assert same_bits(materialize(Module, key=KEY).weight.data, _normal("weight", 4, 4))
+
+
+def test_names_of_what_is_asked_for_before_all_have_one() -> None:
+    table = torch.empty(12, 4)
+    storage, names = Storage(table, known=False), Names()
+    refs = [Ref(storage, Region.of(part)) for part in table.split(4)]
+    names.there.add(refs[0], "first")
+    names.there.add(refs[1], "second")
+    inside = Ref(storage, Region.of(table[9:11]))
+    assert names.of(inside) == "first"  # of the storage
+    names.there.add(refs[2], "third")
+    assert names.of(inside) == "third"
+    assert names.of(Ref(storage, Region.of(table[7:9]))) == "second"
