@@ -258,3 +258,41 @@ def test_names_of_what_is_asked_for_before_all_have_one() -> None:
     names.there.add(refs[2], "third")
     assert names.of(inside) == "third"
     assert names.of(Ref(storage, Region.of(table[7:9]))) == "second"
+
+
+_TWICE: dict[str, Callable[[Tensor], Tensor]] = {
+    "at once": lambda table: torch.cat([table[:4], table[4:]]) * 2,
+    "waiting": lambda table: table.mul_(2),
+    "copied while it waits": lambda table: table.mul_(2).clone(),
+    "waiting, as a copy": lambda table: table * 2,
+}
+
+
+@pytest.mark.parametrize("way", _TWICE)
+def test_a_draw_that_is_overwritten_behind_arithmetic_on_the_whole_is_dead(way: str) -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.empty(8, 4)
+            self.first, self.second = nn.Parameter(table[:4]), nn.Parameter(table[4:])
+            nn.init.normal_(self.first)
+            nn.init.normal_(self.second)
+            whole = _TWICE[way](table)
+            self.first.data, self.second.data = whole[:4], whole[4:]
+            nn.init.normal_(self.first)
+
+    module = materialize(Module, key=KEY)
+    assert same_bits(module.first.data, _normal("first", 4, 4))
+    assert same_bits(module.second.data, 2 * _normal("second", 4, 4))
+
+
+def test_a_draw_that_nobody_holds_counts_after_those_of_a_parameter_beside() -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.empty(8, 4)
+            self.weight = nn.Parameter(table[4:])
+            nn.init.normal_(table[:4])
+            nn.init.normal_(self.weight)
+
+    assert same_bits(materialize(Module, key=KEY).weight.data, _normal("weight", 4, 4))
