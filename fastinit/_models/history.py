@@ -177,12 +177,11 @@ class History:
             fill = op.fill
             for region, name in self._met(ref):
                 whole = ref.region.covers(region)
-                written = region if whole else ref.region
                 write = Write(
                     op.label,
                     _floats(op.numbers) if fill is None else fill.args,
                     None if fill is None else fill.distribution,
-                    written.numel * (2 if written.dtype.is_complex else 1),
+                    ref.region.numel * (2 if ref.region.dtype.is_complex else 1),
                     op.overwrites and whole,
                     ref.region.dtype.is_complex,
                 )

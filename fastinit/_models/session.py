@@ -277,7 +277,7 @@ def _names(recorder: Recorder, request: Request, result: Result, refs: dict[str,
             if storage is None or tensor.numel() == 0 or name in result.buffers:
                 continue
             ref = Ref(storage, Region.of(tensor))
-            if names.there.meets(ref):
+            if names.there.covers(ref):
                 continue
             result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
             refs[name] = ref

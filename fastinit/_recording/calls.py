@@ -138,10 +138,7 @@ class Calls(Waiting):
     def _marks_on(self, tensor: Tensor) -> Tensor:
         """Mark the elements of a tensor that have values."""
         storage = self.storage_of(tensor)
-        refs = [] if storage is None else [Ref(storage, Region.of(tensor))]
-        for ref in refs:
-            self._see(ref.storage, ref.region)
-        return marked(refs, tensor.shape)
+        return marked([] if storage is None else [Ref(storage, Region.of(tensor))], tensor.shape)
 
     def _marks(self, reads: Sequence[Ref], tensors: Sequence[Tensor]) -> Tensor | None:
         """Mark the elements that a pointwise operator makes of elements with values."""

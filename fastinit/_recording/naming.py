@@ -71,6 +71,13 @@ class _Table(dict[Storage, tuple[Region, str] | _Within]):
         spans.add_region(found[0])
         return spans.meets_region(ref.region)
 
+    def covers(self, ref: Ref) -> bool:
+        """Whether all of a region has a name."""
+        spans = Spans()
+        for region, _ in self.within(ref):
+            spans.add_region(region)
+        return spans.covers_region(ref.region)
+
     def held(self, storage: Storage) -> list[Region]:
         """List the regions of a storage that have a name."""
         found = self.get(storage)

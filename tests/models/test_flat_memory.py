@@ -296,3 +296,31 @@ def test_a_draw_that_nobody_holds_counts_after_those_of_a_parameter_beside() -> 
             nn.init.normal_(self.weight)
 
     assert same_bits(materialize(Module, key=KEY).weight.data, _normal("weight", 4, 4))
+
+
+class _Padded(nn.Module):
+    def __init__(self, fill: bool, draw: bool = True) -> None:
+        super().__init__()
+        self.flat = torch.empty(10, 4)
+        self.weight = nn.Parameter(self.flat[:8])
+        self.alias = self.weight.detach()
+        if draw:
+            nn.init.normal_(self.weight)
+        if fill:
+            nn.init.zeros_(self.flat[8:])
+
+
+def test_padding_without_values_is_named() -> None:
+    assert not materialize(lambda: _Padded(True), key=KEY).flat[8:].any()
+    with pytest.raises(ValueError, match=r"writes flat \(attribute\);"):
+        materialize(lambda: _Padded(False), key=KEY)
+    # What else holds a parameter is not told.
+    with pytest.raises(ValueError, match=r"writes weight \(parameter\), flat \(attribute\);"):
+        materialize(lambda: _Padded(False, draw=False), key=KEY)
+
+
+def test_bytes_of_elements_elsewhere() -> None:
+    of, to = Region((8,), (1,), 4, torch.float32), Region((8,), (1,), 1, torch.float64)
+    assert of.moved(16, 48, to) == to.span
+    assert of.moved(20, 24, to) == (16, 24)
+    assert of.moved(21, 25, to) == (16, 32)  # parts of two elements
