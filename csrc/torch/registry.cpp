@@ -90,6 +90,11 @@ void implement_on_meta(torch::Library& m, const Operators& operators) {
     if (op.meta != nullptr) m.impl(op.name.c_str(), op.meta());
 }
 
+void pass_autograd(torch::Library& m, const Operators& operators) {
+  for (const Operator& op : operators)
+    m.impl(op.name.c_str(), torch::CppFunction::makeFallthrough());
+}
+
 void implement_on_batches(torch::Library& m, const Operators& operators) {
   for (const Operator& op : operators)
     if (op.device != nullptr)

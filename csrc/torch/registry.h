@@ -34,6 +34,9 @@ void implement_on_device(torch::Library& library, const Operators& operators);
 void implement_on_meta(torch::Library& library, const Operators& operators);
 // For views whose conjugation or negation is still pending (lazy_views.cpp).
 void implement_on_lazy_views(torch::Library& library, const Operators& operators);
+// Nothing: initialisers are not recorded, wherever they are called. Left to itself, torch asks for the
+// history of what requires grad, which views of `unbind` and `chunk` refuse after the first write.
+void pass_autograd(torch::Library& library, const Operators& operators);
 // Refusals.
 void implement_on_batches(torch::Library& library, const Operators& operators);
 
@@ -45,6 +48,7 @@ void implement_on_batches(torch::Library& library, const Operators& operators);
   TORCH_LIBRARY_IMPL(name, Meta, m) { fastinit::ops::implement_on_meta(m, table()); }            \
   TORCH_LIBRARY_IMPL(name, Conjugate, m) { fastinit::ops::implement_on_lazy_views(m, table()); } \
   TORCH_LIBRARY_IMPL(name, Negative, m) { fastinit::ops::implement_on_lazy_views(m, table()); }  \
+  TORCH_LIBRARY_IMPL(name, Autograd, m) { fastinit::ops::pass_autograd(m, table()); }            \
   TORCH_LIBRARY_IMPL(name, FuncTorchBatched, m) { fastinit::ops::implement_on_batches(m, table()); }
 #if FASTINIT_CUDA
 #define FASTINIT_ON_CUDA(name, table) \

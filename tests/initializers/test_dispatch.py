@@ -102,6 +102,16 @@ def test_ordinary_tensors_are_filled_by_fastinit(name, make, original_calls):
     assert not original_calls
 
 
+@pytest.mark.parametrize("split", [lambda t: t.unbind(), lambda t: t.view(-1, 5).chunk(3)])
+@pytest.mark.parametrize("name", RANDOM)
+def test_the_parts_of_a_packed_weight_are_filled_one_after_another(name, split):
+    packed = nn.Parameter(torch.zeros(3, 6, 5))
+    for k, part in enumerate(split(packed)):  # with gradients on, as torch's functions allow
+        fill(name, part, key=k)
+    for k in range(3):
+        assert same_bits(packed[k].detach(), fill(name, torch.empty(6, 5), key=k))
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_fake_tensors_draw_nothing(name):
     generator = torch.Generator().manual_seed(0)

@@ -99,6 +99,29 @@ def test_every_operator_has_a_kernel_for_every_key(name: str, key: str) -> None:
     assert has(name, key)
 
 
+# What takes no numbers that have gradients, and what is sliced by torch before it is called.
+NOT_PARTS = ("random_words_", "orthogonal_sums_", "orthogonal_reflect_")
+SPLITS: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, ...]]] = {
+    "unbind": lambda t: t.view(2, *SHAPE).unbind(),
+    "chunk": lambda t: t.chunk(2),
+    "split": lambda t: t.split(SHAPE[0]),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", [name for name in FILLS if name not in NOT_PARTS])
+def test_views_that_one_call_makes_are_written_one_after_another(name: str, split: str) -> None:
+    # Torch asks what goes to an operator that autograd does not know for its history, which these
+    # views refuse once their base has changed.
+    base = torch.nn.Parameter(fastinit.normal_(torch.empty(2 * SHAPE[0], SHAPE[1]), key=2))
+    before = base.detach().clone()
+    for view in SPLITS[split](base):
+        FILLS[name](view)
+    written = (base.detach() != before).view(2, -1)
+    assert bool(written.any(1).all())
+    assert base.is_leaf
+
+
 @pytest.mark.skipif(_compiled.HAS_CUDA, reason="of builds without CUDA")
 @pytest.mark.parametrize("name", FILLS)
 def test_without_cuda_there_is_no_kernel_for_it(name: str) -> None:
