@@ -165,7 +165,7 @@ def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
 
 
 def expected(writes: Sequence[Write], tensor: Tensor) -> Moments | None:
-    """Combine what was written, whole and in parts; None where it is not a known distribution.
+    """Combine what was written, whole and in parts; None where not all has a known distribution.
 
     As `measure` does, it takes a complex tensor for its real and imaginary parts.
 
@@ -180,14 +180,15 @@ def expected(writes: Sequence[Write], tensor: Tensor) -> Moments | None:
         if write.whole:
             parts = [(numel, moments)]
             continue
-        # It takes the place of a part of the oldest that is large enough.
-        for k, (count, old) in enumerate(parts):
-            if count >= write.numel:
-                parts[k] = (count - write.numel, old)
-                break
+        if sum(count for count, _ in parts) + write.numel > numel:
+            # It takes the place of a part of the oldest that is large enough.
+            for k, (count, old) in enumerate(parts):
+                if count >= write.numel:
+                    parts[k] = (count - write.numel, old)
+                    break
         parts.append((write.numel, moments))
     total = sum(count for count, _ in parts)
-    if total == 0:
+    if total == 0 or total < numel:  # the rest is as it was made, by torch.zeros(n), say
         return None
     mean = sum(count * m.mean for count, m in parts) / total
     square = sum(count * (m.std**2 + (m.mean - mean) ** 2) for count, m in parts) / total

@@ -121,6 +121,32 @@ def test_parts_are_weighed() -> None:
     assert row.expected is None
 
 
+def _on_zeros() -> nn.Parameter:
+    weight = torch.zeros(8, 8)
+    weight.diagonal().fill_(-1.0)
+    return nn.Parameter(weight)
+
+
+def test_what_is_written_in_part_is_not_expected_of_the_rest() -> None:
+    module = materialize(lambda: nn.ParameterList([_on_zeros()]), key=1)
+    (row,) = report(module).parameters
+    assert row.expected is None
+    assert row.flags == ()
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(64, 64))
+            with torch.no_grad():
+                self.weight[16:].fill_(1.0)
+                self.weight[:16].zero_()
+
+    (row,) = report(materialize(Halves, key=1)).parameters
+    assert row.expected is not None
+    assert row.expected.mean == 0.75
+    assert row.flags == ()
+
+
 def test_each_flag() -> None:
     with torch.device("meta"):
         assert flags(nn.Linear(3, 3)) == "never written"
