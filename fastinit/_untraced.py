@@ -1,10 +1,11 @@
-"""Keeping torch.compile out of a function, without loading the compiler for it."""
+"""Keeping torch.compile out, without loading the compiler for it."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -34,3 +35,13 @@ def untraced(function: _F, reason: str) -> _F:
     run._torchdynamo_disable = True  # type: ignore[attr-defined]
     run._torchdynamo_disable_msg = reason  # type: ignore[attr-defined]
     return cast(_F, run)
+
+
+@contextmanager
+def compiling_nothing() -> Iterator[None]:
+    """Run as it was before what torch.compile has made, if its compiler is loaded at all."""
+    if not hasattr(sys.modules.get("torch._dynamo"), "disable"):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

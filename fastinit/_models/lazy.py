@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from fastinit._patch.entered import EnteredScope
-from fastinit._tensors import is_closed, is_put_together
+from fastinit._tensors import is_closed, is_plain, is_put_together
 
 # Weakly on both sides: the module's hooks hold what waits, which is called with the module.
 _waiting: weakref.WeakKeyDictionary[nn.Module, weakref.ref[_Deferred]] = weakref.WeakKeyDictionary()
@@ -62,7 +62,8 @@ def _is_expanded(tensor: Tensor) -> bool:
 def kept_state(module: nn.Module) -> Iterator[None]:
     """Put the buffers and torch's generators back afterwards, also after an error.
 
-    So also where a module has put another tensor in a buffer's place.
+    So also where a module has put another tensor in a buffer's place, or given a buffer another
+    size or other memory, as observers of ranges do.
     """
     held = [
         (owner, name, buffer)
@@ -71,7 +72,8 @@ def kept_state(module: nn.Module) -> Iterator[None]:
         if not (buffer is not None and is_lazy(buffer))
     ]
     buffers = {id(buffer): buffer for _, _, buffer in held if buffer is not None}
-    saved = [(b, b.clone()) for b in buffers.values() if not (is_closed(b) or _is_expanded(b))]
+    open_ones = [b for b in buffers.values() if not (is_closed(b) or _is_expanded(b))]
+    saved = [(b, b.data, b.clone()) for b in open_ones]
     devices = {t.device.index or 0 for t in module.parameters() if t.device.type == "cuda"}
     with torch.random.fork_rng(devices), torch.no_grad():
         try:
@@ -79,7 +81,9 @@ def kept_state(module: nn.Module) -> Iterator[None]:
         finally:
             for owner, name, buffer in held:
                 owner._buffers[name] = buffer
-            for buffer, before in saved:
+            for buffer, memory, before in saved:
+                if is_plain(type(buffer)) and not is_put_together(buffer):
+                    buffer.data = memory  # it may have another size or other memory now
                 buffer.copy_(before)
 
 

@@ -116,6 +116,16 @@ class Computed:
         return Named(self.name, self.how.example(), self.how.module, self.how.attribute)
 
 
+def tensor_in(table: Mapping[str, Any], attribute: str) -> Any:
+    """Give what a module's parameters or buffers hold under a name; None if that is nothing.
+
+    Those of a scripted module have no `get`.
+    """
+    if attribute not in table:
+        return None
+    return table[attribute]
+
+
 def _is_wrapper(module: nn.Module) -> bool:
     """Whether a child called "module" is what this one wraps, as in DistributedDataParallel."""
     return any(kind.__name__ in _WRAPPERS for kind in type(module).__mro__)

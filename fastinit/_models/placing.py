@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinit._fills.region import Region
-from fastinit._models.names import Named
+from fastinit._models.names import Named, tensor_in
 from fastinit._models.request import Result
 from fastinit._models.tree import method_of
 from fastinit._recording.graph import Ref, Storage
@@ -95,7 +95,7 @@ def _put(named: Named, old: Tensor, new: Tensor) -> None:
     for owner, attribute in named.places:
         tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers, vars(owner))
         for table in tables:
-            if table.get(attribute) is old:
+            if tensor_in(table, attribute) is old:
                 table[attribute] = new
     refresh(named)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastinit._compiled import extension
 from fastinit._fills.region import Region
-from fastinit._models.names import Named, named_parameters
+from fastinit._models.names import Named, named_parameters, tensor_in
 from fastinit._models.tree import Tree
 from fastinit._models.writes import WriteWatch
 
@@ -57,7 +57,7 @@ class Tie:
         twins, self._twins = self._twins, {}
         for k, twin in twins.items():
             owner, attribute = self.places[k]
-            if owner._parameters.get(attribute) is twin:  # initialisers may put others there
+            if tensor_in(owner._parameters, attribute) is twin:  # initialisers may put others there
                 owner._parameters[attribute] = self.tensors[k]
         if not twins or watch.wrote(self.tensors[self.source]):
             return

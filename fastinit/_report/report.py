@@ -20,6 +20,7 @@ from fastinit._report.flags import flag_copies, row_of
 from fastinit._report.gather import gather
 from fastinit._report.moments import measure
 from fastinit._report.rows import LayerRow, ParameterRow
+from fastinit._untraced import compiling_nothing
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,11 @@ def _pass(module: nn.Module, inputs: Any) -> list[LayerRow]:
         return hook
 
     for name, layer in named_modules(module):
-        if next(layer.children(), None) is None:
+        takes_hooks = not isinstance(layer, torch.jit.ScriptModule)
+        if takes_hooks and next(layer.children(), None) is None:
             handles.append(layer.register_forward_hook(note(name)))
     try:
-        with kept_state(module):
+        with kept_state(module), compiling_nothing():  # hooks would be compiled, too
             if isinstance(inputs, Mapping):
                 module(**inputs)
             elif isinstance(inputs, (tuple, list)):
@@ -172,7 +174,8 @@ def report(
         module: the module.
         inputs: arguments for one forward pass (a tensor, a sequence, or a mapping of keyword
             arguments), made without gradients; buffers and torch's generators are put back. The
-            report then has the mean and standard deviation of each layer's output.
+            report then has the mean and standard deviation of each layer's output, but for
+            those of scripted and traced modules.
         distributed: whether to measure DTensors as a whole, by the default process group; or the
             group of the ranks that share this module, if these are not all.
 

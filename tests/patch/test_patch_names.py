@@ -193,3 +193,12 @@ def test_parts_that_do_not_say_where_they_lie() -> None:
         fastinit.patch(0, module=layer),
     ):
         pytest.fail("entered")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
+def test_scripted_modules_have_names_too() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5)))
+    with fastinit.patch(0, module=scripted), torch.no_grad():
+        scripted[1].weight.normal_()
+    key = fastinit.Key(0).fold_in("1.weight").fold_in(0)
+    assert torch.equal(scripted[1].weight, fastinit.normal_(torch.empty(5, 4), key=key))

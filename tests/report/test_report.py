@@ -248,14 +248,46 @@ class _Stateful(nn.Module):
         self.register_buffer("average", torch.zeros(3))
         self.register_buffer("cache", None)
         self.register_buffer("row", torch.zeros(1).expand(3))
+        self.register_buffer("least", torch.zeros(0))
+        self.register_buffer("table", torch.ones(2))
         self.fails = fails
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.cache = y = self.norm(x)
         self.average = 0.9 * self.average + y.mean(0)
+        self.least.resize_(3).copy_(x.amin(0))  # as torch.ao.quantization's observers
+        self.table.data = x
         if self.fails:
             raise ArithmeticError
         return y
+
+
+def test_the_forward_pass_compiles_nothing() -> None:
+    layers = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    compiled: Any = torch.compile(layers, backend="eager")
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    rows = report(compiled, torch.ones(2, 3)).layers
+    assert [row.kind for row in rows] == ["Linear", "ReLU"]
+    assert not counters["frames"]
+    compiled(torch.ones(2, 3))
+    assert counters["frames"]["total"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.(script|trace)")
+@pytest.mark.parametrize("how", [torch.jit.script, lambda m: torch.jit.trace(m, torch.ones(2, 4))])
+def test_scripted_and_traced_modules(how: Any) -> None:
+    def make() -> nn.Module:
+        module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        module[1].weight = module[0].weight
+        return nn.Sequential(how(module), nn.Linear(4, 2))
+
+    made = report(materialize(make, key=1), torch.ones(2, 4))
+    assert len(made.parameters) == 5
+    assert [row.name for row in made.layers] == ["1"]
+    assert not any("tie" in flag for row in made.parameters for flag in row.flags)
+    ruled_again = initialize_(make(), {"default": nn.init.ones_}, key=1, skip="1.*")
+    assert all(row.expected is None or row.flags == () for row in report(ruled_again).parameters)
 
 
 @pytest.mark.parametrize("fails", [False, True])
