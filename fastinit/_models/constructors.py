@@ -77,19 +77,20 @@ def _needs_arguments(function: FunctionType) -> bool:
     return False
 
 
+def _is_run(kind: Any, name: str) -> bool:
+    """Whether a method of a class is run again, whoever calls it."""
+    if name in _FRAMEWORK:
+        return True
+    method = _function(getattr(kind, name, None)) if name in _RUN else None
+    return method is not None and (name == "_init_weights" or not _needs_arguments(method))
+
+
 @functools.lru_cache(maxsize=1024)
 def _by_constructor(kind: Any) -> frozenset[str]:
     """Collect the initialisers that a class's constructor uses, past those that are run again."""
-
-    def stop(name: str) -> bool:
-        if name in _FRAMEWORK:
-            return True
-        method = _function(getattr(kind, name, None)) if name in _RUN else None
-        return method is not None and (name == "_init_weights" or not _needs_arguments(method))
-
     constructors = (vars(base).get("__init__") for base in kind.__mro__)
-    found = _reached(kind, [f for f in map(_function, constructors) if f is not None], stop)
-    return frozenset(found & _INITIALISERS)
+    start = [f for f in map(_function, constructors) if f is not None]
+    return frozenset(_reached(kind, start, functools.partial(_is_run, kind)) & _INITIALISERS)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -107,7 +108,8 @@ def _by_others(kind: Any) -> frozenset[str]:
                 or not _needs_arguments(method)
             ):
                 continue
-            if _reached(kind, [method], lambda _: False) & _INITIALISERS:
+            # A lazy layer's `initialize_parameters` does no more than call what is run.
+            if _reached(kind, [method], functools.partial(_is_run, kind)) & _INITIALISERS:
                 found.add(name)
     return frozenset(found)
 

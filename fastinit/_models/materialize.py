@@ -199,6 +199,7 @@ def materialize(
         progress,
         prefix,
         Renaming(rename, "materialize"),
+        constructs=not isinstance(module_or_factory, nn.Module),
     )
     with without_collections():
         if isinstance(module_or_factory, nn.Module):

@@ -28,6 +28,7 @@ class Request:
         progress: whether to show a bar.
         prefix: the name of the module.
         rename: from names to those that keys derive from.
+        constructs: whether constructors run.
     """
 
     where: str
@@ -39,6 +40,7 @@ class Request:
     progress: bool = False
     prefix: str = ""
     rename: Renaming = field(default_factory=lambda: Renaming(None, ""))
+    constructs: bool = False
 
     def argument(self, name: str) -> str:
         """Word an argument for a message."""

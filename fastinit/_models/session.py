@@ -319,6 +319,13 @@ def _check_written(missing: Iterable[str], request: Request, result: Result) -> 
         if request.where == "initialize_"
         else "give it a rule, or list it in allow_uninitialized if it is to be loaded"
     )
+    if not request.constructs:
+        again = (
+            "initialize_(module, factory=factory)"
+            if request.where == "initialize_"
+            else "materialize(factory) in place of the module"
+        )
+        advice += f"; what a constructor gives values, {again} initialises"
     raise ValueError(
         f"fastinit.{request.where}: nothing that {type(result.module).__name__} defines "
         f"writes {listed}; {advice}"

@@ -198,6 +198,24 @@ class RunsApplied(nn.Module):
         helper(module)
 
 
+class AsksInputs(nn.Module):
+    """A layer that may be lazy, of its own making; what makes its weights runs what is run."""
+
+    def __init__(self, size: int = 3) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(3, size))
+        self.register_forward_pre_hook(self.initialize_parameters)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+
+    def initialize_parameters(self, module: nn.Module, args: tuple[torch.Tensor]) -> None:
+        if self.weight.shape[1] == 0:
+            self.weight.data = torch.empty(3, args[0].shape[-1])
+            self.reset_parameters()
+
+
 class Tables(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -232,6 +250,7 @@ def test_constructors_that_initialise_are_named(make: Any, text: str) -> None:
         RunsApplied,
         OfItsParent,
         Tables,
+        AsksInputs,
         lambda: nn.Transformer(8, 2, 1, 1, 8),
         lambda: nn.LSTM(3, 3),
         lambda: nn.MultiheadAttention(8, 2),
