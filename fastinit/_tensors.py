@@ -134,9 +134,16 @@ def is_put_together(tensor: Tensor) -> bool:
 
 
 def copy_values(tensor: Tensor, source: Tensor) -> None:
-    """Give a tensor the values of another of its shape and layout; sparse ones may have others."""
+    """Give a tensor the values of another of its shape and layout; sparse ones may have others.
+
+    What an expanded tensor repeats is written once.
+    """
     if not tensor.is_nested and tensor.layout in _COMPRESSED:
         tensor.resize_as_sparse_(source)
+    elif not is_put_together(tensor):
+        for dim, step in enumerate(tensor.stride()):
+            if step == 0 and tensor.shape[dim] > 1:
+                tensor, source = tensor.narrow(dim, 0, 1), source.narrow(dim, 0, 1)
     tensor.copy_(source)
 
 

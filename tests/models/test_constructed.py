@@ -55,6 +55,20 @@ def test_the_values_are_those_of_a_new_module(make: Callable[[], nn.Module]) -> 
     assert all(not buffer.any() for name, buffer in module.named_buffers() if "mean" in name)
 
 
+def test_a_buffer_that_is_expanded() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+            self.register_buffer("places", torch.arange(3.0).view(1, 3, 1).expand(4, 3, 2))
+
+    module = Positions()
+    module.places[0, :, 0].zero_()
+    from_factory(module, Positions)
+    assert_same(values(module), values(fastinit.materialize(Positions, key=3)))
+    assert module.places.untyped_storage().nbytes() == 12
+
+
 def test_wrappers_types_ties_prefixes_and_what_is_skipped() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
