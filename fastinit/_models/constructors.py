@@ -7,6 +7,7 @@ functions and methods it calls use, but not the methods that fastinit runs.
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import operator
@@ -24,10 +25,14 @@ from fastinit._models.tree import Tree
 
 _RUN = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
 _FRAMEWORK = ("initialize_weights", "post_init", "_initialize_weights")
-# Of torch, and as others call theirs; what tables are also made with (`copy_`, `mul_`) is not here.
-_INITIALISERS = frozenset(
-    name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")
-) | {"trunc_normal_tf_", "lecun_normal_", "lecun_uniform_", "fill_", "zero_"}
+# They initialise what is called so, and make tables as well.
+_CHANGES, _CHANGED = ("copy_", "mul_", "div_"), ("weight", "bias")
+# Of torch, as others call theirs, and what `_changes_in` finds.
+_INITIALISERS = (
+    {name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")}
+    | {"trunc_normal_tf_", "lecun_normal_", "lecun_uniform_", "fill_", "zero_"}
+    | {f"{changed}.{change}" for changed in _CHANGED for change in _CHANGES}
+)
 _INITIALISES = re.compile(r"(reset|init).*(param|weight)")
 
 
@@ -35,6 +40,22 @@ def names_in(code: CodeType) -> set[str]:
     """Collect the names that code uses, with the functions defined in it."""
     inner = (const for const in code.co_consts if isinstance(const, CodeType))
     return set(code.co_names).union(*map(names_in, inner))
+
+
+def _changes_in(code: CodeType) -> set[str]:
+    """Collect what code does to weights beside calling initialisers, as "weight.copy_"."""
+    found: set[str] = set()
+    chain: list[str] = []  # of attributes, the `.data` of tensors left out
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            if step.argval in _CHANGES and chain and chain[-1] in _CHANGED:
+                found.add(f"{chain[-1]}.{step.argval}")
+            if step.argval != "data":
+                chain.append(step.argval)
+        elif step.opname not in ("EXTENDED_ARG", "CACHE"):
+            chain = []
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return found.union(*map(_changes_in, inner))
 
 
 def _function(value: Any) -> FunctionType | None:
@@ -61,7 +82,7 @@ def _reached(
             continue
         seen.add(function)
         names = {name for name in names_in(function.__code__) if not stop(name)}
-        found |= names
+        found |= names | _changes_in(function.__code__)
         for name in names:
             called = [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
             called.append(function.__globals__.get(name))

@@ -230,11 +230,25 @@ class AsksInputs(nn.Module):
             self.reset_parameters()
 
 
+class Copies(nn.Module):
+    """As models that enlarge images do, and heads that begin with small numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(3, 3)
+        self.up.weight.data.copy_(torch.eye(3))
+        self.heads = nn.ModuleList([nn.Linear(3, 3)])
+        with torch.no_grad():
+            for head in self.heads:
+                head.bias.mul_(0.001)
+
+
 class Tables(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(3, 3)
         self.register_buffer("table", torch.zeros(3).copy_(torch.arange(3)).mul_(2))
+        self.table.copy_(torch.ones(3)).mul_(self.layer.weight.shape[0])
 
 
 @pytest.mark.parametrize(
@@ -247,6 +261,7 @@ class Tables(nn.Module):
         (Inherits, r"Inherits\(\) calls normal_"),
         (NeedsArguments, r"NeedsArguments\(\) calls normal_"),
         (Adapter, r"Adapter\.reset_adapter_parameters needs arguments"),
+        (Copies, r"Copies\(\) calls bias.mul_, weight.copy_"),
         (lambda: nn.Sequential(nn.Linear(2, 2), Block()), r"Block\(\) calls uniform_, zeros_"),
     ],
 )
