@@ -65,8 +65,8 @@ def _function(value: Any) -> FunctionType | None:
     return value if isinstance(value, FunctionType) else None
 
 
-def _is_torch(function: FunctionType) -> bool:
-    return (function.__module__ or "").partition(".")[0] == "torch"
+def _is_of(function: FunctionType, *packages: str) -> bool:
+    return (function.__module__ or "").partition(".")[0] in packages
 
 
 def _reached(
@@ -78,7 +78,7 @@ def _reached(
     waiting = list(start)
     while waiting:
         function = waiting.pop()
-        if function in seen or _is_torch(function):
+        if function in seen or _is_of(function, "torch"):
             continue
         seen.add(function)
         names = {name for name in names_in(function.__code__) if not stop(name)}
@@ -125,7 +125,7 @@ def _by_others(kind: Any) -> frozenset[str]:
                 method is None
                 or name in (*_RUN, *_FRAMEWORK)
                 or not _INITIALISES.search(name)
-                or _is_torch(method)
+                or _is_of(method, "torch", "transformers")
                 or not _needs_arguments(method)
             ):
                 continue
@@ -145,16 +145,19 @@ def _called(kind: Any) -> frozenset[str]:
 def lost(tree: Tree) -> list[str]:
     """Say which classes are initialised by more than what `initialize_` runs, and how.
 
-    Models of transformers initialise again what their constructors did.
+    Models of transformers initialise again what their constructors did, and so what others have put
+    inside since (LoRA's layers), whose methods they do not call.
     """
-    framework = map(operator.or_, tree.inside, tree.pretrained)
+    framework = [*map(operator.or_, tree.inside, tree.pretrained)]
     own = (m for m, theirs in zip(tree.modules, framework, strict=True) if not theirs)
-    kinds: dict[Any, None] = dict.fromkeys(map(type, own))
-    suspects = [kind for kind in kinds if _by_constructor(kind) or _by_others(kind)]
+    kinds: dict[Any, bool] = dict.fromkeys(map(type, own), True)
+    for kind in dict.fromkeys(map(type, tree.modules)):
+        kinds.setdefault(kind, False)
+    suspects = [k for k, free in kinds.items() if (free and _by_constructor(k)) or _by_others(k)]
     called = frozenset[str]().union(*map(_called, kinds)) if suspects else frozenset()
     found = []
     for kind in suspects:
-        if names := sorted(_by_constructor(kind)):
+        if kinds[kind] and (names := sorted(_by_constructor(kind))):
             found.append(f"{kind.__name__}() calls {', '.join(names)}")
         elif names := sorted(_by_others(kind) - called):
             found.append(f"{kind.__name__}.{names[0]} needs arguments")

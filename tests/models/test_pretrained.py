@@ -173,3 +173,20 @@ def test_loaded_parameters_are_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_loaded(named_parameters(Model(Config(), Alive)))
+
+
+class Added(nn.Linear):
+    """What others put into a model that is there: whoever does so calls its method."""
+
+    def reset_added_parameters(self, scale: float) -> None:
+        nn.init.constant_(self.weight, scale)
+
+
+def test_what_was_put_into_a_model_afterwards_is_named() -> None:
+    model = Model(Config(), Alive)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastinit.initialize_(model, key=3)
+    model.inner.linear = Added(8, 8)
+    with pytest.warns(UserWarning, match=r"Added\.reset_added_parameters needs arguments"):
+        fastinit.initialize_(model, key=3)
