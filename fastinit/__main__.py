@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "weights",
         type=Path,
-        help="a state dict (.pt, .bin, .safetensors), the index of one in pieces, or a folder",
+        help="a state dict (.pt, .bin, .safetensors), a checkpoint that holds one, "
+        "the index of one in pieces, or a folder",
     )
     for command in (init, report):
         command.add_argument("--json", type=Path, metavar="PATH", help="write the report there")

@@ -57,6 +57,16 @@ def _files(path: Path) -> dict[Path, list[str]]:
     return dict(sorted(found.items()))
 
 
+def _by_name(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _in_checkpoint(state: Mapping[Any, Any]) -> dict[str, dict[str, Tensor]]:
+    """Find the state dicts that a checkpoint of a training run holds beside other things."""
+    held = {str(name): value for name, value in state.items() if isinstance(value, Mapping)}
+    return {name: found for name, value in held.items() if (found := _by_name(value))}
+
+
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file")
@@ -67,19 +77,23 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     except Exception as error:  # of many kinds, and long
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{file} cannot be read as weights: {lines[0]}") from error
-    found = [(str(name), value) for name, value in state.items() if isinstance(value, Tensor)]
+    found = _by_name(state)
     if not found and state:
-        listed = ", ".join(repr(name) for name in state)
-        raise ValueError(f"{file} holds no tensors by name, but {listed}")
-    yield from found
+        inside = _in_checkpoint(state)
+        if len(inside) != 1:
+            listed = ", ".join(repr(name) for name in state)
+            several = f"; save one of {', '.join(map(repr, inside))} by itself" if inside else ""
+            raise ValueError(f"{file} holds no tensors by name, but {listed}{several}")
+        (found,) = inside.values()
+    yield from found.items()
 
 
 def load(path: Path) -> nn.Module:
     """Load what is saved as parameters of a module, nested by the dots in their names.
 
     Args:
-        path: a state dict (safetensors or torch's format), the index of one in pieces, or a folder
-            with either.
+        path: a state dict (safetensors or torch's format), a checkpoint that holds one of them
+            beside other things, the index of one in pieces, or a folder with either.
 
     Raises:
         FileNotFoundError: if it, or a piece, is not there.

@@ -92,6 +92,20 @@ def test_report_of_a_state_dict(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert "1.running_var" in printed
 
 
+@pytest.mark.parametrize("name", ["model", "state_dict"])
+def test_report_of_a_checkpoint_of_a_training_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    module = nn.Linear(4, 4)
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    saved = {name: module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "hp": {}}
+    torch.save(saved, tmp_path / "w.pt")
+    assert main(["report", str(tmp_path / "w.pt")]) == 0
+    assert "\nweight " in capsys.readouterr().out
+
+
 def test_report_of_a_folder_shows_what_is_saved(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +204,10 @@ def test_init_without_transformers(config: Path, monkeypatch: pytest.MonkeyPatch
     [
         (b"nothing of the kind", "cannot be read as weights"),
         ({"model": {"w": 1}}, "no tensors by name, but 'model'"),
+        (
+            {"model": {"w": torch.ones(2)}, "ema": {"w": torch.ones(2)}, "epoch": 1},
+            "but 'model', 'ema', 'epoch'; save one of 'model', 'ema' by itself",
+        ),
         ({}, "holds no weights"),
         (None, "holds no weights"),
     ],
