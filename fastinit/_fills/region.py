@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from fastinit._compiled import extension
 
 _MOST_RUNS = 1 << 14
+_MOST_TRIED = 8
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype]
 
@@ -101,25 +103,29 @@ class Region:
         return end - begin == self.nbytes and not self.overlaps_itself
 
     @cached_property
-    def runs(self) -> tuple[tuple[int, int], ...] | None:
-        """The bytes of its elements, as sorted, disjoint intervals; None if there are too many."""
-        if self.numel == 0:
-            return ()
-        item = self.dtype.itemsize
-        block, count = item, 1
+    def blocks(self) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """How many bytes it has in one piece, and in what steps such pieces are, how often each."""
+        block = item = self.dtype.itemsize
         outer: list[tuple[int, int]] = []
         for stride, size in sorted(zip(self.stride, self.size, strict=True)):
             step = stride * item
-            if size == 1:
+            if size == 1 or step == 0:
                 continue
             if step <= block and not outer:
                 block += (size - 1) * step
             else:
                 outer.append((step, size))
-                count *= size
-        if count > _MOST_RUNS:
+        return block, tuple(outer)
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...] | None:
+        """The bytes of its elements, as sorted, disjoint intervals; None if there are too many."""
+        if self.numel == 0:
+            return ()
+        block, outer = self.blocks
+        if math.prod(size for _, size in outer) > _MOST_RUNS:
             return None
-        starts = [self.offset * item]
+        starts = [self.offset * self.dtype.itemsize]
         for step, size in outer:
             starts = [start + k * step for start in starts for k in range(size)]
         merged: list[tuple[int, int]] = []
@@ -135,15 +141,23 @@ class Region:
         """The bytes of its elements; those of its span if there are too many intervals."""
         return (self.span,) if self.runs is None else self.runs
 
-    def is_alike(self, other: Region) -> bool:
-        """Whether another has elements in the same places of its own."""
-        return self.size == other.size and self.stride == other.stride
-
-    def moved(self, begin: int, end: int, to: Region) -> tuple[int, int]:
-        """Give the bytes of the elements of one that is alike for those in some bytes of this."""
-        first, item = self.span[0], self.dtype.itemsize
-        low, high = (begin - first) // item, -((first - end) // item)
-        return to.span[0] + low * to.dtype.itemsize, to.span[0] + high * to.dtype.itemsize
+    def meets(self, other: Region) -> bool:
+        """Whether another shares memory with it; some are counted that are too many pieces."""
+        (low, high), (begin, end) = self.span, other.span
+        if self.numel == 0 or other.numel == 0 or low >= end or begin >= high:
+            return False
+        if self.dense and other.dense:
+            return True
+        (block, outer), (other_block, other_outer) = self.blocks, other.blocks
+        most: dict[int, list[int]] = {}  # how often each step may go forth, and back
+        for k, of in enumerate((outer, other_outer)):
+            for step, size in of:
+                most.setdefault(step, [0, 0])[k] += size - 1
+        steps = sorted(((step, a, b) for step, (a, b) in most.items()), reverse=True)
+        found = _reaches(begin - low - block, begin - low + other_block, steps)
+        if found is None:
+            return self.runs is None or other.runs is None or _share(self.runs, other.runs)
+        return found
 
     def with_dtype(self, dtype: torch.dtype) -> Region:
         """Give the same elements as another type."""
@@ -169,6 +183,36 @@ class Region:
         if tensor is None:
             raise RuntimeError(f"fastinit: a storage of {storage.nbytes()} bytes is too small")
         return tensor
+
+
+def _reaches(low: int, high: int, steps: Sequence[tuple[int, int, int]]) -> bool | None:
+    """Whether steps, each so often forth and back, can add up to something in between.
+
+    None if they do not divide each other, so that there is too much to try.
+    """
+    if low < 0 < high:
+        return True
+    if not steps:
+        return False
+    (step, forth, back), inner = steps[0], steps[1:]
+    most = sum(s * n for s, n, _ in inner)
+    least = -sum(s * n for s, _, n in inner)
+    first, last = max(-back, (low - most) // step + 1), min(forth, -((least - high) // step) - 1)
+    if last - first >= _MOST_TRIED:
+        return None
+    tried = [_reaches(low - k * step, high - k * step, inner) for k in range(first, last + 1)]
+    return True if True in tried else None if None in tried else False
+
+
+def _share(runs: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> bool:
+    """Whether sorted intervals share bytes with others."""
+    place = 0
+    for begin, end in runs:
+        while place < len(others) and others[place][1] <= begin:
+            place += 1
+        if place < len(others) and others[place][0] < end:
+            return True
+    return False
 
 
 @lru_cache(maxsize=1 << 12)

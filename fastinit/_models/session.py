@@ -262,8 +262,8 @@ def _names(recorder: Recorder, request: Request, result: Result, refs: dict[str,
         names.before.add(ref, name)
     storages = recorder.storages_of(tensor for tensor, _ in recorder.followed)
     for (tensor, name), storage in zip(recorder.followed, storages, strict=True):
-        if storage is not None and storage not in names.there:
-            names.before.add(Ref(storage, Region.of(tensor)), name)
+        if storage is not None and not names.there.meets(ref := Ref(storage, Region.of(tensor))):
+            names.before.add(ref, name)
     loose = [
         storage
         for storage in recorder.storages()

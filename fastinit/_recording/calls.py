@@ -13,16 +13,11 @@ from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Op, Ref
 from fastinit._recording.kinds import COPYING, Kind
+from fastinit._recording.laying import joined, laid_by
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
 from fastinit._recording.values import marked, unpoisoned
 from fastinit._recording.waiting import Waiting, name_of
-
-
-def _joined(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Tensor], int]:
-    """Give what `cat` and `stack` lay side by side, and along which dimension."""
-    tensors = args[0] if args else kwargs["tensors"]
-    return tensors, args[1] if len(args) > 1 else kwargs.get("dim", 0)
 
 
 class Calls(Waiting):
@@ -46,8 +41,8 @@ class Calls(Waiting):
         beside = {self.storage_of(tensor) for tensor in saved}
         if args and isinstance(args[0], Tensor):
             beside.discard(self.storage_of(args[0]))
-        partial = kind.partial and not kwargs.get("accumulate") and not kwargs.get("reduce")
-        partial = partial and not any(value is True for value in args)
+        adds = kwargs.get("accumulate") or kwargs.get("reduce") or any(v is True for v in args)
+        partial = kind.partial and not adds
         reads: list[Ref] = []
         writes: list[Ref] = []
         for tensor, storage in pairs:
@@ -85,10 +80,10 @@ class Calls(Waiting):
         op.elementwise = kind.pointwise
         partly: Spans | None = None
         marks: Tensor | None = None
-        if missing and kind.joins:
-            joined, dim = _joined(args, kwargs)
+        if missing and op.operator in ("cat", "stack"):
+            tensors_joined, dim = joined(args, kwargs)
             join = torch.stack if op.operator == "stack" else torch.cat
-            marks = join([self._marks_on(tensor) for tensor in joined], dim)
+            marks = join([self._marks_on(tensor) for tensor in tensors_joined], dim)
         elif missing and kind.pointwise and not draws:
             marks = self._marks(reads, tensors)
         try:
@@ -99,7 +94,7 @@ class Calls(Waiting):
             elif partial and not missing:
                 with self._seen(writes):
                     result = func(*args, **kwargs)
-            elif missing and name_of(func) in COPYING:
+            elif missing and name_of(func) in COPYING and not adds:
                 with self._seen(reads):
                     result = func(*args, **kwargs)
                 if all(ref.region.dtype is result.dtype for ref in lacking):
@@ -119,16 +114,10 @@ class Calls(Waiting):
 
     def _pieces(self, op: Op, args: Any, kwargs: Mapping[str, Any], result: Tensor) -> list[Op]:
         """Divide the joining of tensors into what has been done with each."""
-        tensors, dim = _joined(args, kwargs)
-        if op.operator == "stack":
-            parts = result.unbind(dim)
-        else:  # an empty list of numbers may stand beside whatever else
-            tensors = [tensor for tensor in tensors if tensor.dim() == result.dim()]
-            parts = torch.split_with_sizes(result, [t.shape[dim] for t in tensors], dim)
         pieces = []
-        for tensor, part in zip(tensors, parts, strict=True):
-            storage = self.storage_of(tensor)
-            read = [] if storage is None else [Ref(storage, Region.of(tensor))]
+        for part, of in laid_by(op.operator, args, kwargs, result):
+            storage = None if of is None else self.storage_of(of)
+            read = [] if of is None or storage is None else [Ref(storage, Region.of(of))]
             write = Ref(op.writes[0].storage, Region.of(part))
             piece = Op(op.label, read, [write], overwrites=op.overwrites, operator=op.operator)
             piece.elementwise = True

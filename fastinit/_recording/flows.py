@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastinit._fills.by_region import ByRegion
+from fastinit._fills.elements import made_of
 from fastinit._fills.region import Region
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.naming import UNNAMED, Names
@@ -14,9 +15,10 @@ _LAST = 1 << 62
 
 
 class _Goal(NamedTuple):
-    """A name, and how early what has it was written: the first counts."""
+    """A name, how early what has it was written, and its place among names: the first counts."""
 
     position: int
+    place: int
     name: str
 
 
@@ -36,7 +38,8 @@ class _Flows:
 
     def parts(self, ref: Ref, position: int) -> list[tuple[Region, _Goal]]:
         """List the parts of a region that is written, and where the values of each go."""
-        found = [(r, _Goal(position, name)) for r, name in self._names.within(ref)]
+        named = enumerate(self._names.within(ref))
+        found = [(region, _Goal(position, k, name)) for k, (region, name) in named]
         flows = self._of.get(ref.storage)
         return found if flows is None else [*found, *flows.meeting(ref.region)]
 
@@ -53,7 +56,7 @@ class _Flows:
 
     def add(self, storage: Storage, region: Region, goal: _Goal) -> None:
         """Note where the values of a region go, unless it has a name."""
-        if region.numel == 0 or self._names.meets(Ref(storage, region)):
+        if region.numel == 0 or self._names.covers(Ref(storage, region)):
             return
         flows = self._of.setdefault(storage, ByRegion())
         known = flows.get(region)
@@ -61,37 +64,26 @@ class _Flows:
             flows.put(region, goal)
 
 
+def _own(names: Names, ref: Ref, position: int) -> _Goal | None:
+    """Name what is written then; beside what has a name, by that only if it goes nowhere else."""
+    name = names.of(ref)
+    if name is None:
+        return None
+    return _Goal(position, 0, name) if names.meets(ref) else _Goal(_LAST, position, name)
+
+
 def _copied(names: Names, op: Op) -> _Goal:
     """Name a draw by the first that has a name of what it copies, or by what else holds it."""
     named = None
     for ancestor in op.ancestors:
-        name = names.of(ancestor.writes[0])
-        if name is not None:
-            named = _Goal(ancestor.position, name)
+        named = _own(names, ancestor.writes[0], ancestor.position) or named
     if named is not None:
         return named
     for ref in op.writes:
         other = names.others.of(ref)
         if other is not None:
-            return _Goal(_LAST, other)
-    return _Goal(_LAST + 1, UNNAMED)
-
-
-def _moved(
-    parts: Sequence[tuple[Region, _Goal]], of: Region, to: Region
-) -> Iterator[tuple[Region, _Goal]]:
-    """Give parts of one region as those of another that is laid out alike."""
-    begin, end = of.span[0], to.span[0]
-    for part, goal in parts:
-        item, offset = part.dtype.itemsize, -1
-        if of.covers(part):
-            if item == of.dtype.itemsize:
-                offset = part.offset - of.offset + to.offset
-                part = part.with_dtype(to.dtype)
-            elif of.dtype.itemsize == to.dtype.itemsize and (end - begin) % item == 0:
-                offset = part.offset + (end - begin) // item
-        moved = Region(part.size, part.stride, offset, part.dtype) if offset >= 0 else to
-        yield moved, goal
+            return _Goal(_LAST + 1, 0, other)
+    return _Goal(_LAST + 2, 0, UNNAMED)
 
 
 def _is_same(a: Ref, b: Ref) -> bool:
@@ -114,9 +106,8 @@ def names_of_draws(names: Names, ops: Sequence[Op], order: Mapping[Any, int]) ->
     for op in reversed(ops):
         goal = None
         for ref in op.writes:
-            own, goal = names.of(ref), flows.goal(ref)
-            if own is not None and (goal is None or names.meets(ref)):
-                goal = _Goal(op.position, own)
+            goals = _own(names, ref, op.position), flows.goal(ref)
+            goal = min((one for one in goals if one is not None), default=None)
             if goal is not None:
                 break
         if op.draw is not None and goal is not None and op.original is None:
@@ -136,9 +127,10 @@ def names_of_draws(names: Names, ops: Sequence[Op], order: Mapping[Any, int]) ->
         if goal is None:
             continue
         for ref in reads:
-            if to is not None and ref.region.is_alike(to.region):
-                for region, of_part in _moved(parts, to.region, ref.region):
-                    flows.add(ref.storage, region, of_part)
+            if to is not None:
+                for part, of_part in parts:
+                    for region in made_of(part, to.region, ref.region):
+                        flows.add(ref.storage, region, of_part)
             else:
                 flows.add(ref.storage, ref.region, goal)
     return {draw: found[draw].name for draw in sorted(found, key=order.__getitem__)}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastinit._compiled import extension
+from fastinit._fills.elements import made_of_bytes
 from fastinit._fills.fill import Fill
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
@@ -278,18 +279,25 @@ def without_dead(
         kept.append(op)
         parts: list[tuple[int, int]] | None = None
         to = op.writes[0] if op.elementwise and len(op.writes) == 1 else None
-        if to is not None and to.region.dense:
-            parts = wanted(to.storage).within(*to.region.span)
+        if to is not None:
+            parts = _parts(wanted(to.storage), to.region)
         if op.overwrites:
             for ref in op.writes:
                 wanted(ref.storage).remove_region(ref.region)
         for ref in op.reads:
-            if to is None or parts is None or not to.region.is_alike(ref.region):
-                wanted(ref.storage).add_around(ref.region)
-                continue
-            for begin, end in parts:
-                wanted(ref.storage).add(*to.region.moved(begin, end, ref.region))
+            of = [ref.region]
+            if to is not None and parts is not None:
+                of = made_of_bytes(parts, to.region, ref.region)
+            for region in of:
+                wanted(ref.storage).add_around(region)
     return kept[::-1]
+
+
+def _parts(wanted: Spans, region: Region) -> list[tuple[int, int]] | None:
+    """List what of a region is wanted; None if all of it is, or what is scattered."""
+    if region.runs is None or (parts := wanted.within(*region.span)) is None:
+        return None
+    return None if wanted.covers_region(region) else parts
 
 
 def needed_of(storage: Storage) -> list[Op]:

@@ -19,6 +19,7 @@ from fastinit._fills.operators import (
     made_of_others,
 )
 from fastinit._recording.copies import in_place
+from fastinit._recording.laying import LAYING
 
 _aten = torch.ops.aten
 # Operators that give a tensor other memory, or more of it.
@@ -38,12 +39,40 @@ _PARTIAL = frozenset(
     }
 )
 
-_CONVERTING = (_aten._to_copy.default, _aten.clone.default, _aten.copy_.default)
+# Operators on each element for itself that torch does not say so of.
+_POINTWISE = frozenset(
+    {"_to_copy", "clone", "complex", "copy", "masked_fill", "polar", "tril", "triu"}
+)
 
 # Operators that copy some elements of what they are given.
-COPYING = frozenset({"clone", "flip", "gather", "index", "index_select", "repeat", "roll", "where"})
-# Operators that lay what they are given side by side.
-_JOINING = frozenset({"cat", "stack"})
+COPYING = frozenset(
+    {
+        "block_diag",
+        "clone",
+        "constant_pad_nd",
+        "diag_embed",
+        "diagonal_scatter",
+        "expand_copy",
+        "flip",
+        "gather",
+        "index",
+        "index_copy",
+        "index_fill",
+        "index_put",
+        "index_select",
+        "masked_scatter",
+        "masked_select",
+        "permute_copy",
+        "repeat",
+        "roll",
+        "scatter",
+        "select_scatter",
+        "slice_scatter",
+        "take",
+        "transpose_copy",
+        "where",
+    }
+)
 
 
 class Way(enum.Enum):
@@ -77,7 +106,7 @@ class Kind(NamedTuple):
         pointwise: whether each element of what it makes depends on one of each argument.
         draws: whether it draws.
         keeps: whether it may keep the address of what it is given.
-        joins: whether it lays tensors side by side.
+        joins: whether it lays tensors side by side; see `laid_by`.
     """
 
     way: Way
@@ -99,20 +128,23 @@ def single(func: Any) -> Any:
         return None
     packet = getattr(_aten, name.removeprefix("_foreach_"), None)
     overload = {"List": "Tensor", "ScalarList": "Scalar"}.get(overload, overload)
-    return None if packet is None else getattr(packet, overload, None)
+    found = None if packet is None else getattr(packet, overload, None)
+    # `pow.Scalar` takes a number to the power of a tensor.
+    of_tensor = found is not None and str(found._schema.arguments[0].type) == "Tensor"
+    return found if of_tensor else None
 
 
 @functools.cache
 def kind_of(func: Any) -> Kind:
     """Say what a recording does with an operator."""
-    mutable = func._schema.is_mutable
+    mutable, name = func._schema.is_mutable, func._schema.name.partition("::")[2]
     draws = torch.Tag.nondeterministic_seeded in func.tags
     ours = func.namespace == "fastinit"
     out = any(argument.is_out for argument in func._schema.arguments)
     overwrites = out or func in OVERWRITING or func in (fill_many_op, orthogonal_many_op) or ours
     keeps = func.namespace not in ("aten", "prim", "prims", "fastinit")
     way = Way.CALL
-    if func._schema.name.partition("::")[2] in _RESIZING:
+    if name in _RESIZING:
         way = Way.RESIZE
     elif func in ALLOCATING:
         way = Way.ALLOCATE
@@ -124,7 +156,7 @@ def kind_of(func: Any) -> Kind:
         way = Way.TOGETHER
     elif func in WHOLE_MANY:
         way = Way.EACH
-    elif mutable and single(func) is not None:
+    elif (each := single(func)) is not None and (mutable or torch.Tag.pointwise in each.tags):
         way = Way.FOREACH
     elif draws:
         way = Way.DRAW if mutable and func in OVERWRITING and func.namespace == "aten" else way
@@ -140,9 +172,11 @@ def kind_of(func: Any) -> Kind:
         way = Way.COPY
     elif func is _aten.clone.default or (not mutable and in_place(func) is not None):
         way = Way.ELEMENTWISE
-    partial = func._schema.name.partition("::")[2] in _PARTIAL
-    pointwise = torch.Tag.pointwise in func.tags or func in _CONVERTING
-    joins = func.namespace == "aten" and func._schema.name.partition("::")[2] in _JOINING
+    partial = name in _PARTIAL
+    torchs = func.namespace == "aten"
+    pointwise = torch.Tag.pointwise in func.tags
+    pointwise = pointwise or (torchs and name.removesuffix("_") in _POINTWISE)
+    joins = torchs and name in LAYING
     return Kind(
         way, made_of_others(func), mutable, overwrites, partial, pointwise, draws, keeps, joins
     )

@@ -38,6 +38,13 @@ class _Within(ByRegion[str]):
         return name
 
 
+def _cover(named: Iterable[tuple[Region, str]], region: Region) -> bool:
+    spans = Spans()
+    for one, _ in named:
+        spans.add_region(one)
+    return spans.covers_region(region)
+
+
 class _Table(dict[Storage, tuple[Region, str] | _Within]):
     """Names of regions, by storage; most storages have but one."""
 
@@ -67,16 +74,11 @@ class _Table(dict[Storage, tuple[Region, str] | _Within]):
             return False
         if isinstance(found, _Within):
             return len(found.meeting(ref.region)) > 0
-        spans = Spans()
-        spans.add_region(found[0])
-        return spans.meets_region(ref.region)
+        return found[0].meets(ref.region)
 
     def covers(self, ref: Ref) -> bool:
         """Whether all of a region has a name."""
-        spans = Spans()
-        for region, _ in self.within(ref):
-            spans.add_region(region)
-        return spans.covers_region(ref.region)
+        return _cover(self.within(ref), ref.region)
 
     def held(self, storage: Storage) -> list[Region]:
         """List the regions of a storage that have a name."""
@@ -99,7 +101,7 @@ class Names:
     Attributes:
         there: what is there in the end as a parameter or buffer.
         others: what is held otherwise.
-        before: what there was, which is asked where nothing of these has a storage.
+        before: what there was, where nothing is now that is there.
     """
 
     def __init__(self) -> None:
@@ -115,25 +117,30 @@ class Names:
         """List the regions of a storage that something has in the end."""
         return [*self.there.held(storage), *self.others.held(storage)]
 
-    def _table(self, storage: Storage) -> _Table:
-        return self.there if storage in self.there else self.before
-
     def meets(self, ref: Ref) -> bool:
         """Whether some of a region has a name."""
-        return self._table(ref.storage).meets(ref)
+        return self.there.meets(ref) or (len(self.before) > 0 and self.before.meets(ref))
+
+    def covers(self, ref: Ref) -> bool:
+        """Whether all of a region has a name."""
+        return _cover(self.within(ref), ref.region)
 
     def within(self, ref: Ref) -> list[tuple[Region, str]]:
         """List the regions with a name that a region meets, and their names."""
-        return self._table(ref.storage).within(ref)
+        found = self.there.within(ref)
+        return [*found, *self.before.within(ref)] if self.before else found
 
     def of(self, ref: Ref) -> str | None:
         """Name what holds a region, or else the storage; None if only others hold it."""
         found = self.there.get(ref.storage)
         if found is None:
             return self.before.of(ref) if self.before else None
-        # Beside parameters there may be what is held otherwise.
-        if self.others and self.others.meets(ref) and not self.there.meets(ref):
-            return None
+        # Beside parameters there may be those that were, and what is held otherwise.
+        if (self.before or self.others) and not self.there.meets(ref):
+            if self.before.meets(ref):
+                return self.before.of(ref)
+            if self.others.meets(ref):
+                return None
         return found[1] if type(found) is tuple else found.of(ref.region)  # type: ignore[union-attr]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.common import same_bits
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -41,6 +42,11 @@ def _by(join: Callable[[list[Tensor]], Tensor], part: Callable[[Tensor, int], Te
     return flatten
 
 
+def _repeated(tensor: Tensor, k: int) -> Tensor:
+    size = tensor.shape[1] // 2
+    return tensor[1, size + 4 * k : size + 4 * k + 4, 3:]
+
+
 _WAYS: dict[str, Callable[[Sequence[nn.Module]], None]] = {
     "parameters_to_vector": _flatten,
     "flatten_dense_tensors": _into_one_tensor,
@@ -62,6 +68,49 @@ _WAYS: dict[str, Callable[[Sequence[nn.Module]], None]] = {
         lambda ts: torch.cat([x for t in ts for x in (t, torch.ones(1, 3))]),
         lambda t, k: t[5 * k : 5 * k + 4],
     ),
+    "padded": _by(
+        lambda ts: F.pad(torch.cat(ts), (0, 0, 2, 5)), lambda t, k: t[4 * k + 2 : 4 * k + 6]
+    ),
+    "padded and cut": _by(
+        lambda ts: F.pad(F.pad(torch.cat(ts), (1, 1, 2, 5)), (-1, 0, -1, -2)),
+        lambda t, k: t[4 * k + 1 : 4 * k + 5, :3],
+    ),
+    "transposed": _by(
+        lambda ts: torch.stack(ts, 2).permute(2, 0, 1).contiguous(), lambda t, k: t[k]
+    ),
+    "copied across": _by(
+        lambda ts: torch.empty(4, 3, len(ts)).copy_(torch.stack(ts).permute(1, 2, 0)),
+        lambda t, k: t[:, :, k],
+    ),
+    "expanded": _by(
+        lambda ts: torch.stack(ts).unsqueeze(0).expand(2, -1, -1, -1).contiguous(),
+        lambda t, k: t[1, k],
+    ),
+    "broadcast": _by(
+        lambda ts: torch.cat(ts) * torch.ones(2, 4 * len(ts), 3),
+        lambda t, k: t[1, 4 * k : 4 * k + 4],
+    ),
+    "repeated": _by(lambda ts: torch.cat(ts).repeat(3, 2, 2), _repeated),
+    "columns of columns": _by(
+        lambda ts: torch.cat([torch.cat(ts[:2], 1), *ts[2:]], 1),
+        lambda t, k: t[:, 3 * k : 3 * k + 3],
+    ),
+    "on a diagonal": _by(
+        lambda ts: torch.block_diag(*ts), lambda t, k: t[4 * k : 4 * k + 4, 3 * k : 3 * k + 3]
+    ),
+    "complex": _by(
+        lambda ts: torch.view_as_real(torch.complex(torch.stack(ts), torch.ones(len(ts), 4, 3))),
+        lambda t, k: t[k, ..., 0],
+    ),
+    "bytes": _by(
+        lambda ts: torch.stack(ts).view(torch.uint8).clone().view(torch.float32),
+        lambda t, k: t[k],
+    ),
+    "_foreach_mul": _by(
+        lambda ts: torch._foreach_mul([torch.stack(ts)], 1.0)[0],  # type: ignore[arg-type]
+        lambda t, k: t[k],
+    ),
+    "a triangle": _by(lambda ts: torch.stack(ts).triu(-4), lambda t, k: t[k]),
     "_foreach_copy_": _by(lambda ts: _copied(torch.empty(len(ts), 4, 3), ts), lambda t, k: t[k]),
 }
 
@@ -317,10 +366,3 @@ def test_padding_without_values_is_named() -> None:
     # What else holds a parameter is not told.
     with pytest.raises(ValueError, match=r"writes weight \(parameter\), flat \(attribute\);"):
         materialize(lambda: _Padded(False, draw=False), key=KEY)
-
-
-def test_bytes_of_elements_elsewhere() -> None:
-    of, to = Region((8,), (1,), 4, torch.float32), Region((8,), (1,), 1, torch.float64)
-    assert of.moved(16, 48, to) == to.span
-    assert of.moved(20, 24, to) == (16, 24)
-    assert of.moved(21, 25, to) == (16, 32)  # parts of two elements

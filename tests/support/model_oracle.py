@@ -38,6 +38,14 @@ _OVERWRITING = {
     _aten.exponential_.default,
     _aten.geometric_.default,
 }
+_ELEMENT_BY_ELEMENT = {
+    _aten._to_copy.default,
+    _aten.complex.default,
+    _aten.copy_.default,
+    _aten.masked_fill.Tensor,
+    _aten.tril.default,
+    _aten.triu.default,
+}
 _EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"} | {
     "new_empty_strided"
 }
@@ -206,8 +214,9 @@ def _each(func: Any, args: Any, written: list[Tensor]) -> dict[tuple[int, int], 
     if len(written) != 1:
         return None
     to = in_order(written[0])
-    if torch.Tag.pointwise in func.tags:
-        tensors = [value.expand(written[0].shape) for value in args if _is_tensor(value)]
+    if torch.Tag.pointwise in func.tags or func in _ELEMENT_BY_ELEMENT:
+        given = args[1:] if func is _aten.copy_.default else args
+        tensors = [value.expand(written[0].shape) for value in given if _is_tensor(value)]
         return {c: frozenset(of) for c, *of in zip(to, *map(in_order, tensors), strict=True)}
     return None
 

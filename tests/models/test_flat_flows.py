@@ -1,0 +1,141 @@
+"""Names of draws that lie beside parameters, or flow into these by way of other operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.common import same_bits
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+import fastinit
+from fastinit import Key, materialize, normal_
+
+KEY = Key(6)
+
+
+class _Columns(nn.Module):
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        table = torch.empty(rows, 6)
+        self.first = nn.Parameter(table[:, :3])
+        self.second = nn.Parameter(table[:, 3:])
+        nn.init.normal_(table[:, 3:5])
+        nn.init.normal_(table[:, 5:])
+        nn.init.normal_(table[:, :3])
+
+
+@pytest.mark.parametrize("rows", [10, 20_000])
+def test_columns_of_a_long_table_are_told_apart(rows: int) -> None:
+    module = materialize(lambda: _Columns(rows), key=KEY)
+    for value, columns, name, n in (
+        (module.first, 3, "first", 0),
+        (module.second[:, :2], 2, "second", 0),
+        (module.second[:, 2:], 1, "second", 1),
+    ):
+        expected = normal_(torch.empty(rows, columns), key=KEY.fold_in(name).fold_in(n))
+        assert same_bits(value.data, expected)
+
+
+class _Beside(nn.Module):
+    """Something without a name that lies beside what has one, and goes elsewhere."""
+
+    def __init__(self, number: float | Tensor) -> None:
+        super().__init__()
+        table = torch.empty(2, 4)
+        nn.init.normal_(table[1])
+        nn.init.normal_(table[0])
+        self.a = nn.Parameter(table[0])
+        self.b = nn.Parameter(table * number)
+
+
+@pytest.mark.parametrize("number", [2.0, torch.full((2, 4), 2.0)])
+def test_what_lies_beside_a_parameter_has_the_name_of_where_it_goes(number: Any) -> None:
+    module = materialize(lambda: _Beside(number), key=KEY)
+    a, b = (normal_(torch.empty(4), key=KEY.fold_in(name).fold_in(0)) for name in "ab")
+    assert same_bits(module.a.data, a)
+    assert same_bits(module.b.data, 2 * torch.stack([a, b]))
+
+
+class _IntoTwo(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        drawn, table = nn.init.normal_(torch.empty(8)), torch.empty(8)
+        self.z = nn.Parameter(table[:4])
+        self.a = nn.Parameter(table[4:])
+        torch.mul(drawn, torch.ones(8), out=table)
+
+
+def test_what_flows_into_two_parameters_at_once_has_the_name_of_the_first_of_them() -> None:
+    module = materialize(_IntoTwo, key=KEY)
+    expected = normal_(torch.empty(8), key=KEY.fold_in("z").fold_in(0))
+    assert same_bits(torch.cat([module.z.data, module.a.data]), expected)
+
+
+class _Powers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        drawn = nn.init.normal_(torch.empty(8))
+        self.weight = nn.Parameter(torch._foreach_pow([drawn], 2.0)[0])  # type: ignore[arg-type]
+
+
+def test_an_operator_on_lists_whose_like_for_one_tensor_takes_a_number_first() -> None:
+    drawn = normal_(torch.empty(8), key=KEY.fold_in("weight").fold_in(0))
+    assert same_bits(materialize(_Powers, key=KEY).weight.data, drawn**2)
+
+
+_PARTLY: dict[str, Callable[[Tensor], Tensor]] = {
+    "pad": lambda t: F.pad(t, (0, 4)),
+    "tril_": lambda t: t.view(4, 4).tril_(5).view(-1),
+    "complex": lambda t: torch.complex(t, t).real.clone(),
+    "masked_fill": lambda t: t.masked_fill(torch.zeros(16, dtype=torch.bool), torch.tensor(1.0)),
+    "scatter": lambda t: t.scatter(0, torch.tensor([15]), 1.0),
+    "index_put": lambda t: t.index_put((torch.tensor([15]),), torch.tensor(1.0)),
+    "slice_scatter": lambda t: torch.zeros(16).slice_scatter(t),
+    "block_diag": lambda t: torch.block_diag(t, t)[0],
+    "take": lambda t: t.take(torch.arange(16)),
+}
+
+
+@pytest.mark.parametrize("way", _PARTLY)
+def test_copies_of_what_has_values_in_part_have_them_there(way: str) -> None:
+    def build(end: int) -> nn.Module:
+        module, memory = nn.Module(), torch.empty(16)
+        nn.init.normal_(memory[:12])
+        module.weight = nn.Parameter(_PARTLY[way](memory)[:end])
+        return module
+
+    weight = materialize(lambda: build(12), key=KEY).weight
+    expected = normal_(torch.empty(12), key=KEY.fold_in("weight").fold_in(0))
+    assert same_bits(weight.data, expected)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="weight"):
+        materialize(lambda: build(13), key=KEY)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_what_was_a_parameter_keeps_its_name_in_memory_of_others(flat: bool) -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.empty(4))
+            self.second = nn.Parameter(torch.empty(4))
+
+        def reset_parameters(self) -> None:
+            if flat:
+                vector_to_parameters(parameters_to_vector(self.parameters()), self.parameters())
+            nn.init.normal_(self.second)
+            self.old = nn.init.normal_(self.first).detach()
+            self.first = nn.Parameter(nn.init.normal_(torch.empty(4)))
+
+    module = fastinit.initialize_(Module(), key=KEY)
+    for value, name, n in (
+        (module.second, "second", 0),
+        (module.old, "first", 0),
+        (module.first, "first", 1),
+    ):
+        expected = normal_(torch.empty(4), key=KEY.fold_in(name).fold_in(n))
+        assert same_bits(value.detach(), expected)
