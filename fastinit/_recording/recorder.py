@@ -146,8 +146,7 @@ class Recorder(Calls):
             if way is Way.EACH:
                 return self._each(func, args, kwargs)
             if way is Way.FOREACH:
-                made = self._foreach(func, args, kwargs)
-                return None if kind.mutable else made
+                return self._foreach(func, args, kwargs)
             if way in (Way.WHOLE, Way.DRAW) and self._wait_to_draw(func, args, kwargs, together):
                 return args[0] if func.namespace == "aten" else None
             if way is Way.IN_PLACE and self._wait_to_change(func, args, kwargs):
@@ -192,12 +191,15 @@ class Recorder(Calls):
             rest = {"key": key, "generator": kwargs.get("generator")}
             self.dispatch(single, kind_of(single), (tensor, number, *args[2:]), rest)
 
-    def _foreach(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        each, made = single(func), []
-        for k in range(len(args[0])):
+    def _foreach(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        each, count = single(func), len(args[0])
+        if count == 0 or any(len(v) != count for v in args if isinstance(v, (list, tuple))):
+            return func(*args, **kwargs)  # which objects
+        made = []
+        for k in range(count):
             one = [value[k] if isinstance(value, (list, tuple)) else value for value in args]
             made.append(self.dispatch(each, kind_of(each), tuple(one), kwargs))
-        return made
+        return made if not func._schema.is_mutable else None
 
     def _resize(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give a tensor other memory, or more of it, which nobody has written to."""

@@ -139,3 +139,29 @@ def test_what_was_a_parameter_keeps_its_name_in_memory_of_others(flat: bool) -> 
     ):
         expected = normal_(torch.empty(4), key=KEY.fold_in(name).fold_in(n))
         assert same_bits(value.detach(), expected)
+
+
+_ON_LISTS: dict[str, Callable[[Any], object]] = {
+    "fewer tensors": lambda ts: torch._foreach_add_(ts, ts[:2]),
+    "fewer numbers": lambda ts: torch._foreach_mul_(ts, [1.0, 2.0]),
+    "none": lambda ts: torch._foreach_zero_([]),
+    "none, elsewhere": lambda ts: torch._foreach_mul([], 2.0),
+    "fewer, elsewhere": lambda ts: torch._foreach_mul(ts, ts[:2]),
+}
+
+
+@pytest.mark.parametrize("way", _ON_LISTS)
+def test_lists_that_torch_refuses_are_refused_before_any_is_changed(way: str) -> None:
+    class Module(nn.Module):
+        @torch.no_grad()
+        def __init__(self) -> None:
+            super().__init__()
+            tensors = [nn.init.normal_(torch.empty(3)) for _ in range(3)]
+            with pytest.raises(RuntimeError, match=r"^Tensor list"):
+                _ON_LISTS[way](tensors)
+            self.of = nn.ParameterList(tensors)
+
+    Module()
+    for k, value in enumerate(materialize(Module, key=KEY).of):
+        expected = normal_(torch.empty(3), key=KEY.fold_in(f"of.{k}").fold_in(0))
+        assert same_bits(value.data, expected)
