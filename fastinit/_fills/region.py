@@ -167,8 +167,11 @@ class Region:
         """Whether writing this region leaves nothing of the other."""
         if self is other or self == other:
             return True
+        if self.runs is not None and len(self.runs) == 1:
+            (low, high), (begin, end) = self.runs[0], other.span
+            return other.numel == 0 or (low <= begin and end <= high)
         if self.runs is None or other.runs is None:
-            return False
+            return self._has_pieces_of(other)
         place = 0
         for low, high in other.runs:
             while place < len(self.runs) and self.runs[place][1] < high:
@@ -176,6 +179,17 @@ class Region:
             if place == len(self.runs) or self.runs[place][0] > low:
                 return False
         return True
+
+    def _has_pieces_of(self, other: Region) -> bool:
+        """Whether the pieces of another, in steps that this one has, too, are within its own."""
+        (block, outer), (other_block, other_outer) = self.blocks, other.blocks
+        counts, place = dict(other_outer), other.span[0] - self.span[0]
+        known = len(counts) == len(other_outer) and counts.keys() <= dict(outer).keys()
+        for step, count in sorted(outer, reverse=True):
+            first = place // step
+            known = known and 0 <= first <= count - counts.get(step, 1)
+            place -= first * step
+        return known and place + other_block <= block
 
     def on(self, storage: torch.UntypedStorage) -> Tensor:
         """Make the tensor of this region on a storage."""

@@ -366,3 +366,19 @@ def test_padding_without_values_is_named() -> None:
     # What else holds a parameter is not told.
     with pytest.raises(ValueError, match=r"writes weight \(parameter\), flat \(attribute\);"):
         materialize(lambda: _Padded(False, draw=False), key=KEY)
+
+
+@pytest.mark.parametrize("rows", [1_000, 20_000])
+def test_a_report_tells_columns_apart_however_long(rows: int) -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.empty(rows, 6)
+            self.once, self.often = nn.Parameter(table[:, :3]), nn.Parameter(table[:, 3:])
+            nn.init.normal_(table)
+            nn.init.uniform_(self.often)
+            nn.init.zeros_(table[:, 3:])
+
+    found = fastinit.report(materialize(Module, key=KEY)).parameters
+    assert [row.rule for row in found] == ["normal_", "constant_"]
+    assert [row.flags for row in found] == [(), ("written 3 times",)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastinit._fills import elements
+from fastinit._fills import region as regions
 from fastinit._fills.by_region import ByRegion
 from fastinit._fills.elements import made_of, made_of_bytes
 from fastinit._fills.region import Region
@@ -96,6 +97,24 @@ def test_which_regions_meet(seed: int) -> None:
     shifted = Region(other.size, other.stride, other.offset + draw.randrange(5), other.dtype)
     for a, b in ((one, shifted), (shifted, one), (one, other)):
         assert a.meets(b) is (not _bytes(a).isdisjoint(_bytes(b)))
+
+
+@pytest.mark.parametrize("most", [1, 1 << 14])
+@pytest.mark.parametrize("seed", range(200))
+def test_what_writing_a_region_leaves_nothing_of(
+    seed: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions, "_MOST_RUNS", most)
+    draw = random.Random(seed)
+    shape = [draw.randrange(1, 5) for _ in range(draw.randrange(1, 4))]
+    whole = Region.of(_laid_out(draw, shape))
+    whole = Region(whole.size, whole.stride, whole.offset, whole.dtype)  # nothing known of it
+    for _ in range(4):
+        part = _part(draw, whole)
+        assert not whole.covers(part) or _bytes(part) <= _bytes(whole)
+        assert not part.covers(whole) or _bytes(whole) <= _bytes(part)
+        if most > 1:
+            assert whole.covers(part) is (_bytes(part) <= _bytes(whole))
 
 
 @pytest.mark.parametrize("seed", range(10))
