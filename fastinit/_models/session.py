@@ -205,9 +205,10 @@ def _drawn(
     """List the draws into plain tensors; of those into shards `Twins` tells."""
     named = {request.rename(n): one for n, one in {**result.parameters, **result.buffers}.items()}
     for op, ref in done:
-        one = named.get(settled.names.of(ref) or "")
-        if op.key is not None and one is not None and not is_sharded(one.tensor):
-            yield one.tensor, op
+        for _, name in settled.names.there.within(ref) if op.key is not None else ():
+            one = named.get(name)
+            if one is not None and not is_sharded(one.tensor):
+                yield one.tensor, op
 
 
 def _is_spared(ref: Ref, spared: Mapping[Storage, Sequence[Region]]) -> bool:

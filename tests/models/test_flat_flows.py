@@ -165,3 +165,22 @@ def test_lists_that_torch_refuses_are_refused_before_any_is_changed(way: str) ->
     for k, value in enumerate(materialize(Module, key=KEY).of):
         expected = normal_(torch.empty(3), key=KEY.fold_in(f"of.{k}").fold_in(0))
         assert same_bits(value.data, expected)
+
+
+def test_who_watches_draws_is_told_of_all_parameters_that_one_is_into_and_of_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            flat = torch.empty(16)
+            self.a, self.b, self.pad = nn.Parameter(flat[:4]), nn.Parameter(flat[4:8]), flat[8:]
+            nn.init.normal_(flat[:8])
+            nn.init.uniform_(self.pad)
+
+    seen: list[tuple[int, str]] = []
+    watch = [lambda tensor, name, numbers, key: seen.append((tensor.storage_offset(), name))]
+    monkeypatch.setattr("fastinit._distributed.fill.OBSERVERS", watch)
+    monkeypatch.setattr("fastinit._models.session.OBSERVERS", watch)
+    materialize(Module, key=KEY)
+    assert seen == [(0, "normal_"), (4, "normal_")]
