@@ -187,10 +187,11 @@ def finish(
         if op.writes[0].storage in spared:  # a part of it
             recorder.remember(op.writes[0].storage)
     ops = list(moves(ops))
-    for tensor, op in drawn:
+    for name, op in drawn:
         numbers = op.numbers if op.fill is None else op.fill.args
-        assert op.key is not None
-        tell_observers(tensor, op.function, tuple(numbers), op.key)
+        tensor = (result.parameters.get(name) or result.buffers[name]).tensor
+        if op.key is not None and not is_sharded(tensor):  # of those into shards `Twins` tells
+            tell_observers(tensor, op.function, tuple(numbers), op.key)
     with _bar(nbytes_of(ops), request.progress) as written:
         settled.finish(ops, written)
     _put_back(recorder, spared)
@@ -201,14 +202,13 @@ def finish(
 
 def _drawn(
     done: Iterable[tuple[Op, Ref]], settled: Settled, request: Request, result: Result
-) -> Iterator[tuple[Tensor, Op]]:
-    """List the draws into plain tensors; of those into shards `Twins` tells."""
-    named = {request.rename(n): one for n, one in {**result.parameters, **result.buffers}.items()}
+) -> Iterator[tuple[str, Op]]:
+    """List draws, and the names of the parameters and buffers that they are into."""
+    here = {request.rename(name): name for name in (*result.parameters, *result.buffers)}
     for op, ref in done:
         for _, name in settled.names.there.within(ref) if op.key is not None else ():
-            one = named.get(name)
-            if one is not None and not is_sharded(one.tensor):
-                yield one.tensor, op
+            if name in here:
+                yield here[name], op
 
 
 def _is_spared(ref: Ref, spared: Mapping[Storage, Sequence[Region]]) -> bool:
