@@ -22,9 +22,13 @@ def _parameter_groups(module: nn.Module) -> list[Any]:
     return [parameter for group in groups if group is not None for parameter in group.fsdp_params]
 
 
+def _fsdp_module() -> Any:
+    """Give the class that FSDP2 puts before those of modules, if it is loaded at all."""
+    return getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+
+
 def fully_sharded(module: nn.Module) -> list[nn.Module]:
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    kind: Any = getattr(fsdp, "FSDPModule", None)
+    kind = _fsdp_module()
     return [] if kind is None else [m for m in modules_of(module) if isinstance(m, kind)]
 
 
@@ -99,7 +103,9 @@ class Unwrapped:
         """Take it off a module and all below it."""
         for owner in fully_sharded(module):
             self._classes.append((owner, type(owner)))
-            owner.__class__ = type(owner).__mro__[2]  # the first two are what FSDP2 has put first
+            # What is built on FSDP2 (torch's replicate) has put more than one class before them.
+            kinds: Any = type(owner).__mro__
+            owner.__class__ = kinds[kinds.index(_fsdp_module()) + 1]
         for owner in modules_of(module):
             for table in filter(None, map(vars(owner).get, _HOOKS)):
                 out = {k: hook for k, hook in table.items() if _is_of_torchs_parallelism(hook)}

@@ -11,7 +11,7 @@ from support.fake_ranks import as_rank
 from support.sharded_models import wrong_in
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -144,6 +144,21 @@ def by_output(model: Any) -> None:
 
 def load(model: Any) -> None:
     model.load_state_dict({"first": torch.ones(8, 4)}, strict=False)
+
+
+@pytest.mark.parametrize("change", [by_output, load])
+def test_initialisers_of_replicas(change: Callable[[Any], object]) -> None:
+    """What torch has built on FSDP2 puts more classes before those of modules."""
+    name = "torch.distributed._composable.replicate_with_fsdp"
+    replicate = pytest.importorskip(name).replicate
+
+    def replicated(model: nn.Module) -> nn.Module:
+        made: nn.Module = replicate(model, mesh=init_device_mesh("cpu", (WORLD,)))
+        assert isinstance(made, FSDPModule) and type(made).__mro__.index(FSDPModule) == 2
+        return made
+
+    for model in initialized(change, replicated)[1:]:
+        assert type(model).__name__ == "ReplicateTwo"
 
 
 @pytest.mark.parametrize("change", [by_output, load])
