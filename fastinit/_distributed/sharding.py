@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastinit._distributed.layout import Box
 from fastinit._distributed.part import Part, TensorShard
-from fastinit._tensors import is_plain
+from fastinit._tensors import in_transform, is_plain
 from fastinit._untraced import untraced
 
 _MOST_ELEMENTS = 2**63 - 1  # that torch can count
@@ -75,7 +75,9 @@ def _shard(
         used again. Anything else raises NotImplementedError.
 
     Raises:
-        TypeError: if `tensor` is no ordinary strided tensor, or a number is no integer.
+        TypeError: if `tensor` is no ordinary strided tensor, or a conjugate or negative view that
+            is not resolved, or a number is no integer.
+        NotImplementedError: inside torch.func transforms.
         ValueError: if a number is negative, the full tensor has 2**63 elements or more, the part
             does not lie in it or has another number of dimensions, or not exactly one of `offset`
             and `start` is given.
@@ -94,6 +96,16 @@ def _shard(
     if tensor.layout is not torch.strided or tensor.is_nested:
         raise TypeError(
             f"fastinit.shard: argument 'tensor' must be strided, got layout {tensor.layout}"
+        )
+    if tensor.is_conj() or tensor.is_neg():
+        raise TypeError(
+            "fastinit.shard: argument 'tensor' is a view whose conjugate or negative is still to "
+            "be taken; pass what it is a view of, or resolve_conj().resolve_neg()"
+        )
+    if in_transform():
+        raise NotImplementedError(
+            "fastinit.shard: not inside torch.func transforms (vmap, grad, jvp, functionalize), "
+            "whose tensors have no memory of their own; describe and fill the shard outside"
         )
     if (offset is None) == (start is None):
         raise ValueError("fastinit.shard: pass either 'offset', of a box, or 'start', of a range")

@@ -186,6 +186,8 @@ WRONG: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
     (TypeError, "'full_size' must be an integer or a sequence", (LOCAL, None, (0, 1)), {}),
     (TypeError, "an ordinary tensor, got list", ([1.0], 1, 0), {}),
     (TypeError, "must be strided", (LOCAL.to_sparse(), (3, 4), (0, 0)), {}),
+    (TypeError, "is a view whose conjugate", (torch.zeros(3, dtype=torch.cfloat).conj(), 3, 0), {}),
+    (TypeError, "or negative is still", (torch.zeros(3, dtype=torch.cfloat).conj().imag, 3, 0), {}),
 ]
 
 
@@ -196,6 +198,14 @@ def test_wrong_descriptions(
     with pytest.raises(error, match=message) as caught:
         fastinit.shard(*arguments, **named)
     assert "fastinit.shard: " in str(caught.value)
+
+
+def test_transforms_are_refused() -> None:
+    def fill(row: torch.Tensor) -> torch.Tensor:
+        return fastinit.normal_(fastinit.shard(row, (4,), (0,)), key=1)
+
+    with pytest.raises(NotImplementedError, match=r"fastinit\.shard: not inside torch\.func"):
+        torch.vmap(fill)(torch.zeros(2, 3))
 
 
 def test_shards_are_for_initialisers_alone() -> None:
