@@ -264,6 +264,16 @@ def boxes_of_leading(tensor: Any, name: str, dims: int) -> tuple[Box, ...]:
     return _boxes_of(name, tensor, size, tuple(map(int, tensor._local_tensor.shape)))
 
 
+def are_divided_alike(one: Any, other: Any) -> bool:
+    """Whether every rank holds the same of two DTensors of one shape."""
+    if one.device_mesh != other.device_mesh or one.placements != other.placements:
+        return False
+    if any(getattr(p, "split_factor", None) is not None for p in one.placements):
+        return True  # these say themselves in which order they apply
+    orders = [getattr(tensor._spec, "shard_order", None) for tensor in (one, other)]
+    return None in orders or orders[0] == orders[1]
+
+
 def part_of(tensor: Any, name: str) -> Part:
     """Say what of a DTensor, or of what `fastinit.shard` returns, is here.
 

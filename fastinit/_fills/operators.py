@@ -114,6 +114,8 @@ METADATA_ONLY = ALLOCATING | {
     _aten.new_ones.default,
     _aten.new_full.default,
 }
+# Of those on a DTensor, what gives it itself, or one without values.
+NATIVE_TO_SHARDS = METADATA_ONLY | {_aten.detach.default, _aten.alias.default}
 # Functions that reach the memory past the dispatcher, or hand it to somebody who may.
 ESCAPES: frozenset[Any] = frozenset(
     {

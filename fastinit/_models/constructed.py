@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinit._distributed.fill import is_sharded
-from fastinit._distributed.part import part_of, written
+from fastinit._distributed.part import are_divided_alike, part_of, written
 from fastinit._models import rules as _rules
 from fastinit._models.history import take_over
 from fastinit._models.materialize import materialize
@@ -60,6 +60,30 @@ def _check(ours: Mapping[str, Named], made: Mapping[str, Named], kind: str) -> N
         raise ValueError(f"{_WHERE}: the {kind} that it makes are others: {', '.join(wrong)}")
 
 
+def _layout(tensor: Any) -> str:
+    if not is_sharded(tensor):
+        return "no DTensor"
+    return f"{tuple(tensor.placements)} on {tensor.device_mesh}"
+
+
+def _check_division(ours: Mapping[str, Named], made: Mapping[str, Named]) -> None:
+    """Raise NotImplementedError for shards of which each rank holds something else in the module.
+
+    Full tensors serve shards of any kind; shards serve only those that are divided as they are.
+    """
+    wrong = [
+        f"{name} ({_layout(named.tensor)}, made: {_layout(made[name].tensor)})"
+        for name, named in ours.items()
+        if is_sharded(made[name].tensor)
+        and not (is_sharded(named.tensor) and are_divided_alike(named.tensor, made[name].tensor))
+    ]
+    if wrong:
+        raise NotImplementedError(
+            f"{_WHERE}: what it makes is sharded otherwise than the module: {', '.join(wrong)}; "
+            "have it make the unsharded module"
+        )
+
+
 def initialize_from(
     module: nn.Module,
     factory: Callable[[], nn.Module],
@@ -89,6 +113,8 @@ def initialize_from(
     Raises:
         TypeError: if `factory` is no callable, or a module.
         ValueError: if what it makes has parameters of other names or shapes, or is the module.
+        NotImplementedError: if it makes DTensors that are sharded otherwise than the module's, or
+            what is here of one of the module's cannot be told.
     """
     if not callable(factory) or isinstance(factory, nn.Module):
         raise TypeError(
@@ -106,11 +132,18 @@ def initialize_from(
     _check(ours, made, "parameters")
     both = {name: named for name, named in buffers.items() if name in made_buffers}
     _check(both, {name: made_buffers[name] for name in both}, "buffers")
+    written_to = {**wanted, **both}
+    _check_division(written_to, {**made_buffers, **made})
+    parts = {
+        name: part_of(named.tensor, f"initialize_: {name}")
+        for name, named in written_to.items()
+        if is_sharded(named.tensor)
+    }
     with torch.no_grad():
-        for name, named in (*wanted.items(), *both.items()):
+        for name, named in written_to.items():
             source: Any = made.get(name) or made_buffers.get(name)
-            if is_sharded(named.tensor):
-                keep(part_of(named.tensor, f"initialize_: {name}"), source.tensor)
+            if name in parts:
+                keep(parts[name], source.tensor)
                 written(named.tensor)
             else:
                 copy_values(named.tensor, source.tensor)

@@ -13,6 +13,7 @@ from fastinit._models import rules as _rules
 from fastinit._models.checks import check_module, check_plain, check_prefix, check_untransformed
 from fastinit._models.constructed import initialize_from
 from fastinit._models.fully_sharded import reshard
+from fastinit._models.held_shards import by_memory, held_shards
 from fastinit._models.history import keep_known, still_known
 from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
@@ -137,8 +138,9 @@ def initialize_(
         TypeError: if an argument has the wrong type.
         NotImplementedError: if a parameter is a tensor subclass with memory of its own other than a
             DTensor, or not strided; if a DTensor holds partial sums, or its placements do not say
-            what is where; if an initialiser reads a DTensor that is to stay as it is, or writes a
-            part of a buffer that is one.
+            what is where; if an initialiser reads a DTensor that is to stay as it is, writes a
+            part of a buffer that is one, or uses one that is neither parameter nor buffer; if
+            `factory` shards otherwise than the module is sharded.
         RuntimeError: if what is to be written is an inference tensor and this is not called in
             inference mode. In the first call of a module with lazy parameters, if it does not show
             the shapes of all.
@@ -244,8 +246,10 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
         untouched = {n: named for n, named in parameters.items() if matches(n, request.skip)}
     twins = Twins(module, tensors, request.prefix, request.where)
     state = Snapshot(module)
+    apart = by_memory(held_shards(module, request.prefix, tensors, state.sharded))
 
     def run(recorder: Recorder) -> Result:
+        recorder.apart = apart
         wanted = parameters.keys() - untouched.keys()
         twins.put_in(recorder, untouched.keys(), twins.named.keys() - parameters.keys())
         placed = NamedTensors(*map(twins.placed, tensors))

@@ -15,6 +15,7 @@ from fastinit._models import rules as _rules
 from fastinit._models.checks import check_plain, check_prefix, check_unsharded, check_untransformed
 from fastinit._models.default_dtype import default_dtype
 from fastinit._models.fully_sharded import reshard
+from fastinit._models.held_shards import by_memory, check_have_values, held_shards
 from fastinit._models.history import keep_known, still_known
 from fastinit._models.loaded import check_state_dict
 from fastinit._models.names import NamedTensors, Pattern, named_tensors
@@ -158,7 +159,8 @@ def materialize(
         NotImplementedError: if a parameter of a module that is given is a tensor subclass with
             memory of its own other than a DTensor, or one that a factory makes is a part of one
             (FSDP1, ZeRO-3). If a factory reads values of a DTensor, writes to its shard, or makes
-            it of a shard that it has drawn. As for `initialize_`, of DTensors. If a DTensor in
+            it of a shard that it has drawn. As for `initialize_`, of DTensors. If a DTensor that
+            the module holds otherwise than as a parameter or buffer would get no values. If one in
             `state_dict` is sharded otherwise than its place.
         TypeError: if an argument, or what the factory returns, has the wrong type.
         ImportError: if `progress` is asked for and tqdm is missing.
@@ -241,6 +243,9 @@ def _build(
         tensors = named_tensors(module, request.prefix)
         _warn(request, tensors)
         check_unsharded(module, tensors.parameters, request.where)
+        if distributed.is_available() and distributed.is_initialized():
+            held = held_shards(module, request.prefix, tensors)
+            check_have_values(held, request.where, sharding)
         if any(is_sharded(one.tensor) for one in tensors.both.values()):
             twins = Twins(module, tensors, request.prefix, request.where, sharding)
         return initialise_rest(recorder, request, module, tensors, given, twins=twins, made=True)
@@ -281,7 +286,12 @@ def _fill_in(
         take_memory_back(given)
         given.clear()
 
+    held = held_shards(module, request.prefix, tensors, state.sharded)
+    check_have_values(held, request.where)
+    apart = by_memory(held)
+
     def run(recorder: Recorder) -> Result:
+        recorder.apart = apart
         return initialise_rest(recorder, request, module, tensors, given, state.tensors, twins)
 
     def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
-from fastinit._distributed.part import part_of, written
+from fastinit._distributed.part import are_divided_alike, part_of, written
 from fastinit._fills.region import Region
 from fastinit._models.fully_sharded import (
     Unwrapped,
@@ -147,7 +147,7 @@ class Twins:
         if is_sharded(value):
             theirs: Any = value
             ours = twin.sharded
-            if theirs.device_mesh != ours.device_mesh or theirs.placements != ours.placements:
+            if not are_divided_alike(theirs, ours):
                 raise NotImplementedError(
                     f"fastinit.{self._where}: argument 'state_dict': {name} is a DTensor with "
                     f"placements {theirs.placements} on {theirs.device_mesh}, the module's has "

@@ -134,6 +134,9 @@ class Snapshot:
 
     The values in tensors' memory are not part of it, but for those of tensors that are put together
     of others: what is written to these no recording sees.
+
+    Attributes:
+        sharded: the DTensors among what can be reached, which it does not keep.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -146,6 +149,7 @@ class Snapshot:
         self._tensors: dict[int, _TensorState] = {}
         self._gradients: list[_TensorState] = []
         self._on_meta: list[_TensorState] = []
+        self.sharded: list[Tensor] = []
         self._together: list[tuple[Tensor, Tensor]] = []
         seen: set[int] = set()
         waiting: list[Any] = [module]
@@ -167,7 +171,9 @@ class Snapshot:
                     self._held.append(copy := _copy(value))
                     waiting += copy.values() if isinstance(copy, dict) else copy
                 elif isinstance(value, Tensor):
-                    if not is_sharded(value):
+                    if is_sharded(value):
+                        self.sharded.append(value)
+                    else:
                         self._keep_tensor(value)
                 elif isinstance(value, (tuple, frozenset)):
                     waiting += value

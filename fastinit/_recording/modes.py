@@ -47,6 +47,8 @@ class OperatorWatch(DispatchMode):
         for given in types:
             if overrides_dispatch(given):  # it takes itself apart, and its parts come back here
                 if sharding is None:
+                    if self._recorder.apart:
+                        self._recorder.check_apart(func, args, kwargs or {})
                     return NotImplemented
                 return sharding.dispatch(self, func, kind, args, kwargs or {})
         if sharding is not None and kind.mutable:

@@ -18,9 +18,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from fastinit._compiled import extension
 from fastinit._fallback import handled
 from fastinit._fills.fill import Fill, distribution_of, parse_fill
-from fastinit._fills.operators import TOGETHER, WHOLE_MANY, written_arguments
+from fastinit._fills.operators import (
+    NATIVE_TO_SHARDS,
+    TOGETHER,
+    WHOLE_MANY,
+    written_arguments,
+)
 from fastinit._fills.region import Region
 from fastinit._recording.calls import Calls
 from fastinit._recording.graph import Op, Ref, Storage
@@ -55,6 +61,7 @@ class Recorder(Calls):
         followed: tensors that were there when it began, and their names.
         declared: memory that was given a name meanwhile.
         repeated: what initialisers have done that is to be done again, by what it depends on.
+        apart: the names of DTensors that nobody takes care of, by the addresses of their storages.
     """
 
     def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING, *, waits: bool = True) -> None:
@@ -63,6 +70,7 @@ class Recorder(Calls):
         self.followed: list[tuple[Tensor, str]] = []
         self.declared: list[tuple[Ref, str]] = []
         self.repeated: dict[Any, Any] = {}
+        self.apart: Mapping[int, str] = {}
 
     def follow(self, tensor: Tensor, name: str, *, anew: bool) -> None:
         """Record what happens to a tensor that is there already.
@@ -179,6 +187,20 @@ class Recorder(Calls):
                 raise RuntimeError(
                     f"fastinit: {func} would write to {name}, an inference tensor, which can be "
                     "written inside torch.inference_mode() only; call fastinit there, or clone it"
+                )
+
+    def check_apart(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse what is done to a DTensor that nobody takes care of."""
+        if self.ended or self.thread.busy or func in NATIVE_TO_SHARDS:
+            return
+        for tensor in tensors_in((args, kwargs)):
+            local = getattr(tensor, "_local_tensor", None)
+            name = None if local is None else self.apart.get(extension.storage_address(local))
+            if name is not None:
+                raise NotImplementedError(
+                    f"fastinit: an initialiser uses {name} ({func}), a DTensor that the module "
+                    "holds otherwise than as a parameter or buffer, and of which only a part is "
+                    "here; register it as a buffer"
                 )
 
     def _each(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

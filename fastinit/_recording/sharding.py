@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastinit._compiled import extension
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.part import TensorShard, written
-from fastinit._fills.operators import METADATA_ONLY, written_arguments
+from fastinit._fills.operators import NATIVE_TO_SHARDS, written_arguments
 from fastinit._fills.region import Region
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.kinds import Kind
@@ -30,9 +30,6 @@ from fastinit.initializers.structured import dirac_, eye_
 if TYPE_CHECKING:
     from fastinit._recording.recorder import Recorder
 
-_aten = torch.ops.aten
-# Operators that give a tensor itself, or one without values.
-_NATIVE = METADATA_ONLY | {_aten.detach.default, _aten.alias.default}
 # Initialisers that are operators for shards alone.
 _FOR_SHARDS: dict[str, Callable[..., Any]] = {
     "fastinit_shards::delta_orthogonal_": delta_orthogonal_,
@@ -175,6 +172,12 @@ class Sharding:
         storage = self._recorder.storage_of(tensor._local_tensor)
         return self.full(tensor) is None and storage is not None and storage.drawn
 
+    def is_changed(self, tensor: Any) -> bool:
+        """Whether something has been done to a DTensor here, or to its shard alone."""
+        if type(tensor) is TensorShard:
+            return False
+        return self._found(tensor) is not None or self.is_drawn(tensor)
+
     def has_values(self, tensor: Any) -> bool:
         """Whether a DTensor's shard has values; of an empty one that is not known of the others."""
         local: Tensor = tensor._local_tensor
@@ -307,7 +310,7 @@ class Sharding:
             The result, in which DTensors stand for what they stood for; NotImplemented where
             DTensors are to do it themselves.
         """
-        if func in _NATIVE or self._is_off():
+        if func in NATIVE_TO_SHARDS or self._is_off():
             return NotImplemented
         changes = kind.mutable or func.is_view
         if not changes and all(self._found(t) is None for t in tensors_in((args, kwargs))):
