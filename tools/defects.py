@@ -181,7 +181,7 @@ DEFECTS = [
         "!shard.offset.empty()", "false", KNOWN,
     ),
     Defect(
-        "names are folded in as numbers", KEYS, "csrc/torch/bindings.cpp", "fold",
+        "names are folded in as numbers", KEYS, "csrc/torch/bindings.cpp", "purpose_of",
         "Purpose::FoldStr", "Purpose::FoldInt", KNOWN,
     ),
     Defect(
