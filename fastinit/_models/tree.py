@@ -14,12 +14,18 @@ _GETATTR = nn.Module.__getattr__
 def method_of(module: nn.Module, name: str) -> Callable[..., Any] | None:
     """Find what a module calls by a name: a method, most likely; None if there is none.
 
-    `torch.nn.Module` takes long to say that it has no such attribute.
+    `torch.nn.Module` takes long to say that it has no such attribute. Wrappers hand on what they
+    have not to the module that they wrap, whose method it is, and not theirs.
     """
     kind: Any = type(module)
-    if kind.__getattr__ is _GETATTR and not hasattr(kind, name) and name not in vars(module):
+    own = hasattr(kind, name) or name in vars(module)
+    if not own and kind.__getattr__ is _GETATTR:
         return None
     method = getattr(module, name, None)
+    if not own:
+        owner = getattr(method, "__self__", None)
+        if isinstance(owner, nn.Module) and owner is not module:
+            return None
     return method if callable(method) else None
 
 

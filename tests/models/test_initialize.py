@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -67,6 +68,33 @@ def test_wrappers_do_not_matter() -> None:
         assert same_bits(inside.head.weight.data, expected["head.weight"])
         first = inside.layers[0].get_parameter("_checkpoint_wrapped_module.first.weight")
         assert same_bits(first.data, expected["layers.0.first.weight"])
+
+
+class Forwarding(nn.Module):
+    """Hands on what it has not to what it wraps, as PEFT's models do."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, checkpoint_wrapper, Forwarding])
+def test_what_wrappers_hand_on_runs_once(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    class Scaled(nn.Sequential):
+        def init_weights(self) -> None:
+            with torch.no_grad():
+                self.get_parameter("0.weight").mul_(0.5)
+
+    expected = values(initialize_(Scaled(nn.Linear(4, 8)), key=3, prefix="inner"))
+    model = Scaled(nn.Linear(4, 8))
+    initialize_(wrap(model), key=3, prefix="" if wrap is Forwarding else "inner")
+    assert_same(values(model), expected)
 
 
 class Residual(nn.Module):
