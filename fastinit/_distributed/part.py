@@ -264,6 +264,11 @@ def boxes_of_leading(tensor: Any, name: str, dims: int) -> tuple[Box, ...]:
     return _boxes_of(name, tensor, size, tuple(map(int, tensor._local_tensor.shape)))
 
 
+def is_outside(sharded: Any) -> bool:
+    """Whether this rank is not in a DTensor's mesh, and so does not know where others have it."""
+    return sharded._spec.mesh.get_coordinate() is None
+
+
 def are_divided_alike(one: Any, other: Any) -> bool:
     """Whether every rank holds the same of two DTensors of one shape."""
     if one.device_mesh != other.device_mesh or one.placements != other.placements:

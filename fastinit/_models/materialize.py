@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parameter import is_lazy
 
 from fastinit._distributed.fill import is_sharded
+from fastinit._distributed.part import is_outside
 from fastinit._models import rules as _rules
 from fastinit._models.checks import check_plain, check_prefix, check_unsharded, check_untransformed
 from fastinit._models.default_dtype import default_dtype
@@ -270,7 +271,9 @@ def _fill_in(
     named = tensors.both
     _warn(request, tensors)
     check_plain(module, tensors.parameters, request.where)
-    if named and not any(one.tensor.is_meta or is_lazy(one.tensor) for one in named.values()):
+    if named and not any(
+        t.is_meta or is_lazy(t) or (is_sharded(t) and is_outside(t)) for t in tensors.tensors
+    ):
         raise ValueError(
             f"fastinit.{request.where}: nothing of {type(module).__name__} is on the meta device, "
             f"so nothing would be initialised; {', '.join(list(named)[:5])} have memory, and "

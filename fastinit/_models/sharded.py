@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
-from fastinit._distributed.part import are_divided_alike, part_of, written
+from fastinit._distributed.part import are_divided_alike, is_outside, part_of, written
 from fastinit._fills.region import Region
 from fastinit._models.fully_sharded import (
     Unwrapped,
@@ -100,7 +100,8 @@ class Twins:
             if made:
                 with recorder.lock:
                     storage = recorder.close(tensor, lasts=True)
-                    if storage is not None and (twin.fixed or twin.kept):
+                    stays = twin.fixed or twin.kept or is_outside(named.tensor)
+                    if storage is not None and stays:
                         storage.known = True
 
     def tables(self) -> dict[int, dict[Any, Any]]:
@@ -301,11 +302,14 @@ class Twins:
 
     @property
     def without_values(self) -> set[str]:
-        """The names of those that have no memory yet, and are not to get what a factory did."""
+        """The names of those that have no memory yet, and are not to get what a factory did.
+
+        Outside of a mesh, where torch has them empty on the CPU, they may be such elsewhere.
+        """
         sharding = self._sharding
         return {
             n
-            for n in self.on_meta
+            for n in self.on_meta | self._outside
             if sharding is None or sharding.full(self.named[n].tensor) is None
         }
 
@@ -336,9 +340,13 @@ class Twins:
                 "distribute_tensor, or into the DTensor"
             )
         made = {n for n, one in self.named.items() if sharding.full(one.tensor) is not None}
-        stay = {n for n, one in self.named.items() if self._stays(one.tensor)}
+        stay = {n for n, one in self.named.items() if self._stays(one.tensor)} - self._outside
         kept = {n for n in made if sharding.keeps(self.named[n].tensor)}
         self.put_in(recorder, stay.union(fixed) - made, kept)
+
+    @property
+    def _outside(self) -> set[str]:
+        return {name for name, one in self.named.items() if is_outside(one.tensor)}
 
     @property
     def on_meta(self) -> set[str]:
