@@ -14,20 +14,18 @@ from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._fills.region import Region
 from fastinit._models import module_methods
 from fastinit._models import rules as _rules
-from fastinit._models.held import held_tensors
 from fastinit._models.history import History
 from fastinit._models.names import (
     Named,
     NamedTensors,
-    matches,
     named_tensors,
 )
 from fastinit._models.notes import note
 from fastinit._models.recording import recording
 from fastinit._models.request import Request, Result
+from fastinit._models.results import check_written, names_of, refs_of, unwritten_of
 from fastinit._patch.fork import Fork
 from fastinit._recording.graph import Op, Ref, Storage
-from fastinit._recording.naming import Names
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.settle import Settled, nbytes_of
 from fastinit.key import Key, key_argument, reserve_key
@@ -92,8 +90,8 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
                 UserWarning,
                 stacklevel=4,
             )
-        missing = _unwritten(found.refs, found.result)
-        _check_written(missing, request, found.result)
+        missing = unwritten_of(found.refs, found.result)
+        check_written(missing, request, found.result)
     except BaseException:
         found.recorder.restore()
         undo()
@@ -113,8 +111,8 @@ def _run_once(
         with Fork.of_python(int(request.key.fold_in(_PYTHON))):
             result = run(recorder)
         recorder.see_written()
-        refs = _refs(recorder, result)
-        names = _names(recorder, request, result, refs)
+        refs = refs_of(recorder, result)
+        names = names_of(recorder, request, result, refs)
         return Run(recorder, result, refs, Settled(recorder, names))
     except BaseException as error:
         recorder.restore()
@@ -233,104 +231,6 @@ def _put_back(recorder: Recorder, spared: dict[Storage, list[Region]]) -> None:
                 continue
             for region in regions:
                 region.on(untyped).copy_(region.on(before.untyped_storage()))
-
-
-def _refs(recorder: Recorder, result: Result) -> dict[str, Ref]:
-    """Find the memory of parameters and buffers."""
-    refs = {}
-    for table in (result.parameters, result.buffers):
-        tensors = [named.tensor for named in table.values()]
-        for name, tensor, storage in zip(
-            table, tensors, recorder.storages_of(tensors), strict=True
-        ):
-            if storage is not None:
-                refs[name] = Ref(storage, Region.of(tensor))
-    return refs
-
-
-def _names(recorder: Recorder, request: Request, result: Result, refs: dict[str, Ref]) -> Names:
-    """Name memory by the parameters and buffers that are on it in the end.
-
-    Other tensors that the module holds are added to the result and to `refs`.
-    """
-    names = Names()
-    partly = False  # whether parameters leave something of a storage to others
-    for name, ref in refs.items():
-        if ref.region.numel > 0:
-            names.there.add(ref, request.rename(name))
-            partly = partly or ref.region.nbytes < ref.storage.nbytes
-    for ref, name in recorder.declared:
-        names.before.add(ref, name)
-    storages = recorder.storages_of(tensor for tensor, _ in recorder.followed)
-    for (tensor, name), storage in zip(recorder.followed, storages, strict=True):
-        if storage is not None and not names.there.meets(ref := Ref(storage, Region.of(tensor))):
-            names.before.add(ref, name)
-    loose = [
-        storage
-        for storage in recorder.storages()
-        if storage not in names.there
-        and storage.is_alive
-        and (storage.drawn or storage.outside or not storage.is_full)
-    ]
-    if loose or partly:
-        for name, owner, tensor in held_tensors(result.module, request.prefix):
-            storage = recorder.storage_of(tensor)
-            if storage is None or tensor.numel() == 0 or name in result.buffers:
-                continue
-            ref = Ref(storage, Region.of(tensor))
-            if names.there.covers(ref):
-                continue
-            result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
-            refs[name] = ref
-            names.others.add(ref, request.rename(name))
-    return names
-
-
-def _unwritten(refs: Mapping[str, Ref], result: Result) -> list[str]:
-    spared = {named.name for named in result.untouched}
-    missing = []
-    for name, one in (*result.parameters.items(), *result.buffers.items()):
-        if name in spared:
-            continue
-        ref = refs.get(name)
-        if ref is None:
-            if one.tensor.is_meta and one.tensor.numel() > 0:
-                missing.append(name)
-        elif one.tensor.layout is torch.strided and not ref.storage.has_values(ref.region):
-            missing.append(name)
-    return missing
-
-
-def _sort(result: Result, name: str) -> str:
-    if name in result.parameters:
-        return "parameter"
-    named = result.buffers[name]
-    return "buffer" if named.attribute in named.owner._buffers else "attribute"
-
-
-def _check_written(missing: Iterable[str], request: Request, result: Result) -> None:
-    """Raise for what nobody writes and is not allowed to be so."""
-    wrong = [name for name in missing if not matches(name, request.allow)]
-    if not wrong:
-        return
-    listed = ", ".join(f"{name} ({_sort(result, name)})" for name in wrong)
-    advice = (
-        'give it a rule (rules={"...": ..., "default": None} leaves the others to the module), '
-        "or skip it"
-        if request.where == "initialize_"
-        else "give it a rule, or list it in allow_uninitialized if it is to be loaded"
-    )
-    if not request.constructs:
-        again = (
-            "initialize_(module, factory=factory)"
-            if request.where == "initialize_"
-            else "materialize(factory) in place of the module"
-        )
-        advice += f"; what a constructor gives values, {again} initialises"
-    raise ValueError(
-        f"fastinit.{request.where}: nothing that {type(result.module).__name__} defines "
-        f"writes {listed}; {advice}"
-    )
 
 
 @contextmanager

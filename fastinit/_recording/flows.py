@@ -66,6 +66,9 @@ class _Flows:
 
 def _own(names: Names, ref: Ref, position: int) -> _Goal | None:
     """Name what is written then; beside what has a name, by that only if it goes nowhere else."""
+    only = names.there.get(ref.storage)
+    if type(only) is tuple and only[0] is ref.region:  # as most do
+        return _Goal(position, 0, only[1])
     name = names.of(ref)
     if name is None:
         return None
@@ -106,8 +109,9 @@ def names_of_draws(names: Names, ops: Sequence[Op], order: Mapping[Any, int]) ->
     for op in reversed(ops):
         goal = None
         for ref in op.writes:
-            goals = _own(names, ref, op.position), flows.goal(ref)
-            goal = min((one for one in goals if one is not None), default=None)
+            goal, flow = _own(names, ref, op.position), flows.goal(ref)
+            if flow is not None:
+                goal = flow if goal is None else min(goal, flow)
             if goal is not None:
                 break
         if op.draw is not None and goal is not None and op.original is None:

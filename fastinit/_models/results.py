@@ -1,0 +1,116 @@
+"""What has come out of initialisers: its memory, what that is called, and what nobody wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from fastinit._fills.region import Region
+from fastinit._models.held import held_tensors
+from fastinit._models.names import Named, matches
+from fastinit._models.request import Request, Result
+from fastinit._recording.graph import Ref
+from fastinit._recording.naming import Names
+from fastinit._recording.recorder import Recorder
+
+
+def refs_of(recorder: Recorder, result: Result) -> dict[str, Ref]:
+    """Find the memory of parameters and buffers."""
+    refs = {}
+    for table in (result.parameters, result.buffers):
+        tensors = [named.tensor for named in table.values()]
+        for name, tensor, storage in zip(
+            table, tensors, recorder.storages_of(tensors), strict=True
+        ):
+            if storage is not None:
+                refs[name] = Ref(storage, Region.of(tensor))
+    return refs
+
+
+def names_of(recorder: Recorder, request: Request, result: Result, refs: dict[str, Ref]) -> Names:
+    """Name memory by the parameters and buffers that are on it in the end.
+
+    Other tensors that the module holds are added to the result and to `refs`.
+    """
+    names = Names()
+    partly = False  # whether parameters leave something of a storage to others
+    for name, ref in refs.items():
+        if ref.region.numel > 0:
+            names.there.add(ref, request.rename(name))
+            partly = partly or ref.region.nbytes < ref.storage.nbytes
+    for ref, name in recorder.declared:
+        names.before.add(ref, name)
+    storages = recorder.storages_of(tensor for tensor, _ in recorder.followed)
+    for (tensor, name), storage in zip(recorder.followed, storages, strict=True):
+        if storage is None or (storage in names.there and not partly):
+            continue
+        ref = Ref(storage, Region.of(tensor))
+        if not names.there.meets(ref):
+            names.before.add(ref, name)
+    loose = [
+        storage
+        for storage in recorder.storages()
+        if storage not in names.there
+        and storage.is_alive
+        and (storage.drawn or storage.outside or not storage.is_full)
+    ]
+    if loose or partly:
+        for name, owner, tensor in held_tensors(result.module, request.prefix):
+            storage = recorder.storage_of(tensor)
+            if storage is None or tensor.numel() == 0 or name in result.buffers:
+                continue
+            ref = Ref(storage, Region.of(tensor))
+            if names.there.covers(ref):
+                continue
+            result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
+            refs[name] = ref
+            names.others.add(ref, request.rename(name))
+    return names
+
+
+def unwritten_of(refs: Mapping[str, Ref], result: Result) -> list[str]:
+    spared = {named.name for named in result.untouched}
+    missing = []
+    for name, one in (*result.parameters.items(), *result.buffers.items()):
+        if name in spared:
+            continue
+        ref = refs.get(name)
+        if ref is None:
+            if one.tensor.is_meta and one.tensor.numel() > 0:
+                missing.append(name)
+        elif one.tensor.layout is torch.strided and not ref.storage.has_values(ref.region):
+            missing.append(name)
+    return missing
+
+
+def _sort(result: Result, name: str) -> str:
+    if name in result.parameters:
+        return "parameter"
+    named = result.buffers[name]
+    return "buffer" if named.attribute in named.owner._buffers else "attribute"
+
+
+def check_written(missing: Iterable[str], request: Request, result: Result) -> None:
+    """Raise for what nobody writes and is not allowed to be so."""
+    wrong = [name for name in missing if not matches(name, request.allow)]
+    if not wrong:
+        return
+    listed = ", ".join(f"{name} ({_sort(result, name)})" for name in wrong)
+    advice = (
+        'give it a rule (rules={"...": ..., "default": None} leaves the others to the module), '
+        "or skip it"
+        if request.where == "initialize_"
+        else "give it a rule, or list it in allow_uninitialized if it is to be loaded"
+    )
+    if not request.constructs:
+        again = (
+            "initialize_(module, factory=factory)"
+            if request.where == "initialize_"
+            else "materialize(factory) in place of the module"
+        )
+        advice += f"; what a constructor gives values, {again} initialises"
+    raise ValueError(
+        f"fastinit.{request.where}: nothing that {type(result.module).__name__} defines "
+        f"writes {listed}; {advice}"
+    )
