@@ -52,6 +52,7 @@ PyObject* fold(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count < 3 || count % 2 == 0)
     return PyErr_Format(PyExc_TypeError, "fold: expects a key, and pairs of a word and a purpose");
   auto key = PyLong_AsUnsignedLongLong(arguments[0]);
+  if (PyErr_Occurred() != nullptr) return nullptr;
   for (Py_ssize_t k = 1; k < count; k += 2) {
     const auto data = PyLong_AsUnsignedLongLong(arguments[k]);
     Purpose purpose;

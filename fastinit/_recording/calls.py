@@ -13,7 +13,7 @@ from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Op, Ref
 from fastinit._recording.kinds import COPYING, Kind
-from fastinit._recording.laying import joined, laid_by
+from fastinit._recording.laying import laid_by
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
 from fastinit._recording.values import marked, unpoisoned
@@ -80,11 +80,7 @@ class Calls(Waiting):
         op.elementwise = kind.pointwise
         partly: Spans | None = None
         marks: Tensor | None = None
-        if missing and op.operator in ("cat", "stack"):
-            tensors_joined, dim = joined(args, kwargs)
-            join = torch.stack if op.operator == "stack" else torch.cat
-            marks = join([self._marks_on(tensor) for tensor in tensors_joined], dim)
-        elif missing and kind.pointwise and not draws:
+        if missing and kind.pointwise and not draws:
             marks = self._marks(reads, tensors)
         try:
             if draws:
@@ -102,6 +98,8 @@ class Calls(Waiting):
                 missing = partly is None
             else:
                 result = func(*args, **kwargs)
+                if missing and kind.joins:
+                    marks = self._marks_laid(op, args, kwargs, result)
         except BaseException:
             for ref, ops in forgotten:
                 self._remind(ref, ops)
@@ -124,10 +122,14 @@ class Calls(Waiting):
             pieces.append(piece)
         return pieces
 
-    def _marks_on(self, tensor: Tensor) -> Tensor:
-        """Mark the elements of a tensor that have values."""
-        storage = self.storage_of(tensor)
-        return marked([] if storage is None else [Ref(storage, Region.of(tensor))], tensor.shape)
+    def _marks_laid(self, op: Op, args: Any, kwargs: Mapping[str, Any], result: Tensor) -> Tensor:
+        """Mark the elements of joined tensors that are copies of elements with values."""
+        marks = torch.ones(result.shape, dtype=torch.bool)
+        for part, of in laid_by(op.operator, args, kwargs, marks):
+            storage = None if of is None else self.storage_of(of)
+            if of is not None and storage is not None:
+                part.copy_(marked([Ref(storage, Region.of(of))], of.shape))
+        return marks
 
     def _marks(self, reads: Sequence[Ref], tensors: Sequence[Tensor]) -> Tensor | None:
         """Mark the elements that a pointwise operator makes of elements with values."""

@@ -47,9 +47,7 @@ _POINTWISE = frozenset(
 # Operators that copy some elements of what they are given.
 COPYING = frozenset(
     {
-        "block_diag",
         "clone",
-        "constant_pad_nd",
         "diag_embed",
         "diagonal_scatter",
         "expand_copy",
@@ -63,7 +61,6 @@ COPYING = frozenset(
         "masked_scatter",
         "masked_select",
         "permute_copy",
-        "repeat",
         "roll",
         "scatter",
         "select_scatter",

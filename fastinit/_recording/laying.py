@@ -16,14 +16,14 @@ class Laid(NamedTuple):
     of: Tensor | None
 
 
-def joined(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Tensor], int]:
+def _joined(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Tensor], int]:
     """Give what `cat` and `stack` lay side by side, and along which dimension."""
     tensors = args[0] if args else kwargs["tensors"]
     return tensors, args[1] if len(args) > 1 else kwargs.get("dim", 0)
 
 
 def _cat(args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Iterator[Laid]:
-    tensors, dim = joined(args, kwargs)
+    tensors, dim = _joined(args, kwargs)
     # An empty list of numbers may stand beside whatever else.
     tensors = [tensor for tensor in tensors if tensor.dim() == result.dim()]
     parts = torch.split_with_sizes(result, [t.shape[dim] for t in tensors], dim)
@@ -31,7 +31,7 @@ def _cat(args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Iter
 
 
 def _stack(args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Iterator[Laid]:
-    tensors, dim = joined(args, kwargs)
+    tensors, dim = _joined(args, kwargs)
     yield from map(Laid, result.unbind(dim), tensors)
 
 
