@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Any
 
 import pytest
 import torch
-from support.common import same_bits
-from support.fake_ranks import as_rank
 from support.sharded_factories import fsdp, materialized, plain, sharded_when_initialised
 from support.sharded_models import wrong_in
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy
 
 import fastinit
 from fastinit._distributed.fill import OBSERVERS
@@ -81,25 +78,3 @@ def test_check_ranks_sees_the_draws() -> None:
     finally:
         OBSERVERS.pop()
     assert sorted(name for name, _ in seen) == ["normal_", "uniform_"]
-
-
-def test_no_memory_of_the_full_size() -> None:
-    """16 GiB of weights, of which each of 4096 ranks holds 4 MiB."""
-
-    class Vast(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.ModuleList(nn.Linear(1 << 17, 1 << 13, bias=False) for _ in range(4))
-
-    with as_rank(70, 4096):
-        mesh = init_device_mesh("cpu", (4096,))
-        fully_shard(nn.Linear(2, 2), mesh=mesh)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        model: Any = fastinit.materialize(lambda: fully_shard(Vast(), mesh=mesh), key=3)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
-        want = torch.empty(2, 1 << 17)
-        key = fastinit.Key(3).fold_in("layers.2.weight").fold_in(0)
-        fastinit.kaiming_uniform_(
-            fastinit.shard(want, (1 << 13, 1 << 17), (140, 0)), a=5**0.5, key=key
-        )
-        assert same_bits(model.layers[2].weight.to_local().detach(), want)
