@@ -201,8 +201,8 @@ differ for that reason, the columns say so:
 - **constructor-level**: as torch draws it when all parameters are overwritten with NaN and the
   modules' own methods run natively, children first, then ties are made; a constructor that changes
   its children gives something else.
-- **refused**: an error names the parameters or buffers that none of these methods writes, and those
-  are still NaN after that.
+- **refused**: an error names what none of these methods writes (parameters, buffers, tensors in
+  attributes), and that is still NaN, or on the meta device, after that.
 - **not on meta**: the constructor itself raises there.
 - **wrong**: anything else.
 """

@@ -123,14 +123,13 @@ def _initialisers(tree: Tree, place: int) -> list[Callable[[], Any]]:
     module = tree.modules[place]
     of_class: Any = type(module)
     kind = of_class, tree.inside[place], tree.pretrained[place]
-    plan: list[_Step] | None = None
-    if tree.is_as_its_class(module):
-        plan = tree.plans.get(kind)
+    as_class = tree.is_as_its_class(module)
+    plan: list[_Step] | None = tree.plans.get(kind) if as_class else None
     if plan is None:
         plan = _plan(tree, place)
         # Other than functions (properties, say) they may be others for each module.
         defined = (getattr(of_class, name, None) for name in tree.may_define(module))
-        if tree.is_as_its_class(module) and {*map(type, defined)} <= {FunctionType}:
+        if as_class and {*map(type, defined)} <= {FunctionType}:
             tree.plans[kind] = plan
     found: list[Callable[[], Any]] = []
     for name, for_each in plan:

@@ -70,6 +70,7 @@ def names_of(recorder: Recorder, request: Request, result: Result, refs: dict[st
 
 
 def unwritten_of(refs: Mapping[str, Ref], result: Result) -> list[str]:
+    """List the names of what nobody has written, but for what is to stay untouched."""
     spared = {named.name for named in result.untouched}
     missing = []
     for name, one in (*result.parameters.items(), *result.buffers.items()):
