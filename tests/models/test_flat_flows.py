@@ -184,3 +184,22 @@ def test_who_watches_draws_is_told_of_all_parameters_that_one_is_into_and_of_no_
     monkeypatch.setattr("fastinit._models.session.OBSERVERS", watch)
     materialize(Module, key=KEY)
     assert seen == [(0, "normal_"), (4, "normal_")]
+
+
+@pytest.mark.parametrize("way", ["block_diag", "constant_pad_nd"])
+def test_what_joining_overwrites_with_constants_is_dead(way: str) -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 4), requires_grad=False)
+            nn.init.normal_(self.weight)
+            block = torch.empty(2, 2)
+            nn.init.normal_(block)
+            if way == "block_diag":
+                torch.ops.aten.block_diag.out([block, torch.ones(2, 2)], out=self.weight)
+            else:
+                torch.ops.aten.constant_pad_nd.out(block, [0, 2, 0, 2], 1.0, out=self.weight)
+
+    weight = fastinit.materialize(Module, key=5).weight
+    key = fastinit.Key(5).fold_in("weight").fold_in(0)
+    assert same_bits(weight[:2, :2].clone(), fastinit.normal_(torch.empty(2, 2), key=key))

@@ -135,3 +135,10 @@ def test_what_meets_one_of_many_columns(seed: int) -> None:
         asked = Region((rows, width), (step, 1), draw.randrange(300), torch.float32)
         expected = [k for k, one in held.items() if not _bytes(one).isdisjoint(_bytes(asked))]
         assert [number for _, number in table.meeting(asked)] == expected
+
+
+@pytest.mark.parametrize("stride", [(0, 1), (1, 1)])
+def test_of_what_overlaps_itself_all_is_taken(stride: tuple[int, int]) -> None:
+    to, of = Region((3, 4), stride, 0, torch.float32), Region((3, 4), (4, 1), 0, torch.float32)
+    assert made_of(Region((2,), (1,), 0, torch.float32), to, of) == [of]
+    assert made_of_bytes([(0, 8)], to, of) == [of]
