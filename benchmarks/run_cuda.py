@@ -27,6 +27,7 @@ import provenance  # noqa: E402
 import report  # noqa: E402
 import tensors  # noqa: E402
 import torch  # noqa: E402
+from models import missing_transformers  # noqa: E402
 from run import fastinit_facts  # noqa: E402
 from timing import Race, run_rounds  # noqa: E402
 
@@ -144,6 +145,19 @@ class Run:
         title, notes = "all parameters of a model", on_device.MODEL_NOTES
         self.add("models", report.Table(title, on_device.MODEL_HEADER, cells, notes), rows)
 
+    def whole_models(self) -> None:
+        import whole_cuda
+
+        why = missing_transformers()
+        if why:
+            print(f"whole models left out: {why}")
+            return
+        titles = whole_cuda.QUICK if self.options.quick else whole_cuda.MODELS
+        rounds, rows = min(self.scale.rounds, 5), []
+        for title in titles:
+            rows.append(whole_cuda.row(title, self.options.quick, self.device, rounds, self.late))
+            self.add("whole_models", whole_cuda.table(rows), rows)
+
     def headline_fills(self) -> None:
         """The three distributions in two types, on an embedding and a convolution."""
         shape = max((self.scale.embedding, self.scale.conv), key=math.prod)
@@ -212,6 +226,7 @@ def main() -> int:
     run = Run(options)
     print(report.header(run.facts), flush=True)
     parts = [run.small_calls, run.models, run.fills, run.layouts, run.keyed, run.orthogonal]
+    parts += [run.whole_models]
     if options.headline:
         parts = [run.headline_fills, run.models, run.orthogonal]
     for part in parts:

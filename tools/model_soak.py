@@ -48,20 +48,20 @@ def parts(program: Program) -> set[str]:
     return (features(program) - plain) | ({"skip"} if program.skip else set())
 
 
-def failures(program: Program, door: str) -> list[Failure]:
+def failures(program: Program, door: str, device: str) -> list[Failure]:
     try:
-        return judge(program, door)
+        return judge(program, door, device)
     except Exception as error:
         return [Failure("the judge failed", f"{type(error).__name__}: {error}")]
 
 
-def shrink(program: Program, door: str, kind: str) -> Program:
+def shrink(program: Program, door: str, device: str, kind: str) -> Program:
     """Take away what is not needed for this kind of failure."""
     again = True
     while again:
         again = False
         for candidate in smaller(program):
-            if any(failure.kind == kind for failure in failures(candidate, door)):
+            if any(failure.kind == kind for failure in failures(candidate, door, device)):
                 program, again = candidate, True
                 break
     return program
@@ -73,14 +73,14 @@ def _start() -> None:
     os.nice(5)
 
 
-def run_chunk(first: int, size: int, doors: list[str], known: list[Any]) -> list[Any]:
+def run_chunk(first: int, size: int, doors: list[str], device: str, known: list[Any]) -> list[Any]:
     """Judge programs; give (door, kind, parts, program, detail, seed, whether new) of failures."""
     found: list[Any] = []
     classes = [(door, kind, set(held)) for door, kind, held in known]
     for seed in range(first, first + size):
         program = make_program(random.Random(seed).choice)
         for door in doors:
-            seen = failures(program, door)
+            seen = failures(program, door, device)
             if not seen:
                 continue
             kind, detail = seen[0]
@@ -89,8 +89,9 @@ def run_chunk(first: int, size: int, doors: list[str], known: list[Any]) -> list
             if same:
                 found.append((door, kind, sorted(min(same, key=lambda c: len(c[2]))[2]), None))
                 continue
-            small = shrink(program, door, kind)
-            detail = next((f.detail for f in failures(small, door) if f.kind == kind), detail)
+            small = shrink(program, door, device, kind)
+            again = failures(small, door, device)
+            detail = next((f.detail for f in again if f.kind == kind), detail)
             classes.append((door, kind, parts(small)))
             found.append((door, kind, sorted(parts(small)), small, detail, seed))
     return found
@@ -126,7 +127,9 @@ def soak(options: argparse.Namespace, state: dict[str, Any]) -> None:
                 if first is None:
                     break
                 known = [json.loads(name) for name in state["classes"]]
-                running[pool.submit(run_chunk, first, CHUNK, options.doors, known)] = first
+                running[
+                    pool.submit(run_chunk, first, CHUNK, options.doors, options.device, known)
+                ] = first
             if not running:
                 break
             ready, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -155,11 +158,11 @@ def table(state: dict[str, Any]) -> Iterator[str]:
             yield source(to_program(entry["program"])).rstrip()
 
 
-def show(seed: int, doors: list[str]) -> None:
+def show(seed: int, doors: list[str], device: str) -> None:
     program = make_program(random.Random(seed).choice)
     print(source(program))
     for door in doors:
-        for kind, detail in failures(program, door) or [Failure("right", "")]:
+        for kind, detail in failures(program, door, device) or [Failure("right", "")]:
             print(f"{door}: {kind} {detail}")
 
 
@@ -170,6 +173,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=1e9, help="start nothing new after these")
     parser.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS))
+    parser.add_argument("--device", default="cpu", help="where all tensors are made: cpu or cuda")
     parser.add_argument(
         "--state", type=Path, default=STATE, help="what was done; delete to restart"
     )
@@ -178,7 +182,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if options.show is not None:
-        show(options.show, options.doors)
+        show(options.show, options.doors, options.device)
         return 0
     state: dict[str, Any] = {"done": [], "classes": {}, "doors": options.doors}
     if options.state.exists():

@@ -50,6 +50,7 @@ from support.model_oracle import (
     Operators,
     Tainted,
     cells,
+    default_generator,
     keys_by_name,
     tainted,
 )
@@ -68,9 +69,11 @@ class Outcome:
 
 
 def _outside() -> dict[str, Any]:
+    device = torch.get_default_device()
     return {
         "default dtype": torch.get_default_dtype(),
         "torch's generator": torch.get_rng_state().numpy().tobytes(),
+        "the device's generator": default_generator(device).get_state().numpy().tobytes(),
         "NumPy's generator": np.random.get_state(legacy=True)[1].tobytes(),  # noqa: NPY002
         "gradients": torch.is_grad_enabled(),
     }
@@ -82,7 +85,9 @@ def poisoned() -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     dtype = torch.get_default_dtype()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.default_generator.manual_seed(11)  # torch.manual_seed keeps a traceback for each device
+    # torch.manual_seed keeps a traceback for each device.
+    torch.default_generator.manual_seed(11)
+    default_generator(torch.get_default_device()).manual_seed(11)
     np.random.seed(11)  # noqa: NPY002
     try:
         yield
@@ -357,8 +362,31 @@ def _skipped(program: Program) -> list[Failure]:
     return []
 
 
-def judge(program: Program, door: str) -> list[Failure]:
-    """List what is wrong with a program at a door."""
+@contextlib.contextmanager
+def _on(device: str) -> Iterator[None]:
+    """Make all tensors there, in the threads of a program, too."""
+    if device == "cpu":
+        yield
+        return
+
+    def enter() -> Any:
+        return torch.device(device)
+
+    model_steps.carried.append(enter)
+    try:
+        with enter():
+            yield
+    finally:
+        model_steps.carried.remove(enter)
+
+
+def judge(program: Program, door: str, device: str = "cpu") -> list[Failure]:
+    """List what is wrong with a program at a door, all of it on a device."""
+    with _on(device):
+        return _judge(program, door)
+
+
+def _judge(program: Program, door: str) -> list[Failure]:
     if door == "batch":
         return _batch(program)
     failures = _keyed(program, door, constant=False)
@@ -374,9 +402,9 @@ def judge(program: Program, door: str) -> list[Failure]:
     return failures
 
 
-def check(program: Program, door: str) -> None:
+def check(program: Program, door: str, device: str = "cpu") -> None:
     """Assert that a program is right at a door."""
-    failures = judge(program, door)
+    failures = judge(program, door, device)
     assert not failures, "\n".join(
         [f"{door}: {kind}: {detail}" for kind, detail in failures]
         + [model_programs.source(program)]

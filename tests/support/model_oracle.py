@@ -200,7 +200,7 @@ def _is_tensor(value: Any) -> bool:
 def _joined(func: Any, args: Any, made: Tensor) -> list[dict[tuple[int, int], Cells]]:
     """Tell of each tensor that is laid beside others what is made of its elements."""
     tensors = args[0]
-    numbers = [torch.full(t.shape, k) for k, t in enumerate(tensors)]
+    numbers = [torch.full(t.shape, k, device="cpu") for k, t in enumerate(tensors)]
     which = func(numbers, *args[1:]).flatten().tolist()
     left = [iter(in_order(t)) for t in tensors]
     found: list[dict[tuple[int, int], Cells]] = [{} for _ in tensors]
@@ -236,14 +236,28 @@ def _is_constant(func: Any, args: tuple[Any, ...]) -> bool:
     )
 
 
+def default_generator(device: str | torch.device) -> torch.Generator:
+    """Give the generator that torch draws from on a device."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return torch.default_generator
+    found: torch.Generator = torch.cuda.default_generators[device.index or 0]
+    return found
+
+
 def _keyed(func: Any, args: Any, kwargs: dict[str, Any], key: int | None, ours: bool) -> Any:
     word = int(KEY.fold_in("oracle: no key yet")) if key is None else key
     if ours:
         signed = word - 2**64 if word >= 2**63 else word
         return func(*args, **{**kwargs, "key": signed})
-    with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(word)
+    device = kwargs.get("device") or next((v.device for v in args if _is_tensor(v)), "cpu")
+    generator = default_generator(device)
+    before = generator.get_state()
+    try:
+        generator.manual_seed(word)
         return func(*args, **kwargs)
+    finally:
+        generator.set_state(before)
 
 
 class Functions(TorchFunctionMode):

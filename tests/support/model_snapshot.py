@@ -101,6 +101,7 @@ class _Walk:
                 address = tensor.untyped_storage()._cdata
                 what["storage"] = self._storages.setdefault(address, len(self._storages))
             plain = tensor.detach().as_subclass(Tensor).contiguous().reshape(-1)
+            plain = plain.cpu()
             entry.nan = torch.isnan(plain).numpy()
             entry.values = plain.view(torch.uint8).reshape(plain.numel(), -1).numpy().copy()
         if what["is_leaf"] is True and tensor.grad is not None:

@@ -64,9 +64,9 @@ class Unwritten:
         if _holds_nan(tensor):
             return tensor.isnan()
         if not self._cells:
-            return torch.zeros(tensor.shape, dtype=torch.bool)
+            return torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
         marks = [cell in self._cells for cell in in_order(tensor)]
-        return torch.tensor(marks, dtype=torch.bool).view(tensor.shape)
+        return torch.tensor(marks, dtype=torch.bool, device=tensor.device).view(tensor.shape)
 
     def read(self, tensors: Sequence[Tensor]) -> list[Lost]:
         """Tell it of these that an operator is about to read; give it back to `made`."""
@@ -106,8 +106,8 @@ def _reached(func: Any, read: list[Lost], tensor: Tensor) -> Tensor:
     """Tell which elements of a result depend on what was lost of what was read."""
     each = torch.Tag.pointwise in func.tags or func in _EACH
     if not each or any(lost.mask.shape != tensor.shape for lost in read):
-        return torch.full(tensor.shape, bool(read))
-    found = torch.zeros(tensor.shape, dtype=torch.bool)
+        return torch.full(tensor.shape, bool(read), device=tensor.device)
+    found = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
     for lost in read:
-        found |= lost.mask
+        found |= lost.mask.to(tensor.device)
     return found

@@ -22,6 +22,7 @@ from fastinit._distributed.part import part_of
 from support.common import same_bits
 
 WIDTH = 12
+device = "cpu"  # of the meshes, and so of what is real
 
 
 class Experts(nn.Module):
@@ -104,26 +105,26 @@ def by_tensor(model: nn.Module, mesh: Any) -> nn.Module:
 
 
 def fsdp(model: nn.Module, world: int) -> nn.Module:
-    return by_fsdp(model, mesh=init_device_mesh("cpu", (world,)))
+    return by_fsdp(model, mesh=init_device_mesh(device, (world,)))
 
 
 def hsdp(model: nn.Module, world: int) -> nn.Module:
     names = {"mesh_dim_names": ("replicate", "shard")}
-    return by_fsdp(model, mesh=init_device_mesh("cpu", (2, world // 2), **names))  # type: ignore[arg-type]
+    return by_fsdp(model, mesh=init_device_mesh(device, (2, world // 2), **names))  # type: ignore[arg-type]
 
 
 def tensor_parallel(model: nn.Module, world: int) -> nn.Module:
-    return by_tensor(model, init_device_mesh("cpu", (world,)))
+    return by_tensor(model, init_device_mesh(device, (world,)))
 
 
 def fsdp_over_tensor_parallel(model: nn.Module, world: int) -> nn.Module:
-    mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "tp"))
+    mesh = init_device_mesh(device, (world // 2, 2), mesh_dim_names=("dp", "tp"))
     return by_fsdp(by_tensor(model, mesh["tp"]), mesh=mesh["dp"])
 
 
 def experts_over_a_mesh_of_their_own(model: nn.Module, world: int) -> nn.Module:
     """Expert parallelism and FSDP2 over two dimensions; layers over one; the rest is plain."""
-    mesh = init_device_mesh("cpu", (world // 2, 2), mesh_dim_names=("dp", "ep"))
+    mesh = init_device_mesh(device, (world // 2, 2), mesh_dim_names=("dp", "ep"))
     experts: Any = model.experts
     for name, parameter in list(experts.named_parameters()):
         spread = distribute_tensor(parameter, mesh["ep"], [Shard(0)])
@@ -134,7 +135,7 @@ def experts_over_a_mesh_of_their_own(model: nn.Module, world: int) -> nn.Module:
         shard_placement_fn=lambda parameter: Shard(1 if parameter.shape[1] % world == 0 else 0),
     )
     for layer in model.layers:  # type: ignore[union-attr]
-        fully_shard(layer, mesh=init_device_mesh("cpu", (world,)))
+        fully_shard(layer, mesh=init_device_mesh(device, (world,)))
     return model
 
 
@@ -157,7 +158,7 @@ def on_meta(way: str, world: int, make: Callable[[], nn.Module] = Mixed) -> nn.M
 
 
 def real(way: str, world: int, make: Callable[[], nn.Module] = Mixed) -> nn.Module:
-    model = on_meta(way, world, make).to_empty(device="cpu")
+    model = on_meta(way, world, make).to_empty(device=device)
     if isinstance(model, Mixed):
         model.head.weight = model.embedding.weight  # to_empty() gives plain ones memory each
     with torch.no_grad():
@@ -175,7 +176,7 @@ def wrong_in(model: nn.Module, want: nn.Module) -> list[str]:
     for name, tensor in mine.items():
         full = whole[name].detach()
         if not hasattr(tensor, "placements"):
-            same = same_bits(tensor.detach(), full)
+            same = same_bits(tensor.detach().cpu(), full)
         else:
             same = all(_same(view, full, offset) for view, offset in part_of(tensor, name).views())
         if not same:
@@ -186,7 +187,8 @@ def wrong_in(model: nn.Module, want: nn.Module) -> list[str]:
 def _same(view: Tensor, full: Tensor, offset: tuple[int, ...]) -> bool:
     for dim, (first, length) in enumerate(zip(offset, view.shape, strict=True)):
         full = full.narrow(dim, first, length)
-    return view.dtype is full.dtype and same_bits(view.detach().contiguous(), full.contiguous())
+    mine = view.detach().contiguous().cpu()
+    return view.dtype is full.dtype and same_bits(mine, full.contiguous())
 
 
 def initialized(**options: Any) -> nn.Module:
