@@ -99,7 +99,7 @@ class Twins:
             twin.put(tensor)
             if made:
                 with recorder.lock:
-                    storage = recorder.close(tensor, lasts=True)
+                    storage = recorder.close(tensor, lasts=True, stands_in=True)
                     stays = twin.fixed or twin.kept or is_outside(named.tensor)
                     if storage is not None and stays:
                         storage.known = True

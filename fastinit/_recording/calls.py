@@ -13,7 +13,7 @@ from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Op, Ref
 from fastinit._recording.kinds import COPYING, Kind
-from fastinit._recording.laying import laid_by
+from fastinit._recording.laying import MOVING, laid_by
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
 from fastinit._recording.values import marked, unpoisoned
@@ -54,6 +54,8 @@ class Calls(Waiting):
                 reads.append(ref)
         for ref in reads:
             self._need(ref)
+        # Where what is laid side by side was, if it is elsewhere afterwards.
+        moved = {id(t): Ref(s, Region.of(t)) for t, s in pairs if name_of(func) == MOVING}
         forgotten: list[tuple[Ref, list[Op]]] = []
         for ref in writes:
             if ref.storage.outside:
@@ -99,36 +101,56 @@ class Calls(Waiting):
             else:
                 result = func(*args, **kwargs)
                 if missing and kind.joins:
-                    marks = self._marks_laid(op, args, kwargs, result)
+                    marks = self._marks_laid(op, args, kwargs, result, moved)
         except BaseException:
             for ref, ops in forgotten:
                 self._remind(ref, ops)
             raise
         self._note(op, kind, written, saved, missing, drawn, result, partly, marks)
         if op.writes or (op.read and drawn):
-            for one in self._pieces(op, args, kwargs, result) if kind.joins else [op]:
+            for one in self._pieces(op, args, kwargs, result, moved) if kind.joins else [op]:
                 self._log(one)
         return result
 
-    def _pieces(self, op: Op, args: Any, kwargs: Mapping[str, Any], result: Tensor) -> list[Op]:
+    def _laid(self, of: Tensor | None, moved: Mapping[int, Ref]) -> list[Ref]:
+        """Say where what has been laid beside others was; nothing for constants."""
+        if id(of) in moved:
+            return [moved[id(of)]]
+        storage = None if of is None else self.storage_of(of)
+        return [] if of is None or storage is None else [Ref(storage, Region.of(of))]
+
+    def _pieces(
+        self,
+        op: Op,
+        args: Any,
+        kwargs: Mapping[str, Any],
+        result: Tensor,
+        moved: Mapping[int, Ref],
+    ) -> list[Op]:
         """Divide the joining of tensors into what has been done with each."""
         pieces = []
         for part, of in laid_by(op.operator, args, kwargs, result):
-            storage = None if of is None else self.storage_of(of)
-            read = [] if of is None or storage is None else [Ref(storage, Region.of(of))]
+            read = self._laid(of, moved)
             write = Ref(op.writes[0].storage, Region.of(part))
             piece = Op(op.label, read, [write], overwrites=op.overwrites, operator=op.operator)
             piece.elementwise = True
             pieces.append(piece)
         return pieces
 
-    def _marks_laid(self, op: Op, args: Any, kwargs: Mapping[str, Any], result: Tensor) -> Tensor:
+    def _marks_laid(
+        self,
+        op: Op,
+        args: Any,
+        kwargs: Mapping[str, Any],
+        result: Tensor,
+        moved: Mapping[int, Ref],
+    ) -> Tensor:
         """Mark the elements of joined tensors that are copies of elements with values."""
         marks = torch.ones(result.shape, dtype=torch.bool)
         for part, of in laid_by(op.operator, args, kwargs, marks):
-            storage = None if of is None else self.storage_of(of)
-            if of is not None and storage is not None:
-                part.copy_(marked([Ref(storage, Region.of(of))], of.shape))
+            read = self._laid(of, moved)
+            if of is not None and read:
+                part.copy_(marked(read, of.shape))
         return marks
 
     def _marks(self, reads: Sequence[Ref], tensors: Sequence[Tensor]) -> Tensor | None:

@@ -45,6 +45,7 @@ class Storage:
         "outside",
         "pending",
         "poison",
+        "stands_in",
         "word",
     )
 
@@ -66,6 +67,7 @@ class Storage:
         self._written: Spans | None = None
         self.drawn = False
         self.poison: torch.Tensor | None = None
+        self.stands_in = False  # for memory that may be on another device
         self.word = 4
 
     def __del__(self) -> None:

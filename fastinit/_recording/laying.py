@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+MOVING = "_cudnn_rnn_flatten_weight"  # also gives what it is given other memory
+
 
 class Laid(NamedTuple):
     """A part of a result, and what its elements are copies of; None for constants."""
@@ -73,7 +75,15 @@ def _block_diag(args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) 
         row, column = row + rows, column + columns
 
 
+def _flatten(args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Iterator[Laid]:
+    """Of an RNN's weights, which have become views of the result."""
+    for weight in args[0] if args else kwargs["weight_arr"]:
+        place = result.as_strided(weight.shape, weight.stride(), weight.storage_offset())
+        yield Laid(place, weight)
+
+
 _LAYING: dict[str, Callable[[Sequence[Any], Mapping[str, Any], Tensor], Iterator[Laid]]] = {
+    MOVING: _flatten,
     "block_diag": _block_diag,
     "cat": _cat,
     "constant_pad_nd": _pad,

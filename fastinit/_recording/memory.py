@@ -124,16 +124,20 @@ class Memory:
             storage.forget()
         self._storages.clear()
 
-    def close(self, tensor: Tensor, *, lasts: bool = False) -> Storage | None:
+    def close(
+        self, tensor: Tensor, *, lasts: bool = False, stands_in: bool = False
+    ) -> Storage | None:
         """Guard memory that has just been allocated, until it has been written and read.
 
         Args:
             tensor: the tensor.
             lasts: whether somebody holds it until the end, and mostly nothing touches it.
+            stands_in: whether it stands for memory that may be on another device.
         """
         if not is_real(tensor) or tensor.numel() == 0:
             return None
         storage = self.register(tensor, known=False, lasts=lasts)
+        storage.stands_in = stands_in
         if not lasts and storage.nbytes >= _LARGE:
             self.huge_pages.ask(tensor.untyped_storage())
         self.guard(storage)

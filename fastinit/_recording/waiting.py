@@ -42,6 +42,13 @@ def name_of(func: Any) -> str:
     return name.partition("::")[2]
 
 
+def _source(tensor: Tensor, ref: Ref, generator: Generator | None) -> torch.device:
+    """Say of which device a draw's generator must be: of any where memory only stands in."""
+    if generator is not None and ref.storage.stands_in:
+        return generator.device
+    return tensor.device
+
+
 class OfThread(threading.local):
     """What each thread of a recording has for itself."""
 
@@ -222,7 +229,7 @@ class Waiting(Values):
         if fill.draws:
             self.accept(func, ref.region.dtype, fill)
             if not late:
-                fill = fill.keyed(fill.generator.device if fill.generator else tensor.device)
+                fill = fill.keyed(_source(tensor, ref, fill.generator))
         if func.namespace != "aten" and not tensor.is_inference():
             torch.autograd.graph.increment_version(tensor)
         self._wait(
@@ -268,7 +275,7 @@ class Waiting(Values):
             else:
                 func(example, *rest, **given, generator=Generator())
         if generator is not None:
-            key = reserve_word(generator.device, generator)
+            key = reserve_word(_source(tensor, ref, generator), generator)
         if ours and not tensor.is_inference():
             torch.autograd.graph.increment_version(tensor)
 

@@ -129,6 +129,45 @@ def test_a_model_over_both_devices() -> None:
         assert places["packed"] == "cpu"
 
 
+@pytest.mark.parametrize("made", [Model, on_device])
+def test_a_factory_that_moves(made: Callable[[], nn.Module]) -> None:
+    """By `.cuda()`, after which cuDNN lays an LSTM's weights in one buffer."""
+    want = fastinit.materialize(Model, key=3)
+    assert_same(fastinit.materialize(lambda: made().cuda(), key=3), want)
+    assert_same(fastinit.materialize(lambda: made().cpu().cuda(), key=3), want)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_generator_of_another_device_is_an_error(ours: bool) -> None:
+    """As in torch; but for a module on meta, which may go anywhere."""
+
+    class Draws(nn.Module):
+        def __init__(self, device: str, source: str) -> None:
+            super().__init__()
+            self.source = source
+            self.weight = nn.Parameter(torch.empty(20, 30, device=device))
+            if device != "meta":
+                self.reset_parameters()
+
+        @torch.no_grad()
+        def reset_parameters(self) -> None:
+            generator = torch.Generator(self.source).manual_seed(5)
+            if ours:
+                fastinit.normal_(self.weight, generator=generator)
+            else:
+                self.weight.normal_(generator=generator)
+
+    for device, source in (("cuda", "cpu"), ("cpu", "cuda")):
+        with pytest.raises(RuntimeError, match=f"Expected a '{device}' device type for generator"):
+            Draws(device, source)
+        with pytest.raises(RuntimeError, match=f"Expected a '{device}' device type for generator"):
+            fastinit.materialize(lambda d=device, s=source: Draws(d, s), key=3)  # type: ignore[misc]
+    model = fastinit.materialize(Draws("meta", "cuda"), "cuda", key=3)
+    generator = torch.Generator("cuda").manual_seed(5)
+    want = fastinit.normal_(torch.empty(20, 30, device="cuda"), generator=generator)
+    assert torch.equal(model.weight, want)
+
+
 def test_rules_and_what_is_skipped() -> None:
     rules = {"*.bias": nn.init.ones_, nn.Embedding: nn.init.normal_, "default": None}
     want = Model()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -203,3 +203,66 @@ def test_what_joining_overwrites_with_constants_is_dead(way: str) -> None:
     weight = fastinit.materialize(Module, key=5).weight
     key = fastinit.Key(5).fold_in("weight").fold_in(0)
     assert same_bits(weight[:2, :2].clone(), fastinit.normal_(torch.empty(2, 2), key=key))
+
+
+# ---- an RNN's weights, as cuDNN wants them -------------------------------------------------------
+
+
+@pytest.fixture
+def _flatten_on_the_cpu() -> Iterator[None]:
+    """`torch._cudnn_rnn_flatten_weight`: one buffer of all weights, which become views of it."""
+
+    def flatten(weights: list[torch.Tensor], *_: object) -> torch.Tensor:
+        flat = torch.full((sum(w.numel() + 3 for w in weights),), float("nan"))
+        at = 3
+        for weight in reversed(weights):
+            place = flat[at : at + weight.numel()].view(weight.shape)
+            place.copy_(weight)
+            weight.set_(place)
+            at += weight.numel() + 3
+        return flat
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_cudnn_rnn_flatten_weight", flatten, "CPU")
+    yield
+    library._destroy()
+
+
+@pytest.mark.usefixtures("_flatten_on_the_cpu")
+def test_weights_that_cudnn_lays_in_one_buffer_keep_their_names() -> None:
+    def moved(layers: int) -> nn.Module:
+        model = nn.ModuleList(nn.LSTM(3, 4, num_layers=2) for _ in range(layers))
+        for layer in model:
+            weights = [w.data for w in layer._flat_weights]
+            numbers = (4, layer.input_size, 2, layer.hidden_size, 0, 2, False, False)
+            torch._cudnn_rnn_flatten_weight(weights, *numbers)
+            for weight, place in zip(layer._flat_weights, weights, strict=True):
+                weight.data = place
+        return model
+
+    model = fastinit.materialize(lambda: moved(2), key=3)
+    want = fastinit.materialize(lambda: nn.ModuleList(nn.LSTM(3, 4, 2) for _ in range(2)), key=3)
+    assert len({p.untyped_storage().data_ptr() for p in model.parameters()}) == 2
+    for (name, one), (_, other) in zip(
+        model.named_parameters(), want.named_parameters(), strict=True
+    ):
+        assert same_bits(one.detach(), other.detach()), name
+    flags = fastinit.report(model).flags
+    assert not any("memory" in flag for found in flags.values() for flag in found), flags
+
+
+@pytest.mark.usefixtures("_flatten_on_the_cpu")
+def test_weights_without_values_are_told_apart_in_one_buffer() -> None:
+    def factory(all_of_them: bool) -> nn.Module:
+        layer = nn.LSTM(3, 4)
+        if not all_of_them:
+            layer.weight_hh_l0.data = torch.empty(16, 4)
+        weights = [w.data for w in layer._flat_weights]
+        torch._cudnn_rnn_flatten_weight(weights, 4, 3, 2, 4, 0, 1, False, False)
+        for weight, place in zip(layer._flat_weights, weights, strict=True):
+            weight.data = place
+        return layer
+
+    fastinit.materialize(lambda: factory(True), key=3)
+    with pytest.raises(ValueError, match=r"writes weight_hh_l0 \(parameter\);"):
+        fastinit.materialize(lambda: factory(False), key=3)

@@ -380,8 +380,20 @@ def _on(device: str) -> Iterator[None]:
         model_steps.carried.remove(enter)
 
 
+def _races(program: Program) -> bool:
+    """Whether a list names one tensor twice, which a device works on at the same time."""
+    slots = len(program.slots)
+    shared = bool({"ties", "ties by .data"} & model_programs.features(program))
+    return any(
+        step.name == "foreach_mul_" and (shared or step.to % slots == step.other % slots)
+        for step in program.steps
+    )
+
+
 def judge(program: Program, door: str, device: str = "cpu") -> list[Failure]:
     """List what is wrong with a program at a door, all of it on a device."""
+    if device != "cpu" and _races(program):
+        return []
     with _on(device):
         return _judge(program, door)
 
