@@ -120,6 +120,9 @@ struct DynamicFunctor {
   FASTINIT_DEVICE void store(char* to, const Packed& packed) const {
     with_elements(packed, [=](const auto& four) { store_packed(to, four); });
   }
+  FASTINIT_DEVICE void put(char* to, const Packed& packed) const {
+    with_elements(packed, [=](const auto& four) { put_packed(to, four); });
+  }
   FASTINIT_DEVICE void store_one(char* to, const Packed& packed, int k) const {
     with_elements(packed, [=](const auto& four) { store_element(to, four, k); });
   }

@@ -1,5 +1,7 @@
 #include "cuda/executor.h"
 
+#include <algorithm>
+
 #include "cuda/kernels.h"
 #include "cuda/tiling.h"
 
@@ -34,6 +36,10 @@ unsigned grid_for(uint64_t tiles, uint64_t multiprocessors) {
   return static_cast<unsigned>(tiles < most ? tiles : most);
 }
 
+unsigned shared_bytes_of(const TiledTask& task) {
+  return task.access == Access::Channels ? unsigned{kChannelBytes} : 0;
+}
+
 cudaError_t launch_single_task(SingleTaskKernel kernel, const TiledTask& task,
                                uint64_t multiprocessors, cudaStream_t stream) {
   SingleTaskParams params;
@@ -42,7 +48,8 @@ cudaError_t launch_single_task(SingleTaskKernel kernel, const TiledTask& task,
   tile_whole_row(params.task);
   params.value_keys = philox_keys(task.key, task.purpose);
   params.low_keys = philox_keys(task.key, Purpose::Low);
-  FASTINIT_LAUNCH(kernel, grid_for(task.tiles, multiprocessors), kBlockThreads, 0, stream, params);
+  FASTINIT_LAUNCH(kernel, grid_for(task.tiles, multiprocessors), kBlockThreads,
+                  shared_bytes_of(task), stream, params);
   return cudaGetLastError();
 }
 
@@ -53,18 +60,20 @@ struct Launcher {
   cudaStream_t stream;
   uint32_t tile_size;
   size_t next = 0;
+  unsigned shared_bytes = 0;  // of what has been taken
 
   // The next task with elements, if there is one.
   bool take(TiledTask& task) {
     while (next < count) {
       task = tile_task(tasks[next++], tile_size);
+      shared_bytes = std::max(shared_bytes, shared_bytes_of(task));
       if (task.tiles > 0) return true;
     }
     return false;
   }
 
   cudaError_t multi_task(MultiTaskParams& params, uint64_t tiles) const {
-    return launch_multi_task(params, tiles, grid_for(tiles, multiprocessors), stream);
+    return launch_multi_task(params, tiles, grid_for(tiles, multiprocessors), shared_bytes, stream);
   }
 
   cudaError_t by_value() {

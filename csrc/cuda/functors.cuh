@@ -159,6 +159,7 @@ struct RandomFunctor {
   FASTINIT_DEVICE void store_one(char* to, const Packed& packed, int k) const {
     store_element(to, packed, k);
   }
+  FASTINIT_DEVICE void put(char* to, const Packed& packed) const { put_packed(to, packed); }
 
   // Of truncated normals a tenth is in the tails, and nearly every warp has some: the middle is
   // computed for all, and what lies in the tails once more, in full warps. `n` vectors of every

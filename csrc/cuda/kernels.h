@@ -35,7 +35,8 @@ struct MultiTaskParams {
   TiledTask tasks_by_value[kTasksByValue];
 };
 static_assert(sizeof(MultiTaskParams) <= 4096, "kernel parameters are limited");
+// `shared_bytes`: what tiles of channels take, if there are any.
 cudaError_t launch_multi_task(MultiTaskParams& params, uint64_t tiles, unsigned grid,
-                              cudaStream_t stream);
+                              unsigned shared_bytes, cudaStream_t stream);
 
 }  // namespace fastinit::cuda

@@ -45,6 +45,15 @@ FASTINIT_DEVICE void store_segments(const TiledTask& task, uint64_t begin, uint6
   }
 }
 
+// A function of its own: inlined, its registers would be spilled by the vectorised loops.
+template <bool is_f64>
+__device__ __noinline__ void store_all_channels(const TiledTask& task, uint64_t begin,
+                                                uint64_t end) {
+#pragma unroll 1
+  for (uint64_t number = begin; number < end; ++number)
+    store_channels(DynamicFunctor<is_f64>(task), task, number);
+}
+
 template <Kind kind, DType dtype, Clamp clamp>
 using InRegisters = RandomFunctor<ArgsIn::Registers, kind, dtype, clamp>;
 
@@ -71,6 +80,9 @@ FASTINIT_DEVICE bool store_random_vectors(const TiledTask& task, uint64_t begin,
 // Tiles begin ... end - 1 of a task.
 FASTINIT_DEVICE void fill_tiles(const TiledTask& task, uint64_t begin, uint64_t end) {
   const Kind kind = task.transform.kind;
+  if (task.access == Access::Channels)
+    return task.transform.dtype == DType::F64 ? store_all_channels<true>(task, begin, end)
+                                              : store_all_channels<false>(task, begin, end);
   bool left = true;
   if (task.access == Access::Rows && task.vectorized) {
     if (kind == Kind::Constant) left = store_vectors<ConstantFunctor>(task, begin, end);
@@ -117,10 +129,10 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
 }  // namespace
 
 cudaError_t launch_multi_task(MultiTaskParams& params, uint64_t tiles, unsigned grid,
-                              cudaStream_t stream) {
+                              unsigned shared_bytes, cudaStream_t stream) {
   params.tiles_per_block = tiles / grid;
   params.extra_tiles = static_cast<uint32_t>(tiles % grid);
-  FASTINIT_LAUNCH(fill_multi_task, grid, kBlockThreads, 0, stream, params);
+  FASTINIT_LAUNCH(fill_multi_task, grid, kBlockThreads, shared_bytes, stream, params);
   return cudaGetLastError();
 }
 

@@ -165,6 +165,19 @@ FASTINIT_DEVICE void store_element(char* to, const Packed4<bytes>& v, int k) {
   }
 }
 
+// Four elements to shared memory.
+template <int bytes>
+FASTINIT_DEVICE void put_packed(char* to, const Packed4<bytes>& v) {
+  if constexpr (bytes == 1) *reinterpret_cast<uint32_t*>(to) = v.w[0];
+  if constexpr (bytes == 2) *reinterpret_cast<uint2*>(to) = make_uint2(v.w[0], v.w[1]);
+  if constexpr (bytes >= 4) {
+#pragma unroll
+    for (int k = 0; k < bytes; k += 4)
+      *reinterpret_cast<uint4*>(to + 4 * k) =
+          make_uint4(v.w[k], v.w[k + 1], v.w[k + 2], v.w[k + 3]);
+  }
+}
+
 // Four elements, contiguous and aligned to their size or 16 bytes.
 template <int bytes>
 FASTINIT_DEVICE void store_packed(char* to, const Packed4<bytes>& v) {

@@ -12,6 +12,14 @@ __global__ void __launch_bounds__(kBlockThreads, Functor::min_blocks_per_multipr
     fill_single_task(const __grid_constant__ SingleTaskParams params) {
   const TiledTask& task = params.task;
   const Functor functor(params);
+  if constexpr (!Functor::constant) {
+    if (task.access == Access::Channels) {
+#pragma unroll 1
+      for (uint64_t number = blockIdx.x; number < task.tiles; number += gridDim.x)
+        store_channels(functor, task, number);
+      return;
+    }
+  }
 #pragma unroll 1
   for (uint64_t number = blockIdx.x; number < task.tiles; number += gridDim.x) {
     const Tile tile = tile_of(task, number);

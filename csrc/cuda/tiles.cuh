@@ -90,4 +90,61 @@ FASTINIT_DEVICE Segment segment_of(const TiledTask& task, const Tile& tile, uint
           task.segment_stride * item_size};
 }
 
+// Elements that the kernels have no vectorised loop for would need one more for each type here.
+template <class Functor>
+FASTINIT_DEVICE void move_item(const Functor& functor, char* to, const char* from) {
+  const uint32_t item_size = functor.item_size;
+  const bool aligned = (reinterpret_cast<uintptr_t>(to) & (item_size - 1)) == 0;
+  if (aligned && item_size == 4) {
+    *reinterpret_cast<uint32_t*>(to) = *reinterpret_cast<const uint32_t*>(from);
+  } else if (aligned && item_size == 2) {
+    *reinterpret_cast<uint16_t*>(to) = *reinterpret_cast<const uint16_t*>(from);
+  } else if (aligned && item_size == 8) {
+    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(from);
+  } else {
+    for (uint32_t b = 0; b < item_size; ++b) to[b] = from[b];
+  }
+}
+
+// A tile of channels. All threads of the block come here, as they wait for each other.
+template <class Functor>
+FASTINIT_DEVICE void store_channels(const Functor& functor, const TiledTask& task,
+                                    uint64_t number) {
+  FASTINIT_SHARED_MEMORY(memory);
+  char* const samples = reinterpret_cast<char*>(memory);
+  const int64_t item_size = functor.item_size;
+  const DivMod d = divmod(number, task.tiles_per_row);
+  const uint64_t begin = d.remainder * task.tile_size;
+  const uint64_t left = task.inner_size.value - begin;
+  const auto channels = static_cast<uint32_t>(left < task.tile_size ? left : task.tile_size);
+  const auto length = static_cast<uint32_t>(task.length);
+  const Offsets outer = outer_offsets(task, d.quotient);
+  const uint64_t logical = task.layout.first + static_cast<uint64_t>(outer.logical) +
+                           begin * static_cast<uint64_t>(task.inner_logical);
+  const uint32_t phase = static_cast<uint32_t>(logical) & 3;
+  const uint32_t counters = (phase + channels * length + 3) / 4;
+#pragma unroll 1
+  for (uint32_t k = threadIdx.x; k < counters; k += kBlockThreads)
+    functor.put(samples + 4 * k * item_size, functor(logical / 4 + k));
+  __syncthreads();
+  // Warps take turns at 32 channels of one element each.
+  const uint32_t lane = threadIdx.x % 32, across = (channels + 31) / 32;
+  const int64_t first = outer.memory + static_cast<int64_t>(begin) + lane;
+  uint32_t element = 0, chunk = threadIdx.x / 32;
+#pragma unroll 1
+  for (;; chunk += kBlockThreads / 32) {
+    while (chunk >= across) {
+      chunk -= across;
+      ++element;
+    }
+    if (element >= length) break;
+    const uint32_t channel = 32 * chunk + lane;
+    if (channel < channels)
+      move_item(functor,
+                task.data + (first + 32 * chunk + element * task.segment_stride) * item_size,
+                samples + (phase + channel * length + element) * item_size);
+  }
+  __syncthreads();
+}
+
 }  // namespace fastinit::cuda

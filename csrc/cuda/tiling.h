@@ -18,6 +18,9 @@ constexpr uint32_t kTileSize = 2 * kRoundSize, kLargeTileSize = 8 * kRoundSize;
 constexpr uint64_t kResidentBlocks = 8, kTargetBlocks = 16;
 // Elements of a segment, at most.
 constexpr int64_t kSegmentElements = 32;
+// Shared memory for the elements of a tile of channels, and how many of these a tile has at least:
+// as many as a warp writes side by side.
+constexpr int64_t kChannelBytes = 16384, kLeastChannels = 32;
 
 inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
@@ -48,6 +51,43 @@ inline void tile_rows(const FillTask& task, TiledTask& tiled, uint32_t tile_size
   tiled.length = layout.ndim > 0 ? layout.dims[layout.ndim - 1].size : 1;
   tiled.tile_size = tile_size;
   tiled.tiles_per_row = fast_divisor(ceil_div(row_vectors(tiled), tiled.tile_size));
+  tiled.tiles = tiled.outer_size * tiled.tiles_per_row.value;
+}
+
+// Channels that a tile may have: their elements are aligned as Philox blocks are.
+inline int64_t most_channels(const FillTask& task, int64_t elements) {
+  return (kChannelBytes / task.transform.item_size - 6) / elements;
+}
+
+// Whether a task's last two dimensions are one stretch of the stream, channel by channel, of which
+// memory has the channels side by side.
+inline bool has_channels(const FillTask& task) {
+  const Layout& layout = task.layout;
+  if (task.transform.kind == Kind::Constant || layout.ndim < 2) return false;
+  const Dim& channels = layout.dims[layout.ndim - 2];
+  const Dim& last = layout.dims[layout.ndim - 1];
+  return last.logical == 1 && channels.logical == last.size && channels.memory == 1 &&
+         channels.size >= kLeastChannels && most_channels(task, last.size) >= kLeastChannels;
+}
+
+inline void tile_channels(const FillTask& task, TiledTask& tiled) {
+  const Layout& layout = task.layout;
+  const Dim& channels = layout.dims[layout.ndim - 2];
+  const Dim& last = layout.dims[layout.ndim - 1];
+  tiled.access = Access::Channels;
+  tiled.layout.ndim -= 2;
+  tiled.outer_size = static_cast<uint64_t>(tiled.layout.numel());
+  tiled.length = last.size;
+  tiled.segment_stride = last.memory;
+  tiled.inner_size = fast_divisor(static_cast<uint64_t>(channels.size));
+  tiled.inner_memory = channels.memory;
+  tiled.inner_logical = channels.logical;
+  // Even shares, of whole warps' widths.
+  const auto size = static_cast<uint64_t>(channels.size), warp = uint64_t{kLeastChannels};
+  const uint64_t most = static_cast<uint64_t>(most_channels(task, last.size)) / warp * warp;
+  const uint64_t share = ceil_div(size, ceil_div(size, most));
+  tiled.tile_size = static_cast<uint32_t>(ceil_div(share, warp) * warp);
+  tiled.tiles_per_row = fast_divisor(ceil_div(size, tiled.tile_size));
   tiled.tiles = tiled.outer_size * tiled.tiles_per_row.value;
 }
 
@@ -221,6 +261,8 @@ inline TiledTask tile_task(const FillTask& task, uint32_t tile_size) {
   while (1 << tiled.vec_size_log2 < vec_size) ++tiled.vec_size_log2;
   if (contiguous && (layout.ndim <= 1 || last.size >= 2 * kSmallTileSize * int64_t{vec_size}))
     tile_rows(task, tiled, tile_size);
+  else if (has_channels(task))
+    tile_channels(task, tiled);
   else
     tile_strided(task, tiled, tile_size);
   for (int k = 0; k < tiled.layout.ndim; ++k)

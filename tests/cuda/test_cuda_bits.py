@@ -33,7 +33,9 @@ def test_layout(case: Case, layout: str) -> None:
 
 
 @pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
-@pytest.mark.parametrize("layout", ["transposed", "stepped", "columns", "channels last"])
+@pytest.mark.parametrize(
+    "layout", ["transposed", "stepped", "columns", "channels last", "channels last, wide"]
+)
 def test_every_kind_in_a_layout(case: Case, layout: str) -> None:
     check(case, LAYOUTS[layout])
 

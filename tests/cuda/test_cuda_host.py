@@ -42,6 +42,13 @@ def test_layouts(program: Path) -> None:
     assert output["fills"] > 4000
 
 
+def test_channels(program: Path) -> None:
+    """What lies in memory as channels_last has it, written by way of shared memory."""
+    output = output_of(program, "channels")
+    assert output["wrong"] == 0
+    assert output["of channels"] > 150
+
+
 def test_many_tasks_are_one_launch(program: Path) -> None:
     """Twenty thousand tasks of all kinds and types, empty ones among them."""
     output = output_of(program, "many")

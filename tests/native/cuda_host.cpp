@@ -1,5 +1,5 @@
 // The kernels of csrc/cuda compiled as C++ (cuda_shim.h), for tests/test_cuda_host.py:
-// cuda_host lengths|layouts|many|far|clamps|orthogonal. All memory of a fill is compared, byte for
+// cuda_host lengths|layouts|channels|many|far|clamps|orthogonal. All memory of a fill is compared, byte for
 // byte, with elements that the CPU's scalar lanes made.
 #include <sys/mman.h>
 
@@ -146,6 +146,42 @@ void check_layouts() {
         t.name = c.name + ", rows" + t.name;
         fill_one(std::move(t), draws.one_in(2));
       }
+}
+
+// Convolutions' weights in channels_last, and shards of them: alone, by value and by table.
+void check_channels() {
+  Draws draws{17};
+  int of_channels = 0;
+  const auto draw = [&](const Case& c) {
+    const int64_t elements = draws.one_in(4) ? 2 + draws.below(140) : 2 + draws.below(26);
+    const int64_t channels = draws.one_in(3) ? 28 + draws.below(40) : 28 + draws.below(700);
+    Tensor t =
+        make_tensor(draws, c.task, {1 + draws.below(4), channels, elements}, Order::Channels);
+    t.name = c.name + ", " + std::to_string(channels) + " channels of " + std::to_string(elements) +
+             t.name;
+    of_channels += cuda::tile_task(t.task, 1024).access == cuda::Access::Channels;
+    return t;
+  };
+  for (const Case& c : few_cases())
+    for (int repeat = 0; repeat < 12; ++repeat) {
+      shim::multiprocessors = 1 + static_cast<int>(draws.below(4));
+      fill_one(draw(c), draws.one_in(3));
+    }
+  const std::vector<Case> cases = all_cases();
+  for (int list = 0; list < 40; ++list) {
+    std::vector<Tensor> tensors;
+    for (int64_t k = 1 + draws.below(9); k > 0; --k) {
+      std::string name;
+      const FillTask task = draw_task(draws, cases, name);
+      if (draws.one_in(2))
+        tensors.push_back(draw({name, task}));
+      else
+        tensors.push_back(make_tensor(draws, task, draw_shape(draws, 3000), Order::Shuffled));
+    }
+    fill(std::move(tensors), draws.one_in(2));
+  }
+  shim::multiprocessors = 3;
+  std::printf("of channels: %d\n", of_channels);
 }
 
 // Tens of thousands of tasks of all kinds and types, empty ones among them, in one launch.
@@ -343,6 +379,8 @@ int main(int argc, char** argv) {
     check_lengths();
   else if (what == "layouts")
     check_layouts();
+  else if (what == "channels")
+    check_channels();
   else if (what == "many")
     check_many();
   else if (what == "far")

@@ -75,7 +75,8 @@ inline std::vector<int64_t> draw_shape(Draws& draws, int64_t most) {
   return shape;
 }
 
-enum class Order { Logical, Reversed, Shuffled };
+// Channels: the last dimension but one is the fastest in memory.
+enum class Order { Logical, Reversed, Shuffled, Channels };
 
 // Memory for a tensor of this shape, and what it must hold afterwards.
 inline Tensor make_tensor(Draws& draws, const FillTask& task, const std::vector<int64_t>& shape,
@@ -93,6 +94,7 @@ inline Tensor make_tensor(Draws& draws, const FillTask& task, const std::vector<
   }
   if (how == Order::Shuffled)
     for (int k = ndim - 1; k > 0; --k) std::swap(order[k], order[draws.below(k + 1)]);
+  if (how == Order::Channels && ndim > 1) std::swap(order[ndim - 1], order[ndim - 2]);
   const bool gaps = draws.one_in(2);
   int64_t stride = gaps && draws.one_in(3) ? 1 + draws.below(3) : 1;
   for (int k = ndim - 1; k >= 0; --k) {

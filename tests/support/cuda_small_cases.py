@@ -23,7 +23,10 @@ from support.promise_cases import ONE_OF_EACH, ONE_OF_EACH_SIZE, Canvas, Case, f
 KEY = 0x5A17_1234_0000_0007
 
 
-FEW_LAYOUTS = ("contiguous", "transposed", "stepped", "columns", "nine dimensions")
+FEW_LAYOUTS = (
+    *("contiguous", "transposed", "channels last, wide", "stepped", "columns"),
+    "nine dimensions",
+)
 ORTHOGONAL = ((3, 5, 6), (2, 64, 64), (2, 33, 128), (1, 140, 130))
 
 
