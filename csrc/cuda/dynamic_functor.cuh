@@ -77,7 +77,7 @@ __device__ __noinline__ Packed4<is_f64 ? 8 : 4> dynamic_samples(const TiledTask&
 
 template <bool is_f64>
 struct DynamicFunctor {
-  static constexpr bool constant = false;
+  static constexpr bool constant = false, typed = false;
   using Packed = Packed4<is_f64 ? 8 : 4>;
   const TiledTask& task;
   const uint32_t item_size;
@@ -120,8 +120,11 @@ struct DynamicFunctor {
   FASTINIT_DEVICE void store(char* to, const Packed& packed) const {
     with_elements(packed, [=](const auto& four) { store_packed(to, four); });
   }
-  FASTINIT_DEVICE void put(char* to, const Packed& packed) const {
-    with_elements(packed, [=](const auto& four) { put_packed(to, four); });
+  FASTINIT_DEVICE void put_blocks(char* to, uint64_t counter, uint32_t count) const {
+#pragma unroll 1
+    for (uint32_t k = threadIdx.x; k < count; k += kBlockThreads)
+      with_elements((*this)(counter + k),
+                    [=](const auto& four) { put_packed(to + 4 * item_size * k, four); });
   }
   FASTINIT_DEVICE void store_one(char* to, const Packed& packed, int k) const {
     with_elements(packed, [=](const auto& four) { store_element(to, four, k); });

@@ -67,7 +67,7 @@ FASTINIT_DEVICE TailBuffer& tail_buffer_of_warp() {
 // Samples of one kind and type.
 template <ArgsIn where, Kind kind, DType dtype, Clamp clamp_>
 struct RandomFunctor {
-  static constexpr bool is_f64 = dtype == DType::F64, constant = false;
+  static constexpr bool is_f64 = dtype == DType::F64, constant = false, typed = true;
   static constexpr uint32_t item_size = fastinit::item_size(dtype);
   static constexpr uint32_t vec_size = vec_size_for(item_size, false);
   // Normals of doubles spill in the 64 registers that the compiler sets itself, and from sm_100 on
@@ -159,7 +159,34 @@ struct RandomFunctor {
   FASTINIT_DEVICE void store_one(char* to, const Packed& packed, int k) const {
     store_element(to, packed, k);
   }
-  FASTINIT_DEVICE void put(char* to, const Packed& packed) const { put_packed(to, packed); }
+
+  // The elements of `count` Philox blocks, whose counters have one high word, `stride` bytes apart
+  // and aligned.
+  FASTINIT_DEVICE void store_blocks(char* to, uint64_t counter, uint32_t count,
+                                    int64_t stride) const {
+    const High high = high_of(counter);
+#pragma unroll 1
+    for (uint32_t k = 0; k < count; ++k) {
+      const Packed four = generate(high, static_cast<uint32_t>(counter) + k);
+#pragma unroll
+      for (int j = 0; j < 4; ++j, to += stride) store_aligned(to, four, j);
+    }
+  }
+
+  // `count` Philox blocks to shared memory, by all threads of the block.
+  FASTINIT_DEVICE void put_blocks(char* to, uint64_t counter, uint32_t count) const {
+    uint32_t begin = 0;
+#pragma unroll 1
+    while (begin < count) {  // once, unless the counter's low word wraps
+      const uint32_t low = static_cast<uint32_t>(counter) + begin, before_wrap = 0u - low;
+      const uint32_t end = before_wrap - 1 < count - begin - 1 ? begin + before_wrap : count;
+      const High high = high_of(counter + begin);
+#pragma unroll 1
+      for (uint32_t k = begin + threadIdx.x; k < end; k += kBlockThreads)
+        put_packed(to + 4 * item_size * k, generate(high, static_cast<uint32_t>(counter) + k));
+      begin = end;
+    }
+  }
 
   // Of truncated normals a tenth is in the tails, and nearly every warp has some: the middle is
   // computed for all, and what lies in the tails once more, in full warps. `n` vectors of every
@@ -325,7 +352,7 @@ struct RandomFunctor {
 
 // Fills with one value of any size; its bytes repeat to 16.
 struct ConstantFunctor {
-  static constexpr bool constant = true;
+  static constexpr bool constant = true, typed = false;
   static constexpr int min_blocks_per_multiprocessor = 0;
   struct Packed {};
   const uint8_t* pattern;

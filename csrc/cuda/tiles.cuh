@@ -28,6 +28,16 @@ FASTINIT_DEVICE void store_segment(const Functor& functor, const Segment& segmen
   const int counters = (static_cast<int>(phase) + segment.count + 3) / 4;
   const int steps = (segment.count + 3) / 4 + ahead;
   uint64_t counter = segment.logical / 4;
+  if constexpr (Functor::typed) {  // whole Philox blocks, as most transposed tensors have
+    const auto last = counter + static_cast<uint64_t>(counters - 1);
+    const auto bits = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to)) |
+                      static_cast<uint32_t>(segment.stride);
+    if (phase == 0 && segment.count % 4 == 0 && segment.stride != item_size &&
+        bits % item_size == 0 && counter >> 32 == last >> 32) {
+      functor.store_blocks(to, counter, static_cast<uint32_t>(counters), segment.stride);
+      return;
+    }
+  }
   typename Functor::Packed before{}, now{};
 #pragma unroll 1
   for (int k = 0; k < steps; ++k, ++counter) {
@@ -90,20 +100,45 @@ FASTINIT_DEVICE Segment segment_of(const TiledTask& task, const Tile& tile, uint
           task.segment_stride * item_size};
 }
 
-// Elements that the kernels have no vectorised loop for would need one more for each type here.
-template <class Functor>
-FASTINIT_DEVICE void move_item(const Functor& functor, char* to, const char* from) {
-  const uint32_t item_size = functor.item_size;
-  const bool aligned = (reinterpret_cast<uintptr_t>(to) & (item_size - 1)) == 0;
-  if (aligned && item_size == 4) {
-    *reinterpret_cast<uint32_t*>(to) = *reinterpret_cast<const uint32_t*>(from);
-  } else if (aligned && item_size == 2) {
-    *reinterpret_cast<uint16_t*>(to) = *reinterpret_cast<const uint16_t*>(from);
-  } else if (aligned && item_size == 8) {
-    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(from);
-  } else {
-    for (uint32_t b = 0; b < item_size; ++b) to[b] = from[b];
+// `count` elements that are neighbours in shared memory, `stride` bytes apart where they go.
+template <class Item>
+FASTINIT_DEVICE void move_items(char* to, const char* from, uint32_t count, int64_t stride) {
+#pragma unroll 4
+  for (uint32_t k = 0; k < count; ++k, to += stride)
+    store_item<sizeof(Item)>(to, reinterpret_cast<const Item*>(from)[k]);
+}
+
+FASTINIT_DEVICE void move_pairs(char* to, const char* from, uint32_t count, int64_t stride) {
+#pragma unroll 4
+  for (uint32_t k = 0; k < count; ++k, to += stride) {
+    const uint2 pair = reinterpret_cast<const uint2*>(from)[k];
+    store_item<8>(to, pair.x, pair.y);
   }
+}
+
+// The same byte by byte, where memory is not aligned to them.
+FASTINIT_DEVICE void move_bytes(char* to, const char* from, uint32_t count, int64_t stride,
+                                uint32_t item_size) {
+#pragma unroll 1
+  for (uint32_t k = 0; k < count; ++k, to += stride)
+#pragma unroll 1
+    for (uint32_t b = 0; b < item_size; ++b) to[b] = from[k * item_size + b];
+}
+
+FASTINIT_DEVICE void move_elements(char* to, const char* from, uint32_t count, int64_t stride,
+                                   uint32_t item_size) {
+  const auto bits =
+      static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to)) | static_cast<uint32_t>(stride);
+  if ((bits & (item_size - 1)) != 0)
+    move_bytes(to, from, count, stride, item_size);
+  else if (item_size == 4)
+    move_items<uint32_t>(to, from, count, stride);
+  else if (item_size == 2)
+    move_items<uint16_t>(to, from, count, stride);
+  else if (item_size == 8)
+    move_pairs(to, from, count, stride);
+  else
+    move_items<uint8_t>(to, from, count, stride);
 }
 
 // A tile of channels. All threads of the block come here, as they wait for each other.
@@ -112,7 +147,7 @@ FASTINIT_DEVICE void store_channels(const Functor& functor, const TiledTask& tas
                                     uint64_t number) {
   FASTINIT_SHARED_MEMORY(memory);
   char* const samples = reinterpret_cast<char*>(memory);
-  const int64_t item_size = functor.item_size;
+  const uint32_t item_size = functor.item_size;
   const DivMod d = divmod(number, task.tiles_per_row);
   const uint64_t begin = d.remainder * task.tile_size;
   const uint64_t left = task.inner_size.value - begin;
@@ -122,28 +157,14 @@ FASTINIT_DEVICE void store_channels(const Functor& functor, const TiledTask& tas
   const uint64_t logical = task.layout.first + static_cast<uint64_t>(outer.logical) +
                            begin * static_cast<uint64_t>(task.inner_logical);
   const uint32_t phase = static_cast<uint32_t>(logical) & 3;
-  const uint32_t counters = (phase + channels * length + 3) / 4;
-#pragma unroll 1
-  for (uint32_t k = threadIdx.x; k < counters; k += kBlockThreads)
-    functor.put(samples + 4 * k * item_size, functor(logical / 4 + k));
+  functor.put_blocks(samples, logical / 4, (phase + channels * length + 3) / 4);
   __syncthreads();
-  // Warps take turns at 32 channels of one element each.
-  const uint32_t lane = threadIdx.x % 32, across = (channels + 31) / 32;
-  const int64_t first = outer.memory + static_cast<int64_t>(begin) + lane;
-  uint32_t element = 0, chunk = threadIdx.x / 32;
+  char* const data = task.data + (outer.memory + static_cast<int64_t>(begin)) * item_size;
+  // Lanes are neighbours in memory.
 #pragma unroll 1
-  for (;; chunk += kBlockThreads / 32) {
-    while (chunk >= across) {
-      chunk -= across;
-      ++element;
-    }
-    if (element >= length) break;
-    const uint32_t channel = 32 * chunk + lane;
-    if (channel < channels)
-      move_item(functor,
-                task.data + (first + 32 * chunk + element * task.segment_stride) * item_size,
-                samples + (phase + channel * length + element) * item_size);
-  }
+  for (uint32_t channel = threadIdx.x; channel < channels; channel += kBlockThreads)
+    move_elements(data + channel * item_size, samples + (phase + channel * length) * item_size,
+                  length, task.segment_stride * item_size, item_size);
   __syncthreads();
 }
 

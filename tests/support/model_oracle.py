@@ -46,6 +46,7 @@ _ELEMENT_BY_ELEMENT = {
     _aten.tril.default,
     _aten.triu.default,
 }
+_FLATTENING = {_aten._cudnn_rnn_flatten_weight.default}
 _EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"} | {
     "new_empty_strided"
 }
@@ -152,6 +153,7 @@ class Operators(DispatchMode):
             for v in given
             if not (pure and any(v is w for w in written)) or sum(v is o for o in given) > 1
         ]
+        flattened = [in_order(v) for v in given] if func in _FLATTENING else []
         lost = self.log.unwritten.read(read)
         reads = frozenset().union(*(cells(v) for v in read))
         if draws:
@@ -182,6 +184,11 @@ class Operators(DispatchMode):
                 self.log.add(Event(own, cells(each[0]), pure))
         elif writes or ends_here:
             whole = pure or (not written and draw is None)
+            if flattened:  # cuDNN's weights, which lie elsewhere now
+                for weight, before in zip(given, flattened, strict=True):
+                    each = dict(zip(in_order(weight), map(_only, before), strict=True))
+                    self.log.add(Event(frozenset(before), frozenset(each), True, each=each))
+                return result
             if func in (_aten.cat.default, _aten.stack.default):
                 for each in _joined(func, args, fresh[0]):
                     self.log.add(
@@ -195,6 +202,10 @@ class Operators(DispatchMode):
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout is torch.strided
+
+
+def _only(cell: tuple[int, int]) -> Cells:
+    return frozenset({cell})
 
 
 def _joined(func: Any, args: Any, made: Tensor) -> list[dict[tuple[int, int], Cells]]:
