@@ -269,7 +269,8 @@ def without_dead(
     for op in reversed(ops):
         if op.overwrites and len(op.writes) == 1 and not op.reads:
             ref = op.writes[0]
-            if ref.storage not in found and live(ref.storage):
+            wants = held is None or any(ref.region is one for one in held(ref.storage))
+            if ref.storage not in found and wants and live(ref.storage):
                 found[ref.storage] = ref.region
                 kept.append(op)
                 continue

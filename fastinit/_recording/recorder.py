@@ -221,7 +221,11 @@ class Recorder(Calls):
         for k in range(count):
             one = [value[k] if isinstance(value, (list, tuple)) else value for value in args]
             made.append(self.dispatch(each, kind_of(each), tuple(one), kwargs))
-        return made if not func._schema.is_mutable else None
+        if not func._schema.is_mutable:
+            return made
+        # torch does so in its kernels, or in operators that these call.
+        torch.autograd.graph.increment_version([t for t in args[0] if not t.is_inference()])
+        return None
 
     def _resize(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give a tensor other memory, or more of it, which nobody has written to."""

@@ -347,6 +347,30 @@ def test_a_draw_that_nobody_holds_counts_after_those_of_a_parameter_beside() -> 
     assert same_bits(materialize(Module, key=KEY).weight.data, _normal("weight", 4, 4))
 
 
+def test_a_parameter_that_another_has_replaced_counts_after_it() -> None:
+    """Though what it was given lies beside a parameter that is still there."""
+
+    class Replaced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.empty(4, 3))
+            self.second = nn.Parameter(torch.empty(4, 3))
+
+        @torch.no_grad()
+        def reset_parameters(self) -> None:
+            both = torch.zeros(4, 6) + 1
+            self.first.data, self.second.data = both[:, :3], both[:, 3:]
+            nn.init.normal_(self.first)
+            self.first = nn.Parameter(torch.randn(4, 3))
+
+    model = Replaced()
+    before = model.first
+    fastinit.initialize_(model, key=KEY)
+    key = KEY.fold_in("first")
+    assert same_bits(model.first.detach(), normal_(torch.empty(4, 3), key=key.fold_in(0)))
+    assert same_bits(before.detach(), normal_(torch.empty(4, 3), key=key.fold_in(1)))
+
+
 class _Padded(nn.Module):
     def __init__(self, fill: bool, draw: bool = True) -> None:
         super().__init__()

@@ -370,3 +370,23 @@ def test_what_a_holder_has_written_counts_beside_what_has_no_values() -> None:
     made = materialize(Model, key=KEY).weight
     assert torch.equal(made[0], torch.arange(6.0) + 1)
     assert made[1:].eq(2).all()
+
+
+@pytest.mark.parametrize("name", ["_foreach_mul_", "_foreach_zero_", "_foreach_copy_"])
+def test_writing_to_each_of_a_list_is_counted(name: str) -> None:
+    """As torch does, which under a mode does so on some devices only."""
+
+    def factory() -> nn.Module:
+        model = nn.Module()
+        model.first, model.second = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+        both = [model.first, model.second]
+        arguments = {"_foreach_mul_": (2.0,), "_foreach_zero_": ()}.get(name, (both[::-1],))
+        with torch.no_grad():
+            getattr(torch, name)(both, *arguments)
+        return model
+
+    want = [parameter._version for parameter in factory().parameters()]
+    with fastinit.batch():
+        batched = factory()
+    for model in (fastinit.materialize(factory, key=3), batched):
+        assert [parameter._version for parameter in model.parameters()] == want

@@ -40,7 +40,6 @@ import torch
 from torch import Tensor, nn
 
 import fastinit
-from fastinit._fills.operators import DispatchMode
 from support import model_programs, model_steps
 from support.model_oracle import (
     KEY,
@@ -196,15 +195,6 @@ def _eager(program: Program, door: str, constant: bool) -> _Expected:
     )
 
 
-class _Nothing(DispatchMode):
-    """Sees operators, and lets them be."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        return func(*args, **(kwargs or {}))
-
-
 @contextlib.contextmanager
 def _followed(log: Log) -> Iterator[None]:
     def enter() -> Any:
@@ -235,8 +225,7 @@ def _failure_of(error: BaseException) -> Failure:
 def _batch(program: Program) -> list[Failure]:
     made = model_class(program)
     outcomes = []
-    # Under any dispatch mode torch counts what `_foreach_` writes to otherwise than without.
-    for scope in (_Nothing(), fastinit.batch()):
+    for scope in (contextlib.nullcontext(), fastinit.batch()):
         with poisoned():
             with fastinit.patch(KEY), scope:
                 model, error = _run(made)

@@ -43,6 +43,8 @@ _ELEMENT_BY_ELEMENT = {
     _aten.complex.default,
     _aten.copy_.default,
     _aten.masked_fill.Tensor,
+    _aten.masked_fill_.Scalar,
+    _aten.masked_fill_.Tensor,
     _aten.tril.default,
     _aten.triu.default,
 }
@@ -162,6 +164,13 @@ class Operators(DispatchMode):
             result = _keyed(func, args, kwargs, key, ours)
         else:
             result = func(*args, **kwargs)
+            if (
+                func._schema.name.startswith("aten::_foreach_")
+                and written
+                and not written[0].is_cuda
+            ):
+                # Which its operators do, unless there is a mode.
+                torch.autograd.graph.increment_version(written)
         made = [v for v in torch.utils._pytree.tree_leaves(result) if _is_tensor(v)]
         self.log.alive += [v.untyped_storage() for v in (*given, *made)]
         fresh = [v for v in made if v.untyped_storage()._cdata not in before]
