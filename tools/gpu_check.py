@@ -231,10 +231,16 @@ def run(stage: Stage, limit: float, log: Path) -> dict[str, Any]:
         "state": state,
         "status": process.returncode,
         "seconds": round(time.monotonic() - began, 1),
-        "command": " ".join(stage.command).replace(f"{ROOT}{os.sep}", ""),
+        "command": said(stage.command),
         "last line": lines[-1] if lines else "",
         "end": [] if state == PASSED else lines[-150:],
     }
+
+
+def said(command: Sequence[str]) -> str:
+    """Write a command without where this checkout and its program lie."""
+    program, *words = command
+    return " ".join([Path(program).name, *words]).replace(f"{ROOT}{os.sep}", "")
 
 
 def refusal(stage: Stage, facts: dict[str, Any]) -> str:
