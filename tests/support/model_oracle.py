@@ -181,6 +181,8 @@ class Operators(DispatchMode):
             reads, lost = frozenset(), []
         if func._schema.name == "aten::set_":  # other memory, whose values stay
             written, fresh, lost = [], [], []
+        if torch.Tag.inplace_view in func.tags and "resize" not in func._schema.name:
+            written, reads, lost = [], frozenset(), []
         writes = frozenset().union(*(cells(v) for v in (*written, *fresh)))
         self.log.unwritten.made(func, lost, [*written, *fresh], result)
         ends_here = not made and not written
@@ -189,8 +191,7 @@ class Operators(DispatchMode):
         if func._schema.name.startswith("aten::_foreach_") and written:
             for k in range(len(args[0])):
                 each = [v[k] for v in args if isinstance(v, (list, tuple)) and _is_tensor(v[k])]
-                own = frozenset().union(*(cells(v) for v in each[pure:]))
-                self.log.add(Event(own, cells(each[0]), pure))
+                self.log.add(_of_one(each, pure))
         elif writes or ends_here:
             whole = pure or (not written and draw is None)
             if flattened:  # cuDNN's weights, which lie elsewhere now
@@ -211,6 +212,13 @@ class Operators(DispatchMode):
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout is torch.strided
+
+
+def _of_one(tensors: list[Tensor], pure: bool) -> Event:
+    """Tell what is done to each element of the first of some tensors of one shape."""
+    places = map(in_order, (tensors[0], *(tensors[1:] if pure else tensors)))
+    made_of = {cell: frozenset(of) for cell, *of in zip(*places, strict=True)}
+    return Event(frozenset().union(*made_of.values()), frozenset(made_of), pure, each=made_of)
 
 
 def _only(cell: tuple[int, int]) -> Cells:
