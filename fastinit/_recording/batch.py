@@ -24,6 +24,7 @@ from fastinit._fills.operators import (
     leave_function_mode,
 )
 from fastinit._fills.region import Region
+from fastinit._recording.counting import counting
 from fastinit._recording.graph import Op, Ref, Storage, needed_of
 from fastinit._recording.kinds import Way, kind_of
 from fastinit._recording.memory import Memory, is_real, tensors_in
@@ -127,22 +128,10 @@ class _DispatchMode(DispatchMode):
                 touched = self._queue.touched((args, kwargs))
                 if touched:
                     self._queue.open(touched)
-        if kind.way is Way.FOREACH and kind.mutable:
-            return _run_foreach(func, args, kwargs)
+        if kind.lists:
+            with counting(args[0]):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
-
-
-def _run_foreach(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator that writes to each of a list, and have it count that it does.
-
-    Under a mode torch's do so on some devices only.
-    """
-    tensors = [t for t in args[0] if not t.is_inference()]
-    versions = [t._version for t in tensors]
-    result = func(*args, **kwargs)
-    uncounted = [t for t, v in zip(tensors, versions, strict=True) if t._version == v]
-    torch.autograd.graph.increment_version(uncounted)
-    return result
 
 
 class BatchMode(TorchFunctionMode):

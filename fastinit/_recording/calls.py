@@ -54,8 +54,9 @@ class Calls(Waiting):
                 reads.append(ref)
         for ref in reads:
             self._need(ref)
+        name = name_of(func)
         # Where what is laid side by side was, if it is elsewhere afterwards.
-        moved = {id(t): Ref(s, Region.of(t)) for t, s in pairs if name_of(func) == MOVING}
+        moved = {id(t): Ref(s, Region.of(t)) for t, s in pairs} if name == MOVING else {}
         forgotten: list[tuple[Ref, list[Op]]] = []
         for ref in writes:
             if ref.storage.outside:
@@ -73,11 +74,11 @@ class Calls(Waiting):
         missing = len(lacking) > 0
         drawn = kind.draws or any(ref.storage.drawn for ref in reads)
         op = Op(
-            self.thread.label or name_of(func),
+            self.thread.label or name,
             reads,
             numbers=[x for x in args[1:] if isinstance(x, (int, float))],  # no tensor lives longer
             overwrites=kind.overwrites,
-            operator=name_of(func),
+            operator=name,
         )
         op.elementwise = kind.pointwise
         partly: Spans | None = None
@@ -92,7 +93,7 @@ class Calls(Waiting):
             elif partial and not missing:
                 with self._seen(writes):
                     result = func(*args, **kwargs)
-            elif missing and name_of(func) in COPYING and not adds:
+            elif missing and name in COPYING and not adds:
                 with self._seen(reads):
                     result = func(*args, **kwargs)
                 if all(ref.region.dtype is result.dtype for ref in lacking):

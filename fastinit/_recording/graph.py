@@ -269,8 +269,9 @@ def without_dead(
     for op in reversed(ops):
         if op.overwrites and len(op.writes) == 1 and not op.reads:
             ref = op.writes[0]
-            wants = held is None or any(ref.region is one for one in held(ref.storage))
-            if ref.storage not in found and wants and live(ref.storage):
+            first = ref.storage not in found and live(ref.storage)
+            # What is held of a storage is asked for once: it may be long.
+            if first and (held is None or any(ref.region is one for one in held(ref.storage))):
                 found[ref.storage] = ref.region
                 kept.append(op)
                 continue

@@ -104,6 +104,7 @@ class Kind(NamedTuple):
         draws: whether it draws.
         keeps: whether it may keep the address of what it is given.
         joins: whether it lays tensors side by side; see `laid_by`.
+        lists: whether it is one of torch's that writes to each of a list, its first argument.
     """
 
     way: Way
@@ -115,6 +116,7 @@ class Kind(NamedTuple):
     draws: bool
     keeps: bool
     joins: bool
+    lists: bool
 
 
 @functools.cache
@@ -140,6 +142,7 @@ def kind_of(func: Any) -> Kind:
     out = any(argument.is_out for argument in func._schema.arguments)
     overwrites = out or func in OVERWRITING or func in (fill_many_op, orthogonal_many_op) or ours
     keeps = func.namespace not in ("aten", "prim", "prims", "fastinit")
+    lists = name.startswith("_foreach_") and mutable and not out
     way = Way.CALL
     if name in _RESIZING:
         way = Way.RESIZE
@@ -153,7 +156,7 @@ def kind_of(func: Any) -> Kind:
         way = Way.TOGETHER
     elif func in WHOLE_MANY:
         way = Way.EACH
-    elif (each := single(func)) is not None and (mutable or torch.Tag.pointwise in each.tags):
+    elif (each := single(func)) and (lists or (not mutable and torch.Tag.pointwise in each.tags)):
         way = Way.FOREACH
     elif draws:
         way = Way.DRAW if mutable and func in OVERWRITING and func.namespace == "aten" else way
@@ -174,6 +177,5 @@ def kind_of(func: Any) -> Kind:
     pointwise = torch.Tag.pointwise in func.tags
     pointwise = pointwise or (torchs and name.removesuffix("_") in _POINTWISE)
     joins = torchs and name in LAYING
-    return Kind(
-        way, made_of_others(func), mutable, overwrites, partial, pointwise, draws, keeps, joins
-    )
+    composite = made_of_others(func)
+    return Kind(way, composite, mutable, overwrites, partial, pointwise, draws, keeps, joins, lists)

@@ -29,6 +29,7 @@ from fastinit._fills.operators import (
 )
 from fastinit._fills.region import Region
 from fastinit._recording.calls import Calls
+from fastinit._recording.counting import counting
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.kinds import Kind, Way, kind_of, single
 from fastinit._recording.memory import is_real, tensors_in
@@ -153,8 +154,12 @@ class Recorder(Calls):
                 kind, way = kind_of(func), Way.WHOLE
             if way is Way.EACH:
                 return self._each(func, args, kwargs)
+            if kind.lists:
+                with counting(args[0]):
+                    run = self._foreach if way is Way.FOREACH else self._call
+                    return run(func, kind, args, kwargs)
             if way is Way.FOREACH:
-                return self._foreach(func, args, kwargs)
+                return self._foreach(func, kind, args, kwargs)
             if way in (Way.WHOLE, Way.DRAW) and self._wait_to_draw(func, args, kwargs, together):
                 return args[0] if func.namespace == "aten" else None
             if way is Way.IN_PLACE and self._wait_to_change(func, args, kwargs):
@@ -170,9 +175,11 @@ class Recorder(Calls):
     def allocate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make memory that nobody has written to."""
         result = func(*args, **kwargs)
+        like = args[0] if args and isinstance(args[0], Tensor) else None
         with self.lock:
             if self.waits:
-                self.close(result)
+                of = self.storage_of(like) if like is not None and is_real(like) else None
+                self.close(result, stands_in=of is not None and of.stands_in)
             elif is_real(result):
                 self.register(result, known=False)
         return result
@@ -213,7 +220,7 @@ class Recorder(Calls):
             rest = {"key": key, "generator": kwargs.get("generator")}
             self.dispatch(single, kind_of(single), (tensor, number, *args[2:]), rest)
 
-    def _foreach(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _foreach(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         each, count = single(func), len(args[0])
         if count == 0 or any(len(v) != count for v in args if isinstance(v, (list, tuple))):
             return func(*args, **kwargs)  # which objects
@@ -221,11 +228,7 @@ class Recorder(Calls):
         for k in range(count):
             one = [value[k] if isinstance(value, (list, tuple)) else value for value in args]
             made.append(self.dispatch(each, kind_of(each), tuple(one), kwargs))
-        if not func._schema.is_mutable:
-            return made
-        # torch does so in its kernels, or in operators that these call.
-        torch.autograd.graph.increment_version([t for t in args[0] if not t.is_inference()])
-        return None
+        return None if kind.mutable else made
 
     def _resize(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give a tensor other memory, or more of it, which nobody has written to."""

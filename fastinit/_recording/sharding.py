@@ -196,7 +196,7 @@ class Sharding:
             return None
         recorder, kept = self._recorder, self.has_values(tensor)
         made = full_sized(tensor)
-        storage = recorder.close(made)
+        storage = recorder.close(made, stands_in=True)
         if storage is not None:
             storage.known = kept
         self._put(tensor, made, kept)

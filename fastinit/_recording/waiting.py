@@ -374,7 +374,7 @@ class Waiting(Values):
         made = torch.empty_strided(
             tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
         )
-        storage = self.close(made)
+        storage = self.close(made, stands_in=source.stands_in)
         if storage is None:
             return None
         to = Ref(storage, Region.of(made))

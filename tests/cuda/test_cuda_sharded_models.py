@@ -190,3 +190,18 @@ def test_patches() -> None:
         sharded.reset_parameters()
     assert collectives.get_total_counts() == 0
     assert_full(sharded, want)
+
+
+@pytest.mark.usefixtures("_nccl")
+def test_a_factory_draws_from_a_generator_of_the_device() -> None:
+    def factory() -> nn.Module:
+        model, mesh = nn.Module(), init_device_mesh("cuda", (1,))
+        model.weight = nn.Parameter(empty(64, 32, device_mesh=mesh, placements=[Shard(0)]))
+        generator = torch.Generator("cuda").manual_seed(5)
+        nn.init.normal_(model.weight, generator=generator)
+        return model
+
+    generator = torch.Generator("cuda").manual_seed(5)
+    want = fastinit.normal_(torch.empty(64, 32, device="cuda"), generator=generator)
+    weight: Any = fastinit.materialize(factory, key=3).weight
+    assert torch.equal(weight.full_tensor(), want)

@@ -37,6 +37,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 import fastinit
+from fastinit._recording import waiting
 
 
 def reset(model: nn.Module) -> nn.Module:
@@ -359,3 +360,26 @@ def test_a_patch_inside() -> None:
         assert collectives.get_total_counts() == 0
     assert got.weight.to_local().shape == (2, 4)
     assert bool(got.weight.to_local().abs().max() > 0)
+
+
+def test_a_generator_of_any_device_may_draw_a_dtensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which the whole is on the CPU meanwhile, wherever its mesh is."""
+    seen = []
+
+    def source(tensor: Tensor, ref: Any, generator: torch.Generator) -> torch.device:
+        seen.append(ref.storage.stands_in)
+        return tensor.device
+
+    def factory() -> nn.Module:
+        model, mesh = nn.Module(), init_device_mesh("cpu", (WORLD,))
+        model.weight = nn.Parameter(empty(8, 3, device_mesh=mesh, placements=[Shard(0)]))
+        nn.init.normal_(model.weight, generator=torch.Generator().manual_seed(5))
+        return model
+
+    monkeypatch.setattr(waiting, "_source", source)
+    want = fastinit.normal_(torch.empty(8, 3), generator=torch.Generator().manual_seed(5))
+    with as_rank(1, WORLD):
+        weight: Any = fastinit.materialize(factory, key=3).weight
+    assert seen == [True]
+    rows = 8 // WORLD
+    assert same_bits(weight.to_local().detach(), want[rows : 2 * rows])

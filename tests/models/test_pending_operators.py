@@ -372,17 +372,27 @@ def test_what_a_holder_has_written_counts_beside_what_has_no_values() -> None:
     assert made[1:].eq(2).all()
 
 
-@pytest.mark.parametrize("name", ["_foreach_mul_", "_foreach_zero_", "_foreach_copy_"])
-def test_writing_to_each_of_a_list_is_counted(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "others", "numbers"),
+    [
+        ("_foreach_mul_", 0, (2.0,)),
+        ("_foreach_zero_", 0, ()),
+        ("_foreach_copy_", 1, ()),
+        # Without an operator that does the same to one.
+        ("_foreach_clamp_max_", 0, (2.0,)),
+        ("_foreach_maximum_", 1, ()),
+        ("_foreach_addcmul_", 2, (2.0,)),
+    ],
+)
+def test_writing_to_each_of_a_list_is_counted(name: str, others: int, numbers: Any) -> None:
     """As torch does, which under a mode does so on some devices only."""
 
     def factory() -> nn.Module:
         model = nn.Module()
         model.first, model.second = (nn.Parameter(torch.zeros(3)) for _ in range(2))
         both = [model.first, model.second]
-        arguments = {"_foreach_mul_": (2.0,), "_foreach_zero_": ()}.get(name, (both[::-1],))
         with torch.no_grad():
-            getattr(torch, name)(both, *arguments)
+            getattr(torch, name)(both, *[both[::-1]] * others, *numbers)
         return model
 
     want = [parameter._version for parameter in factory().parameters()]
@@ -390,3 +400,63 @@ def test_writing_to_each_of_a_list_is_counted(name: str) -> None:
         batched = factory()
     for model in (fastinit.materialize(factory, key=3), batched):
         assert [parameter._version for parameter in model.parameters()] == want
+
+
+def test_what_an_operator_on_lists_gives_into_others() -> None:
+    """It reads what it is given first, and writes to `out=`."""
+
+    def factory() -> nn.Module:
+        model = nn.Module()
+        model.first, model.second = (nn.Parameter(torch.empty(3)) for _ in range(2))
+        with torch.no_grad():
+            nn.init.normal_(model.first)
+            torch.ops.aten._foreach_mul.Scalar_out([model.first], 2.0, out=[model.second])
+        return model
+
+    for model in (fastinit.materialize(factory, key=3), _batched(factory)):
+        assert model.first._version == 1
+        assert torch.equal(model.second, 2 * model.first)
+
+
+def _batched(factory: Callable[[], nn.Module]) -> nn.Module:
+    with fastinit.patch(key=3), fastinit.batch():
+        return factory()
+
+
+def test_what_is_made_of_memory_that_stands_in_stands_in_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A module on meta may go to any device, and its initialisers may draw from that one's."""
+    seen = []
+
+    def source(tensor: Tensor, ref: Any, generator: torch.Generator) -> torch.device:
+        seen.append(ref.storage.stands_in)
+        return tensor.device
+
+    class Draws(nn.Module):
+        def __init__(self, device: str) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 3, device=device))
+            self.other = nn.Parameter(torch.empty(4, 3, device=device))
+            if device != "meta":
+                self.reset_parameters()
+
+        @torch.no_grad()
+        def reset_parameters(self) -> None:
+            generator = torch.Generator().manual_seed(5)
+            nn.init.zeros_(self.weight)
+            for like in (
+                self.weight.mul(2),
+                torch.empty_like(self.weight),
+                self.weight.new_empty(4, 3),
+                self.weight,
+            ):
+                like.normal_(generator=generator)
+            nn.init.trunc_normal_(self.other, generator=generator)
+
+    monkeypatch.setattr(waiting, "_source", source)
+    materialize(Draws("meta"), key=KEY)
+    assert seen == [True] * 5
+    seen.clear()
+    materialize(lambda: Draws("cpu"), key=KEY)
+    assert seen == [False] * 5
