@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 import fastinit
 from fastinit import Key, materialize
 from fastinit._recording import copies, waiting
+from fastinit._recording.counting import counting
 
 KEY = Key(3)
 _aten = torch.ops.aten
@@ -460,3 +462,23 @@ def test_what_is_made_of_memory_that_stands_in_stands_in_too(
     seen.clear()
     materialize(lambda: Draws("cpu"), key=KEY)
     assert seen == [False] * 5
+
+
+def test_a_draw_s_generator_is_of_the_tensor_s_device_unless_that_stands_in() -> None:
+    tensor, generator = torch.empty(3), torch.Generator()
+    elsewhere: Any = SimpleNamespace(device=torch.device("cuda:1"))
+    for stands_in in (False, True):
+        ref: Any = SimpleNamespace(storage=SimpleNamespace(stands_in=stands_in))
+        assert waiting._source(tensor, ref, None) == torch.device("cpu")
+        assert waiting._source(tensor, ref, generator) == torch.device("cpu")
+        found = waiting._source(tensor, ref, elsewhere)
+        assert found == torch.device("cuda:1" if stands_in else "cpu")
+
+
+def test_what_has_been_counted_is_not_counted_again() -> None:
+    counted, uncounted = torch.zeros(3), torch.zeros(3)
+    with torch.inference_mode():
+        never = torch.zeros(3)
+    with counting([counted, uncounted, never]):
+        counted.add_(1)
+    assert (counted._version, uncounted._version) == (1, 1)
