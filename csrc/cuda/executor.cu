@@ -60,7 +60,7 @@ struct Launcher {
   cudaStream_t stream;
   uint32_t tile_size;
   size_t next = 0;
-  unsigned shared_bytes = 0;  // of what has been taken
+  unsigned shared_bytes = 0;  // of what has been taken for a launch
 
   // The next task with elements, if there is one.
   bool take(TiledTask& task) {
@@ -83,6 +83,7 @@ struct Launcher {
     bool more = true;
     while (more) {
       uint32_t n = 0;
+      shared_bytes = 0;
       for (; n < kTasksByValue && (more = take(taken[n])); ++n)
         first_tile[n + 1] = first_tile[n] + taken[n].tiles;
       params.count = n;

@@ -1,9 +1,10 @@
 // What a thread computes: the four elements of a Philox block, packed as they lie in memory.
 //
 // A functor maps a Philox counter to them. It also has `item_size`, bytes of an element;
-// `constant`, whether counters make no difference; store(to, packed) for four contiguous elements,
-// aligned to their size or 16 bytes; store_one(to, packed, k) for the k-th; and store_vectors,
-// which is a kernel's vectorised loop.
+// `constant`, whether counters make no difference; `typed`, whether kind and type are known when
+// compiling; store(to, packed) for four contiguous elements, aligned to their size or 16 bytes; and
+// store_one(to, packed, k) for the k-th. Of many blocks: put_blocks, to shared memory; store_blocks
+// of those that are typed, to strided memory; and store_vectors, a kernel's vectorised loop.
 #pragma once
 
 #include <type_traits>

@@ -20,22 +20,19 @@ FASTINIT_DEVICE void store16(char* to, uint32_t a, uint32_t b, uint32_t c, uint3
 #endif
 }
 
-// An element of so many bytes, its bits in `a` and, beyond 32, in `b`.
-template <int bytes>
-FASTINIT_DEVICE void store_item(char* to, uint32_t a, [[maybe_unused]] uint32_t b = 0) {
+// One element, as an unsigned integer of its size or two words.
+template <class Item>
+FASTINIT_DEVICE void store_item(char* to, Item item) {
 #if FASTINIT_DEVICE_PASS
   const size_t at = __cvta_generic_to_global(to);
-  if constexpr (bytes == 1) asm volatile("st.global.u8 [%0], %1;" ::"l"(at), "r"(a));
-  if constexpr (bytes == 2)
-    asm volatile("st.global.u16 [%0], %1;" ::"l"(at), "h"(static_cast<uint16_t>(a)));
-  if constexpr (bytes == 4) asm volatile("st.global.u32 [%0], %1;" ::"l"(at), "r"(a));
-  if constexpr (bytes == 8)
-    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(at), "r"(a), "r"(b));
+  if constexpr (sizeof(Item) == 1)
+    asm volatile("st.global.u8 [%0], %1;" ::"l"(at), "r"(uint32_t{item}));
+  if constexpr (sizeof(Item) == 2) asm volatile("st.global.u16 [%0], %1;" ::"l"(at), "h"(item));
+  if constexpr (sizeof(Item) == 4) asm volatile("st.global.u32 [%0], %1;" ::"l"(at), "r"(item));
+  if constexpr (sizeof(Item) == 8)
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(at), "r"(item.x), "r"(item.y));
 #else
-  if constexpr (bytes == 1) *to = static_cast<char>(a);
-  if constexpr (bytes == 2) *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(a);
-  if constexpr (bytes == 4) *reinterpret_cast<uint32_t*>(to) = a;
-  if constexpr (bytes == 8) *reinterpret_cast<uint2*>(to) = make_uint2(a, b);
+  *reinterpret_cast<Item*>(to) = item;
 #endif
 }
 
@@ -169,10 +166,11 @@ FASTINIT_DEVICE Packed4<8> pack(const double (&v)[4]) {
 // Element `k` of four, aligned to itself.
 template <int bytes>
 FASTINIT_DEVICE void store_aligned(char* to, const Packed4<bytes>& v, int k) {
-  if constexpr (bytes == 8)
-    store_item<8>(to, v.w[2 * k], v.w[2 * k + 1]);
-  else
-    store_item<bytes>(to, v.w[k * bytes / 4] >> (8 * (k * bytes % 4)));
+  const uint32_t bits = v.w[k * bytes / 4] >> (8 * (k * bytes % 4));
+  if constexpr (bytes == 1) store_item(to, static_cast<uint8_t>(bits));
+  if constexpr (bytes == 2) store_item(to, static_cast<uint16_t>(bits));
+  if constexpr (bytes == 4) store_item(to, bits);
+  if constexpr (bytes == 8) store_item(to, make_uint2(bits, v.w[2 * k + 1]));
 }
 
 // Element `k` of four; byte by byte where memory is not aligned to it.

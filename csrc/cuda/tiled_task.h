@@ -3,12 +3,12 @@
 // Its memory is accessed in one of three ways. `Rows`: the fastest logical dimension is contiguous
 // and long. A tile is a stretch of one row; its body is written in vectors, stores of 16 bytes (32
 // for float64) whose first element is the first of a Philox block. `Channels`: a convolution's
-// weight in channels_last, or what is laid out like one: the fastest logical dimension is short, and
-// the next one is contiguous in memory. A tile is a number of channels: one stretch of the stream,
-// which is written to shared memory as it comes, and read from there channel by channel. `Strided`:
-// everything else. A tile is a number of segments: a few Philox blocks along the fastest logical
-// dimension, for one index of the dimension that is fastest in memory. Neighbouring threads then
-// write neighbouring elements, one per store, and nothing is transposed in shared memory.
+// weight in channels_last, or what is laid out like one: the fastest logical dimension is short,
+// and the next one is contiguous in memory. A tile is a number of channels: one stretch of the
+// stream, which is written to shared memory as it comes, and read from there channel by channel.
+// `Strided`: everything else. A tile is a number of segments: a few Philox blocks along the fastest
+// logical dimension, for one index of the dimension that is fastest in memory. Neighbouring threads
+// then write neighbouring elements, one per store, and nothing is transposed in shared memory.
 #pragma once
 
 #include <cstdint>
@@ -61,8 +61,8 @@ struct TiledTask : FillTask {
   double outer_reciprocals[kMaxDims];  // of their sizes
   int64_t length;                      // of the logical dimension: of a row, or cut into segments
   FastDivisor tiles_per_row;           // or of the channels of an outer index
-  // Channel x, or segment x of an outer index, starts x times the inner strides away. Segments are cut from the
-  // logical dimension, which is the inner one, or else the last of the outer ones.
+  // Channel x, or segment x of an outer index, starts x times the inner strides away. Segments are
+  // cut from the logical dimension, which is the inner one, or else the last of the outer ones.
   FastDivisor inner_size;
   int64_t inner_memory, inner_logical;
   int64_t segment_size, segment_stride;  // elements, and their stride in memory

@@ -105,15 +105,7 @@ template <class Item>
 FASTINIT_DEVICE void move_items(char* to, const char* from, uint32_t count, int64_t stride) {
 #pragma unroll 4
   for (uint32_t k = 0; k < count; ++k, to += stride)
-    store_item<sizeof(Item)>(to, reinterpret_cast<const Item*>(from)[k]);
-}
-
-FASTINIT_DEVICE void move_pairs(char* to, const char* from, uint32_t count, int64_t stride) {
-#pragma unroll 4
-  for (uint32_t k = 0; k < count; ++k, to += stride) {
-    const uint2 pair = reinterpret_cast<const uint2*>(from)[k];
-    store_item<8>(to, pair.x, pair.y);
-  }
+    store_item(to, reinterpret_cast<const Item*>(from)[k]);
 }
 
 // The same byte by byte, where memory is not aligned to them.
@@ -136,7 +128,7 @@ FASTINIT_DEVICE void move_elements(char* to, const char* from, uint32_t count, i
   else if (item_size == 2)
     move_items<uint16_t>(to, from, count, stride);
   else if (item_size == 8)
-    move_pairs(to, from, count, stride);
+    move_items<uint2>(to, from, count, stride);
   else
     move_items<uint8_t>(to, from, count, stride);
 }

@@ -21,6 +21,8 @@ constexpr int64_t kSegmentElements = 32;
 // Shared memory for the elements of a tile of channels, and how many of these a tile has at least:
 // as many as a warp writes side by side.
 constexpr int64_t kChannelBytes = 16384, kLeastChannels = 32;
+// Half of the width of shared memory's banks.
+constexpr int64_t kHalfOfBanks = 64;
 
 inline uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
@@ -54,7 +56,7 @@ inline void tile_rows(const FillTask& task, TiledTask& tiled, uint32_t tile_size
   tiled.tiles = tiled.outer_size * tiled.tiles_per_row.value;
 }
 
-// Channels that a tile may have: their elements are aligned as Philox blocks are.
+// Channels that a tile may have, whose elements begin and end within Philox blocks.
 inline int64_t most_channels(const FillTask& task, int64_t elements) {
   return (kChannelBytes / task.transform.item_size - 6) / elements;
 }
@@ -66,6 +68,9 @@ inline bool has_channels(const FillTask& task) {
   if (task.transform.kind == Kind::Constant || layout.ndim < 2) return false;
   const Dim& channels = layout.dims[layout.ndim - 2];
   const Dim& last = layout.dims[layout.ndim - 1];
+  // Lanes would read from the same one or two banks. These are whole Philox blocks, mostly, and
+  // quick as segments.
+  if (last.size * task.transform.item_size % kHalfOfBanks == 0) return false;
   return last.logical == 1 && channels.logical == last.size && channels.memory == 1 &&
          channels.size >= kLeastChannels && most_channels(task, last.size) >= kLeastChannels;
 }

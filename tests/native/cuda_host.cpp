@@ -1,6 +1,6 @@
 // The kernels of csrc/cuda compiled as C++ (cuda_shim.h), for tests/test_cuda_host.py:
-// cuda_host lengths|layouts|channels|many|far|clamps|orthogonal. All memory of a fill is compared, byte for
-// byte, with elements that the CPU's scalar lanes made.
+// cuda_host lengths|layouts|channels|many|far|clamps|orthogonal. All memory of a fill is compared,
+// byte for byte, with elements that the CPU's scalar lanes made.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -152,6 +152,9 @@ void check_layouts() {
 void check_channels() {
   Draws draws{17};
   int of_channels = 0;
+  const auto is_of_channels = [](const Tensor& t) {
+    return cuda::tile_task(t.task, 1024).access == cuda::Access::Channels;
+  };
   const auto draw = [&](const Case& c) {
     const int64_t elements = draws.one_in(4) ? 2 + draws.below(140) : 2 + draws.below(26);
     const int64_t channels = draws.one_in(3) ? 28 + draws.below(40) : 28 + draws.below(700);
@@ -159,7 +162,7 @@ void check_channels() {
         make_tensor(draws, c.task, {1 + draws.below(4), channels, elements}, Order::Channels);
     t.name = c.name + ", " + std::to_string(channels) + " channels of " + std::to_string(elements) +
              t.name;
-    of_channels += cuda::tile_task(t.task, 1024).access == cuda::Access::Channels;
+    of_channels += is_of_channels(t);
     return t;
   };
   for (const Case& c : few_cases())
@@ -179,6 +182,26 @@ void check_channels() {
         tensors.push_back(make_tensor(draws, task, draw_shape(draws, 3000), Order::Shuffled));
     }
     fill(std::move(tensors), draws.one_in(2));
+  }
+  // More tiles than thread blocks, and tiles that are as full as they may be, at a phase.
+  shim::multiprocessors = 1;
+  for (const Case& c : few_cases()) {
+    if (c.task.transform.kind == Kind::Constant) continue;
+    const int64_t room = cuda::kChannelBytes / c.task.transform.item_size;
+    // All lanes would read from one bank.
+    wrong += is_of_channels(make_tensor(draws, c.task, {2, 50, room / 128}, Order::Channels));
+    const std::vector<int64_t> many{9, 97, room / 32 - 1}, full{room, 2};
+    for (const auto& shape : {many, full}) {
+      std::vector<Tensor> tensors;
+      do {
+        tensors.clear();
+        tensors.push_back(make_tensor(draws, c.task, shape, Order::Channels));
+      } while (shape.size() == 2 && tensors[0].task.layout.first % 4 == 0);
+      tensors[0].name = c.name + ", large" + tensors[0].name;
+      const bool list = draws.one_in(2);
+      if (list) tensors.push_back(draw(c));
+      fill(std::move(tensors), list);
+    }
   }
   shim::multiprocessors = 3;
   std::printf("of channels: %d\n", of_channels);
@@ -222,20 +245,23 @@ void check_far() {
   struct Shape {
     FillTask task;
     int64_t size, stride;
+    int64_t elements = 1;  // of a channel; as many channels as the size says
   };
   const FillTask byte = case_of(Distribution::Normal, DType::E5M2, 0, 1);
   const FillTask word = case_of(Distribution::Uniform, DType::F32, -1, 1);
   const Shape shapes[] = {{byte, (int64_t{1} << 33) + 4321, 1},
                           {word, (int64_t{1} << 31) + 12345, 1},
                           {byte, (int64_t{1} << 32) + 99, 2},
+                          {byte, (int64_t{1} << 32) + 4321, 1, 2},
                           {bare_task(constant_of(1), Purpose::Value), (int64_t{1} << 33) + 77, 1}};
   for (const bool list : {false, true}) {
     for (const Shape& s : shapes) {
       FillTask task = s.task;
       const int64_t item = task.transform.item_size;
       task.data = static_cast<char*>(memory);
-      task.layout.ndim = 1;
-      task.layout.dims[0] = {s.size, s.stride, 1};
+      task.layout.ndim = s.elements > 1 ? 2 : 1;
+      task.layout.dims[0] = {s.size, s.stride, s.elements};
+      task.layout.dims[1] = {s.elements, s.size, 1};
       task.layout.first = (uint64_t{4} << 32) - (uint64_t{1} << 31) + 1;  // crosses 2^34
       FillTask second = word;                                             // makes a list of it
       std::vector<char> small(64);
@@ -243,9 +269,10 @@ void check_far() {
       second.layout.ndim = 0;
       // So many thread blocks that each has one tile: of one vector or segment a thread, or once of
       // eight rounds.
-      const bool large = !list && s.stride == 1;
+      const bool large = !list && s.stride == 1 && s.elements == 1;
       const int64_t elements = s.stride > 1 ? 4 : 16 / item;
-      const int64_t tile = (large ? cuda::kLargeTileSize : cuda::kSmallTileSize) * elements;
+      int64_t tile = (large ? cuda::kLargeTileSize : cuda::kSmallTileSize) * elements;
+      if (s.elements > 1) tile = cuda::tile_task(task, 0).tile_size;
       shim::multiprocessors = large ? 1 << 12 : 1 << 18;
       const int64_t positions[] = {0, int64_t{1} << 31, (int64_t{1} << 31) + (int64_t{1} << 30),
                                    int64_t{1} << 32, s.size - 1};
@@ -261,13 +288,14 @@ void check_far() {
       for (const int64_t p : positions) {
         if (p >= s.size) continue;
         const int64_t from = std::max<int64_t>(0, p - 50), to = std::min(s.size, p + 50);
-        for (int64_t i = from; i < to; ++i) {
+        for (int64_t i = from * s.elements; i < to * s.elements; ++i) {
           char want[16];
           FillTask one = task;
           place(one, {}, 0, want, task.layout.first + static_cast<uint64_t>(i));
-          if (std::memcmp(task.data + i * s.stride * item, want, static_cast<size_t>(item)) != 0) {
+          const int64_t at = i / s.elements * s.stride + i % s.elements * s.size;
+          if (std::memcmp(task.data + at * item, want, static_cast<size_t>(item)) != 0) {
             std::printf("element %lld of %lld, items of %lld, stride %lld, %s\n",
-                        static_cast<long long>(i), static_cast<long long>(s.size),
+                        static_cast<long long>(i), static_cast<long long>(s.size * s.elements),
                         static_cast<long long>(item), static_cast<long long>(s.stride),
                         list ? "list" : "single");
             ++wrong;
