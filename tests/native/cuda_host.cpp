@@ -252,7 +252,7 @@ void check_far() {
   const Shape shapes[] = {{byte, (int64_t{1} << 33) + 4321, 1},
                           {word, (int64_t{1} << 31) + 12345, 1},
                           {byte, (int64_t{1} << 32) + 99, 2},
-                          {byte, (int64_t{1} << 32) + 4321, 1, 2},
+                          {byte, (int64_t{1} << 32) + 43210, 1, 2},
                           {bare_task(constant_of(1), Purpose::Value), (int64_t{1} << 33) + 77, 1}};
   for (const bool list : {false, true}) {
     for (const Shape& s : shapes) {
