@@ -30,10 +30,9 @@ FASTINIT_DEVICE void store_segment(const Functor& functor, const Segment& segmen
   uint64_t counter = segment.logical / 4;
   if constexpr (Functor::typed) {  // whole Philox blocks, as most transposed tensors have
     const auto last = counter + static_cast<uint64_t>(counters - 1);
-    const auto bits = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to)) |
-                      static_cast<uint32_t>(segment.stride);
+    const auto address = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to));
     if (phase == 0 && segment.count % 4 == 0 && segment.stride != item_size &&
-        bits % item_size == 0 && counter >> 32 == last >> 32) {
+        address % item_size == 0 && counter >> 32 == last >> 32) {
       functor.store_blocks(to, counter, static_cast<uint32_t>(counters), segment.stride);
       return;
     }
@@ -119,9 +118,8 @@ FASTINIT_DEVICE void move_bytes(char* to, const char* from, uint32_t count, int6
 
 FASTINIT_DEVICE void move_elements(char* to, const char* from, uint32_t count, int64_t stride,
                                    uint32_t item_size) {
-  const auto bits =
-      static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to)) | static_cast<uint32_t>(stride);
-  if ((bits & (item_size - 1)) != 0)
+  // Strides are whole elements.
+  if ((static_cast<uint32_t>(reinterpret_cast<uintptr_t>(to)) & (item_size - 1)) != 0)
     move_bytes(to, from, count, stride, item_size);
   else if (item_size == 4)
     move_items<uint32_t>(to, from, count, stride);
