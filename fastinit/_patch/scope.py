@@ -106,7 +106,12 @@ def current() -> Scope | None:
         if scope is None:
             return None
     # Function modes belong to a thread, so a patch does.
-    return scope if scope.thread == _get_ident() else None
+    if scope.thread == _get_ident():
+        return scope
+    # In a copy of another thread's context (`asyncio.to_thread`) this one's recording still takes
+    # all that runs here.
+    own = _entered.scopes[-1] if _entered.scopes else None
+    return own if own is not None and own.take is not None else None
 
 
 def enter(scope: Scope) -> None:

@@ -64,8 +64,14 @@ def test_layers_that_threads_build_have_the_keys_of_their_names() -> None:
                 thread.join()
             return nn.Sequential(*layers)
 
+        def in_tasks() -> nn.Module:  # which run in copies of this thread's context
+            async def build() -> list[nn.Module]:
+                return await asyncio.gather(*(asyncio.to_thread(Scaled, 3, 4) for _ in range(6)))
+
+            return nn.Sequential(*asyncio.run(build()))
+
         state = torch.get_rng_state()
-        for make in (pooled, own_pool, started):
+        for make in (pooled, own_pool, started, in_tasks):
             for name, value in materialize(make, key=KEY).state_dict().items():
                 assert same_bits(value, expected.state_dict()[name]), (make.__name__, name)
         assert torch.equal(torch.get_rng_state(), state)
