@@ -126,8 +126,9 @@ def initialize_from(
     )
     here, there = named_tensors(module, prefix), named_tensors(new, prefix)
     (ours, buffers), (made, made_buffers) = here, there
-    mine = {id(n.tensor) for n in here.both.values()}
-    if any(id(n.tensor) in mine for n in there.both.values()):
+    # Buffers may be one for all modules: a table that is made once.
+    mine = {id(n.tensor) for n in here.parameters.values()}
+    if new is module or any(id(n.tensor) in mine for n in there.parameters.values()):
         raise ValueError(f"{_WHERE} must make a new module; it gives one that is the module's own")
     _check(ours, made, "parameters")
     both = {name: named for name, named in buffers.items() if name in made_buffers}

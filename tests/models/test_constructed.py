@@ -123,6 +123,23 @@ def test_a_factory_that_gives_the_module_itself() -> None:
         from_factory(module, lambda: module)
 
 
+def test_a_buffer_that_all_modules_share() -> None:
+    table = torch.arange(4.0)
+
+    class Tabled(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.register_buffer("table", table)
+
+    made = from_factory(Tabled(), Tabled)
+    assert made.table is table
+    assert same_bits(made.table, torch.arange(4.0))
+    only = nn.Module()
+    only.register_buffer("table", table)
+    with pytest.raises(ValueError, match="must make a new module"):
+        from_factory(only, lambda: only)
+
+
 # ---- without one ---------------------------------------------------------------------------------
 
 
