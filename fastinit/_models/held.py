@@ -64,10 +64,13 @@ def put_in_slots(value: Any, held: Mapping[str, Any]) -> None:
     """Have an object hold this there, and nothing else."""
     now = dict(in_slots(value))
     for name, slot in slots_of(value):
-        if name in held and now.get(name) is not held[name]:
-            slot.__set__(value, held[name])
-        elif name in now and name not in held:
-            slot.__delete__(value)
+        try:
+            if name in held and now.get(name) is not held[name]:
+                slot.__set__(value, held[name])
+            elif name in now and name not in held:
+                slot.__delete__(value)
+        except (AttributeError, TypeError):  # read-only, and made anew for whoever asks
+            continue
 
 
 def inside(value: Any) -> Iterator[tuple[str, Any]]:

@@ -99,11 +99,11 @@ def materialize(
     under the keys that `initialize_` uses. So the values are those of `initialize_(factory(),
     key=key)` wherever the module can initialise itself. A constructor that reads a value gets it.
     If that was drawn before it could be told what for, the factory runs again (once, as a rule; at
-    most four times), with everything that it has changed in tensors put back; so it must not count
-    on being called once. Threads that it starts belong to it, and so does what it gives to pools of
-    threads. Parameters, hooks, optimizers and ties are what the factory made
-    them. Layers that are copies of one, as those of `torch.nn.TransformerEncoder`, stay copies;
-    `fastinit.report` flags them.
+    most four times), with everything that it has changed in tensors put back, and what it has drawn
+    from a `generator=`; so it must not count on being called once. Threads that it starts belong to
+    it, and so does what it gives to pools of threads. Parameters, hooks, optimizers and ties are
+    what the factory made them. Layers that are copies of one, as those of
+    `torch.nn.TransformerEncoder`, stay copies; `fastinit.report` flags them.
 
     A module on the meta device is given memory and initialised by what it defines itself (see
     `initialize_`), its buffers as well. Parameters and buffers that are real already stay, but for

@@ -130,6 +130,8 @@ class Recorder(Calls):
         way = kind.way
         if way is Way.PASS or self.ended or self.thread.busy:
             return func(*args, **kwargs)
+        if kwargs:
+            self.remember_state(kwargs.get("generator"))
         if way is Way.ALLOCATE:
             return self.allocate(func, args, kwargs)
         if way is Way.MAKE:
@@ -346,6 +348,7 @@ class Recorder(Calls):
         if values is None:
             return True
         with self.busy():
+            self.remember_state(generator)
             return self._fill(how.op, tensor, Fill(name, tuple(values), **given), function.__name__)
 
     @contextmanager

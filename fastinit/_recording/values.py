@@ -111,6 +111,9 @@ class Values(Memory):
         super().__init__()
         self._inside: set[int] = set()  # addresses of what was made since it began
         self._before: dict[Storage, tuple[torch.UntypedStorage, Tensor]] = {}
+        # Generators as they were before they were drawn from, by address: torch gives operators
+        # further objects for one.
+        self._states: dict[int, tuple[torch.Generator, Tensor]] = {}
 
     def made(self, result: Any, given: Iterable[Tensor] = ()) -> Any:
         """Note that an operator has made memory: what it returns, but for what it was given."""
@@ -137,6 +140,11 @@ class Values(Memory):
             if guarded:
                 self.guard(storage)
 
+    def remember_state(self, generator: torch.Generator | None) -> None:
+        """Keep the state of a generator that is about to be drawn from."""
+        if generator is not None and generator._cdata not in self._states:
+            self._states[generator._cdata] = generator, generator.get_state()
+
     def before(self, storage: Storage) -> Tensor | None:
         """Give the bytes that a storage held before it was written, if it was."""
         found = self._before.get(storage)
@@ -151,6 +159,8 @@ class Values(Memory):
                 untyped.resize_(size)
             size = min(size, untyped.nbytes())
             bytes_of(untyped)[:size].copy_(before[:size])
+        for generator, state in self._states.values():
+            generator.set_state(state)
 
     # ---- what has been written -------------------------------------------------------------------
 

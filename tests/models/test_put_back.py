@@ -12,6 +12,7 @@ import torch
 from support.common import same_bits
 from torch import Tensor, nn
 
+import fastinit
 from fastinit import Key, initialize_, materialize
 from fastinit._models.snapshot import Snapshot
 
@@ -200,3 +201,54 @@ def test_what_is_the_whole_process_s_is_not_the_module_s(monkeypatch: pytest.Mon
     with pytest.raises(KeyError):
         initialize_(module, key=KEY)
     assert f"{__name__}.fails" in logging.root.manager.loggerDict
+
+
+class _Generates(nn.Module):
+    """Holds a generator, or takes everybody's; reads what it draws, so that all runs again."""
+
+    def __init__(self, generator: torch.Generator | None = None, stops: bool = False) -> None:
+        super().__init__()
+        self.generator = generator or torch.Generator().manual_seed(7)
+        self.stops = stops
+        self.weight, self.bias = nn.Parameter(torch.empty(8)), nn.Parameter(torch.empty(8))
+        self.register_buffer("order", torch.empty(8, dtype=torch.long))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        drawn = torch.randn(8)
+        self.weight.copy_(drawn / drawn.norm().item())
+        nn.init.normal_(self.bias, generator=self.generator)
+        self.get_buffer("order").copy_(torch.randperm(8, generator=self.generator))
+        if self.stops:
+            raise ZeroDivisionError
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def test_generators_are_drawn_from_once_if_initialisers_run_again() -> None:
+    shared, after, bias = _generator(), _generator(), torch.empty(8)
+    fastinit.normal_(bias, generator=after)
+    order = torch.randperm(8, generator=after)
+    module = _Generates()
+    module.generator.manual_seed(7)
+    initialize_(module, key=KEY)
+    made = materialize(lambda: _Generates(shared), key=KEY)
+    for one, generator in ((module, module.generator), (made, shared)):
+        assert same_bits(one.bias.detach(), bias)
+        assert torch.equal(one.get_buffer("order"), order)
+        assert torch.equal(generator.get_state(), after.get_state())
+
+
+def test_an_error_puts_generators_back() -> None:
+    module = _Generates()
+    module.stops, before = True, module.generator.get_state()
+    with pytest.raises(ZeroDivisionError):
+        initialize_(module, key=KEY)
+    assert torch.equal(module.generator.get_state(), before)
+    shared = _generator()
+    with pytest.raises(ZeroDivisionError):
+        materialize(lambda: _Generates(shared, stops=True), key=KEY)
+    assert torch.equal(shared.get_state(), _generator().get_state())
