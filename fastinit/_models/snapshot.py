@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -24,6 +24,7 @@ from fastinit._models.held import (
     slots_of,
     slots_of_class,
 )
+from fastinit._models.held_generators import putting_back
 from fastinit._models.tree import modules_of
 from fastinit._tensors import PLAIN_TYPES, copy_values, is_put_together
 
@@ -151,6 +152,7 @@ class Snapshot:
         self._on_meta: list[_TensorState] = []
         self.sharded: list[Tensor] = []
         self._together: list[tuple[Tensor, Tensor]] = []
+        self._generators: list[Callable[[], object]] = []
         seen: set[int] = set()
         waiting: list[Any] = [module]
         kinds: set[Any] = {kind for _, kind in self._classes}
@@ -180,6 +182,8 @@ class Snapshot:
                 elif kind is FunctionType:
                     waiting += [item for _, item in inside(value)]
                 if kind not in ATOMS_SET and kind is not tuple and has_attributes(value):
+                    if put_back := putting_back(value):
+                        self._generators.append(put_back)
                     own = getattr(value, "__dict__", None)
                     if type(own) is dict:
                         waiting.append(own)
@@ -242,6 +246,8 @@ class Snapshot:
             container.clear()
         for value, held in self._in_slots:
             put_in_slots(value, held)
+        for put_back in self._generators:
+            put_back()
         with torch.no_grad():
             for container, before in zip(self._containers, self._held, strict=True):
                 _put_back(container, before)

@@ -142,8 +142,11 @@ class Values(Memory):
 
     def remember_state(self, generator: torch.Generator | None) -> None:
         """Keep the state of a generator that is about to be drawn from."""
-        if generator is not None and generator._cdata not in self._states:
-            self._states[generator._cdata] = generator, generator.get_state()
+        if generator is None:
+            return
+        address: int = generator._cdata  # type: ignore[attr-defined]
+        if address not in self._states:
+            self._states[address] = generator, generator.get_state()
 
     def before(self, storage: Storage) -> Tensor | None:
         """Give the bytes that a storage held before it was written, if it was."""

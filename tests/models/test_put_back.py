@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import Any
 
@@ -240,6 +241,42 @@ def test_generators_are_drawn_from_once_if_initialisers_run_again() -> None:
         assert same_bits(one.bias.detach(), bias)
         assert torch.equal(one.get_buffer("order"), order)
         assert torch.equal(generator.get_state(), after.get_state())
+
+
+class _Rolls(nn.Module):
+    """Holds generators that are not torch's; its initialiser seeds one, and runs again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8))
+        self.dice = random.Random(3), numpy.random.RandomState(3), numpy.random.default_rng(3)
+        self.bits, self.system = numpy.random.MT19937(3), random.SystemRandom()
+        self.seeded = torch.Generator()
+        self.stops = False
+
+    def rolled(self) -> list[float]:
+        return [*(one.random() for one in self.dice), int(self.bits.random_raw())]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        drawn = torch.randn(8)
+        self.weight.copy_(drawn / drawn.norm().item())
+        self.values = self.rolled()
+        self.seeded.manual_seed(3)
+        if self.stops:
+            raise ZeroDivisionError
+
+
+def test_generators_of_others_that_a_module_holds_are_put_back() -> None:
+    rolled = _Rolls().rolled()
+    module = _Rolls()
+    assert initialize_(module, key=KEY).values == rolled
+    module = _Rolls()
+    module.stops, before = True, module.seeded.initial_seed()
+    with pytest.raises(ZeroDivisionError):
+        initialize_(module, key=KEY)
+    assert module.rolled() == rolled
+    assert module.seeded.initial_seed() == before
 
 
 def test_an_error_puts_generators_back() -> None:
