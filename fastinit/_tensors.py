@@ -133,6 +133,26 @@ def is_put_together(tensor: Tensor) -> bool:
     return tensor.layout is not torch.strided or tensor.is_nested
 
 
+def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Give the strided tensors that one is put together of, its values last; else itself."""
+    if not is_put_together(tensor):
+        return (tensor,)
+    if type(tensor) not in PLAIN_TYPES:
+        jagged: Any = tensor
+        return (jagged._offsets, jagged._values) if tensor.layout is torch.jagged else (tensor,)
+    tensor = tensor.detach()
+    if tensor.is_nested:
+        bytes_of = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+        return (bytes_of.set_(tensor.untyped_storage()),)
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in _COMPRESSED:
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)
+
+
 def copy_values(tensor: Tensor, source: Tensor) -> None:
     """Give a tensor the values of another of its shape and layout; sparse ones may have others.
 

@@ -100,6 +100,8 @@ ALLOCATING = frozenset(
         _aten.empty_like.default,
         _aten.new_empty.default,
         _aten.new_empty_strided.default,
+        _aten._empty_affine_quantized.default,
+        _aten._empty_per_channel_affine_quantized.default,
     }
 )
 # Operators that ask a tensor for its metadata only.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import torch
-
 from fastinit._fills.region import Region
 from fastinit._models.held import held_tensors
 from fastinit._models.names import Named, matches
@@ -13,16 +11,20 @@ from fastinit._models.request import Request, Result
 from fastinit._recording.graph import Ref
 from fastinit._recording.naming import Names
 from fastinit._recording.recorder import Recorder
+from fastinit._tensors import is_put_together, parts_of
 
 
 def refs_of(recorder: Recorder, result: Result) -> dict[str, Ref]:
-    """Find the memory of parameters and buffers."""
+    """Find the memory of parameters and buffers; of what is put together, that of its values."""
     refs = {}
     for table in (result.parameters, result.buffers):
         tensors = [named.tensor for named in table.values()]
         for name, tensor, storage in zip(
             table, tensors, recorder.storages_of(tensors), strict=True
         ):
+            if is_put_together(tensor):
+                tensor = parts_of(tensor)[-1]
+                storage = recorder.storage_of(tensor)
             if storage is not None:
                 refs[name] = Ref(storage, Region.of(tensor))
     return refs
@@ -39,6 +41,11 @@ def names_of(recorder: Recorder, request: Request, result: Result, refs: dict[st
         if ref.region.numel > 0:
             names.there.add(ref, request.rename(name))
             partly = partly or ref.region.nbytes < ref.storage.nbytes
+    for name, named in (*result.parameters.items(), *result.buffers.items()):
+        for part in parts_of(named.tensor) if is_put_together(named.tensor) else ():
+            storage = recorder.storage_of(part)
+            if storage is not None:
+                names.there.add(Ref(storage, Region.of(part)), request.rename(name))
     for ref, name in recorder.declared:
         names.before.add(ref, name)
     storages = recorder.storages_of(tensor for tensor, _ in recorder.followed)
@@ -80,7 +87,7 @@ def unwritten_of(refs: Mapping[str, Ref], result: Result) -> list[str]:
         if ref is None:
             if one.tensor.is_meta and one.tensor.numel() > 0:
                 missing.append(name)
-        elif one.tensor.layout is torch.strided and not ref.storage.has_values(ref.region):
+        elif not ref.storage.has_values(ref.region):
             missing.append(name)
     return missing
 

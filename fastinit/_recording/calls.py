@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastinit._compiled import extension
 from fastinit._fills.operators import saved_arguments, written_arguments
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
@@ -18,6 +19,7 @@ from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
 from fastinit._recording.values import marked, unpoisoned
 from fastinit._recording.waiting import Waiting, name_of
+from fastinit._tensors import is_put_together, parts_of
 
 
 class Calls(Waiting):
@@ -26,6 +28,9 @@ class Calls(Waiting):
     def _call(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator, after what it needs."""
         tensors = list(tensors_in((args, kwargs)))
+        if any(map(is_put_together, tensors)):  # whose elements are not where those of parts are
+            kind = kind._replace(pointwise=False, joins=False)
+            tensors = [part for one in tensors for part in parts_of(one)]
         written = written_arguments(func, args, kwargs) if kind.mutable else []
         for tensor in written:
             self._meet(tensor)
@@ -107,7 +112,7 @@ class Calls(Waiting):
             for ref, ops in forgotten:
                 self._remind(ref, ops)
             raise
-        self._note(op, kind, written, saved, missing, drawn, result, partly, marks)
+        self._note(op, kind, tensors, written, saved, missing, drawn, result, partly, marks)
         if op.writes or (op.read and drawn):
             for one in self._pieces(op, args, kwargs, result, moved) if kind.joins else [op]:
                 self._log(one)
@@ -176,6 +181,7 @@ class Calls(Waiting):
         self,
         op: Op,
         kind: Kind,
+        given: list[Tensor],
         written: list[Tensor],
         saved: list[Tensor],
         missing: bool,
@@ -189,7 +195,8 @@ class Calls(Waiting):
         Args:
             op: what it was.
             kind: what there is to know of it.
-            written: the arguments that it has written to.
+            given: its arguments.
+            written: those that it has written to.
             saved: those of them that it has overwritten beside what it works on.
             missing: whether it has read what has no values.
             drawn: whether its results depend on a draw.
@@ -199,6 +206,12 @@ class Calls(Waiting):
         """
         writes: list[Ref] = []
         results = list(tensors_in((result,)))
+        if any(map(is_put_together, results)):  # perhaps of arguments, which have their values
+            old = {extension.storage_address(tensor) for tensor in given}
+            parts = [part for one in results for part in parts_of(one)]
+            address = extension.storage_address
+            results = [p for p in parts if self.storage_of(p) or address(p) not in old]
+        written = [part for one in written for part in parts_of(one)]
         for tensor in (*written, *(r for r in results if all(r is not w for w in written))):
             storage = self.storage_of(tensor)
             made = storage is None

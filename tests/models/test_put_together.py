@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -123,3 +123,63 @@ def test_a_factory_of_other_parts_leaves_them_as_they_were(
     with pytest.raises(ValueError, match=r"nested \(\(\(2, 8\), \(4, 8\)\), .*\(5, 8\)\)"):
         initialize_(module, key=KEY, factory=functools.partial(Layouts, 5))
     assert_same(module.held(), before)
+
+
+# ---- names and values ----------------------------------------------------------------------------
+
+_PLACES = torch.tensor([[0, 1, 2], [2, 0, 1]])
+_MADE: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": lambda x: x.to_sparse(),
+    "indexed": lambda x: torch.sparse_coo_tensor(_PLACES, x[0, :3], (4, 4)),
+    "rows": lambda x: x.to_sparse_csr(),
+    "columns": lambda x: x.to_sparse_csc(),
+    "blocks": lambda x: x.to_sparse_bsr((2, 2)),
+    "joined": lambda x: torch.cat([x.to_sparse(), x.to_sparse()]),
+    "dense again": lambda x: torch.sparse.sum(x.to_sparse(), 1).to_dense(),
+    "nested": lambda x: torch.nested.nested_tensor([x[:2], x[2:]]),
+    "jagged": lambda x: torch.nested.nested_tensor([x[:2], x[2:]], layout=torch.jagged),
+    "padded": lambda x: torch.nested.to_padded_tensor(torch.nested.nested_tensor([x, x[2:]]), 0.0),
+}
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    if tensor.is_nested:
+        return torch.cat(list(tensor.unbind()))
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
+class _Holds(nn.Module):
+    def __init__(self, make: Callable[[Tensor], Tensor], drawn: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.register_buffer("held", make(drawn()))
+
+
+@pytest.mark.parametrize("kind", _MADE)
+def test_what_they_are_made_of_is_drawn_under_their_names(kind: str) -> None:
+    make = _MADE[kind]
+    keys = [KEY.fold_in(name).fold_in(0) for name in ("0.held", "1.held")]
+    want = [make(fastinit.normal_(torch.empty(4, 4), key=key)) for key in keys]
+
+    def factory() -> nn.Module:
+        return nn.Sequential(*(_Holds(make, lambda: torch.randn(4, 4)) for _ in want))
+
+    for module, value in zip(materialize(factory, key=KEY), want, strict=True):
+        assert same_bits(_dense(module.get_buffer("held")), _dense(value))
+    assert torch.equal(_PLACES, torch.tensor([[0, 1, 2], [2, 0, 1]]))
+
+
+@pytest.mark.parametrize("kind", sorted(_MADE.keys() - {"sparse", "rows", "columns", "blocks"}))
+def test_what_nobody_wrote_is_said_of_them(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"writes held \(buffer\)"):
+        materialize(lambda: _Holds(_MADE[kind], lambda: torch.empty(4, 4)), key=KEY)
+    made = materialize(lambda: _Holds(_MADE[kind], lambda: torch.empty(4, 4).fill_(2)), key=KEY)
+    want = _dense(_MADE[kind](torch.full((4, 4), 2.0)))
+    assert same_bits(_dense(made.get_buffer("held")), want)
+
+
+def test_a_quantised_tensor_that_nobody_wrote() -> None:
+    def empty(_: Tensor) -> Tensor:
+        return torch._empty_affine_quantized([8], scale=0.1, zero_point=0, dtype=torch.qint8)
+
+    with pytest.raises(ValueError, match=r"writes held \(buffer\)"):
+        materialize(lambda: _Holds(empty, lambda: torch.ones(1)), key=KEY)
