@@ -55,8 +55,8 @@ def give_memory(
     made: dict[int, Tensor] = {}
     given = []
     for named in tensors:
-        untyped = named.tensor.untyped_storage()
-        if named.tensor.is_meta and untyped._cdata not in made:
+        untyped = named.tensor.untyped_storage() if named.tensor.is_meta else None
+        if untyped is not None and untyped._cdata not in made:
             made[untyped._cdata] = torch.empty(untyped.nbytes(), dtype=torch.uint8, device="cpu")
     for named in (*tensors, *others):
         old = named.tensor

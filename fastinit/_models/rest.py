@@ -25,6 +25,7 @@ from fastinit._models.sharded import Twins
 from fastinit._models.unmade import made_in_spite_of_meta, warn_of_unmade
 from fastinit._recording.memory import is_real
 from fastinit._recording.recorder import Recorder
+from fastinit._tensors import is_put_together
 
 
 def _held(request: Request, module: nn.Module) -> list[Named]:
@@ -86,6 +87,15 @@ def initialise_rest(
         raise ValueError(
             f"fastinit.{request.where}: parameters without a shape yet: {', '.join(lazy)}; call "
             "fastinit.initialize_, which waits for the first call of the module"
+        )
+    together = [
+        name for name, one in named.items() if one.tensor.is_meta and is_put_together(one.tensor)
+    ]
+    if together:
+        raise NotImplementedError(
+            f"fastinit.{request.where}: sparse or nested tensors on the meta device, where nothing "
+            f"says what they are put together of: {', '.join(together)}; pass the factory in place "
+            "of the module"
         )
     alone = _left_alone(request, named)
     sharded_on_meta: set[str] = set()

@@ -183,3 +183,27 @@ def test_a_quantised_tensor_that_nobody_wrote() -> None:
 
     with pytest.raises(ValueError, match=r"writes held \(buffer\)"):
         materialize(lambda: _Holds(empty, lambda: torch.ones(1)), key=KEY)
+
+
+def test_what_is_on_meta_is_refused_by_name() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(2, 2)
+        size, places = (3, 3), torch.zeros(2, 1, dtype=torch.int64)
+        made = torch.sparse_coo_tensor(places, torch.ones(1), size, check_invariants=False)
+        model.register_buffer("places", made)
+    with pytest.raises(
+        NotImplementedError, match=r"on the meta device.*: places; pass the factory"
+    ):
+        fastinit.materialize(model, key=3)
+    assert model.weight.is_meta
+
+
+def test_what_is_real_beside_meta_stays() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(2, 2)
+    model.register_buffer("places", torch.eye(3).to_sparse())
+    places = model.places
+    fastinit.materialize(model, key=3)
+    assert model.places is places
+    assert torch.equal(model.places.to_dense(), torch.eye(3))
+    assert not model.weight.is_meta
