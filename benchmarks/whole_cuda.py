@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from timing import Contender, Race
 
 import fastinit
+from fastinit._models.default_dtype import default_dtype
 
 SIDES = ("native", "patch", "materialize", "initialize_", "memset")
 HEADER = [
@@ -71,16 +71,6 @@ MODELS: dict[str, tuple[Callable[[], Any], torch.dtype]] = {
 QUICK: dict[str, tuple[Callable[[], Any], torch.dtype]] = {"small": (_small, torch.float32)}
 
 
-@contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 class Built:
     """One model at a time, made in several ways."""
 
@@ -100,7 +90,7 @@ class Built:
         self._done()
 
     def _there(self) -> Any:
-        with _default_dtype(self.dtype), torch.device(self.device):
+        with default_dtype(self.dtype), torch.device(self.device):
             return models.build(self.config)
 
     def native(self) -> None:

@@ -204,6 +204,13 @@ def _followed(log: Log) -> Iterator[None]:
         stack.enter_context(Functions(log))
         return stack
 
+    with _carried(enter):
+        yield
+
+
+@contextlib.contextmanager
+def _carried(enter: Callable[[], Any]) -> Iterator[None]:
+    """Enter something here, and in the threads of a program."""
     model_steps.carried.append(enter)
     try:
         with enter():
@@ -351,24 +358,6 @@ def _skipped(program: Program) -> list[Failure]:
     return []
 
 
-@contextlib.contextmanager
-def _on(device: str) -> Iterator[None]:
-    """Make all tensors there, in the threads of a program, too."""
-    if device == "cpu":
-        yield
-        return
-
-    def enter() -> Any:
-        return torch.device(device)
-
-    model_steps.carried.append(enter)
-    try:
-        with enter():
-            yield
-    finally:
-        model_steps.carried.remove(enter)
-
-
 def _races(program: Program) -> bool:
     """Whether a list names one tensor twice, which a device works on at the same time."""
     slots = len(program.slots)
@@ -383,7 +372,8 @@ def judge(program: Program, door: str, device: str = "cpu") -> list[Failure]:
     """List what is wrong with a program at a door, all of it on a device."""
     if device != "cpu" and _races(program):
         return []
-    with _on(device):
+    there = contextlib.nullcontext() if device == "cpu" else _carried(lambda: torch.device(device))
+    with there:
         return _judge(program, door)
 
 
