@@ -2,6 +2,9 @@
 // and start around the sizes of a group and a batch, runs of several rows, and runs that cross
 // block 2^32, where the low counter word wraps. Prints mismatches, then how many pieces it
 // compared.
+#include <atomic>
+#include <thread>
+
 #include "cases.h"
 
 namespace native {
@@ -57,7 +60,8 @@ bool same(const cpu::Capability& capability, const Case& c, uint64_t first, cons
   return memory == expected;
 }
 
-long compare(const Case& c, uint64_t first, const std::vector<Piece>& pieces, int& mismatches) {
+long compare(const Case& c, uint64_t first, const std::vector<Piece>& pieces,
+             std::atomic<int>& mismatches) {
   std::vector<char> want(kReference * c.task.transform.item_size);
   cpu::scalar::generate_run(c.task, {first, kReference, 1, 0, 0}, want.data());
   long compared = 0;
@@ -78,16 +82,24 @@ long compare(const Case& c, uint64_t first, const std::vector<Piece>& pieces, in
 }  // namespace
 
 int check_lanes() {
-  int mismatches = 0;
-  long compared = 0;
-  for (const Case& c : random_cases()) {
-    compared += compare(c, 0, short_pieces(), mismatches);
-    compared += compare(c, kWrap - 1024, wrapping_pieces(), mismatches);
-    compared += compare(c, 12345678901234567u, {{0, 33, 1, 0, 0}, {2, 100, 1, 0, 0}}, mismatches);
-  }
+  const std::vector<Case> cases = random_cases();
+  std::atomic<int> mismatches{0};
+  std::atomic<long> compared{0};
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t k = next++; k < cases.size(); k = next++) {
+      const Case& c = cases[k];
+      compared += compare(c, 0, short_pieces(), mismatches);
+      compared += compare(c, kWrap - 1024, wrapping_pieces(), mismatches);
+      compared += compare(c, 12345678901234567u, {{0, 33, 1, 0, 0}, {2, 100, 1, 0, 0}}, mismatches);
+    }
+  };
+  std::thread beside(work);
+  work();
+  beside.join();
   std::printf("capabilities:");
   for (const cpu::Capability& capability : cpu::capabilities()) std::printf(" %s", capability.name);
-  std::printf("\npieces: %ld\nmismatches: %d\n", compared, mismatches);
+  std::printf("\npieces: %ld\nmismatches: %d\n", compared.load(), mismatches.load());
   return mismatches == 0 ? 0 : 1;
 }
 
