@@ -46,7 +46,9 @@ _ELEMENT_BY_ELEMENT = {
     _aten.masked_fill_.Scalar,
     _aten.masked_fill_.Tensor,
     _aten.tril.default,
+    _aten.tril_.default,
     _aten.triu.default,
+    _aten.triu_.default,
 }
 _FLATTENING = {_aten._cudnn_rnn_flatten_weight.default}
 _EMPTY = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"} | {
