@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fastinit._fills.region import Region
+from fastinit._fills.spans import Spans
 
 _FEW = 64  # intervals of a part that is no box of the whole; of one with more, all of that is taken
 
@@ -136,6 +137,32 @@ def made_of(part: Region, to: Region, of: Region) -> list[Region]:
     if part.covers(to) or part.runs is None or len(part.runs) > _FEW:
         return [of]
     return _in_bytes(part.runs, to, of)
+
+
+def rest_of(region: Region, written: Region) -> list[Region]:
+    """List what of a region another leaves; perhaps with more, if the two do not fit each other."""
+    if written.covers(region):
+        return []
+    if region.overlaps_itself:
+        return [region]
+    box, dimensions = _box_of(written, region), len(region.size)
+    if box is not None and _box_in(region, box, dimensions).nbytes == written.nbytes:
+        # What is before it and behind it, one dimension after the other.
+        left, inside = [], _Box()
+        for place, (first, count) in box.items():
+            behind = first + count
+            for begin, size in ((0, first), (behind, region.size[place] - behind)):
+                if size > 0:
+                    left.append(_box_in(region, {**inside, place: (begin, size)}, dimensions))
+            inside[place] = first, count
+        return left
+    if any(one.runs is None or len(one.runs) > _FEW for one in (region, written)):
+        return [region]
+    spans = Spans()
+    spans.add_region(region)
+    spans.remove_region(written)
+    intervals = spans.within(*region.span)
+    return [region] if intervals is None else _in_bytes(intervals, region, region)
 
 
 def made_of_bytes(intervals: Sequence[tuple[int, int]], to: Region, of: Region) -> list[Region]:

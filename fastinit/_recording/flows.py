@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastinit._fills.by_region import ByRegion
-from fastinit._fills.elements import made_of
+from fastinit._fills.elements import made_of, rest_of
 from fastinit._fills.region import Region
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.naming import UNNAMED, Names
@@ -44,13 +44,17 @@ class _Flows:
         return found if flows is None else [*found, *flows.meeting(ref.region)]
 
     def overwritten(self, ref: Ref) -> None:
-        """Note that what was there before a region is written goes nowhere any more."""
+        """Note that what was in a region before it is written goes nowhere any more."""
         flows = self._of.get(ref.storage)
         if flows is None:
             return
-        for region, _ in flows.meeting(ref.region):
-            if ref.region.covers(region):
-                flows.remove(region)
+        for region, goal in flows.meeting(ref.region):
+            left = rest_of(region, ref.region)
+            if len(left) == 1 and left[0] is region:
+                continue
+            flows.remove(region)
+            for part in left:
+                _put(flows, part, goal)
         if len(flows) == 0:
             del self._of[ref.storage]
 
@@ -58,10 +62,13 @@ class _Flows:
         """Note where the values of a region go, unless it has a name."""
         if region.numel == 0 or self._names.covers(Ref(storage, region)):
             return
-        flows = self._of.setdefault(storage, ByRegion())
-        known = flows.get(region)
-        if known is None or goal < known:
-            flows.put(region, goal)
+        _put(self._of.setdefault(storage, ByRegion()), region, goal)
+
+
+def _put(flows: ByRegion[_Goal], region: Region, goal: _Goal) -> None:
+    known = flows.get(region)
+    if known is None or goal < known:
+        flows.put(region, goal)
 
 
 def _own(names: Names, ref: Ref, position: int) -> _Goal | None:

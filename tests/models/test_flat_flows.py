@@ -205,6 +205,37 @@ def test_what_joining_overwrites_with_constants_is_dead(way: str) -> None:
     assert same_bits(weight[:2, :2].clone(), fastinit.normal_(torch.empty(2, 2), key=key))
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda w: w[1:],
+        lambda w: w[:, 2:4],
+        lambda w: w[::2],
+        lambda w: w[1:3, 1:],
+        lambda w: w.t()[3],
+        lambda w: w.view(-1)[5:17],
+    ],
+)
+def test_a_draw_that_is_overwritten_in_part_of_what_is_copied_then(part: Any) -> None:
+    """What is copied of the memory later is not made of it any more."""
+
+    class Copied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.zeros(4, 6))
+            nn.init.normal_(part(self.first))
+            self.seen = self.first.sum().item()
+            self.second = nn.Parameter(self.first.detach().clone())
+            nn.init.constant_(part(self.first), 5)
+            self.half().float()
+
+    model = materialize(Copied, key=KEY)
+    want = torch.zeros(4, 6)
+    normal_(part(want), key=KEY.fold_in("second").fold_in(0))
+    assert same_bits(model.second.detach(), want.half().float())
+    assert model.seen == want.sum().item()
+
+
 # ---- an RNN's weights, as cuDNN wants them -------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastinit._fills import elements
 from fastinit._fills import region as regions
 from fastinit._fills.by_region import ByRegion
-from fastinit._fills.elements import made_of, made_of_bytes
+from fastinit._fills.elements import made_of, made_of_bytes, rest_of
 from fastinit._fills.region import Region
 
 _TYPES = [torch.uint8, torch.bfloat16, torch.float32, torch.complex64]
@@ -115,6 +115,29 @@ def test_what_writing_a_region_leaves_nothing_of(
         assert not part.covers(whole) or _bytes(whole) <= _bytes(part)
         if most > 1:
             assert whole.covers(part) is (_bytes(part) <= _bytes(whole))
+
+
+@pytest.mark.parametrize("most", [0, 10**6])
+@pytest.mark.parametrize("seed", range(300))
+def test_what_writing_a_region_leaves(
+    seed: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The elements of which something is left; more only where many pieces do not fit."""
+    monkeypatch.setattr(elements, "_FEW", most)
+    draw = random.Random(seed)
+    shape = [draw.randrange(1, 5) for _ in range(draw.randrange(1, 4))]
+    whole = Region.of(_laid_out(draw, shape))
+    part, item = _part(draw, whole), whole.dtype.itemsize
+    left = _bytes(whole) - _bytes(part)
+    found = set().union(*map(_bytes, rest_of(whole, part)))
+    assert left <= found <= _bytes(whole)
+    inside = _bytes(part) <= _bytes(whole)
+    box = inside and part.dtype is whole.dtype and len(part.size) == len(shape)
+    if box or most:
+        elements_left = {b // item for b in left}
+        assert {b // item for b in found} == elements_left
+    if box:
+        assert sum(one.numel for one in rest_of(whole, part)) == whole.numel - part.numel
 
 
 @pytest.mark.parametrize("seed", range(10))
