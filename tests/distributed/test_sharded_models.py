@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from functools import partial
 from typing import Any
 
@@ -29,8 +28,6 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 import fastinit
 from fastinit._models import sharded_ops
-from fastinit._models.sharded import Twins
-from fastinit._recording import waiting
 from fastinit._recording.settle import Settled
 
 WORLD = 4
@@ -357,25 +354,6 @@ def test_what_a_module_keeps_of_a_parameter_has_values(rows: slice | None) -> No
         assert same_bits(model.kept[0], want.kept[0])
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    ("function", "made"),
-    [(fastinit.initialize_, real), (fastinit.materialize, on_meta)],
-    ids=["initialize_", "materialize"],
-)
-def test_nobody_holds_memory_of_the_full_size_in_the_end(
-    function: Any, made: Any, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So the module is not searched for who does."""
-
-    def search(twins: Twins) -> Any:
-        raise AssertionError
-
-    monkeypatch.setattr(Twins, "_others", search)
-    with as_rank(1, WORLD):
-        function(made(way, WORLD), key=3)
-
-
 def test_what_is_not_written_is_named() -> None:
     class Bare(nn.Module):
         def __init__(self) -> None:
@@ -397,65 +375,3 @@ def test_partial_sums_are_refused_by_name() -> None:
         with pytest.raises(NotImplementedError, match=r"initialize_: weight is a .*Partial"):
             fastinit.initialize_(layer, key=3)
         assert same_bits(layer.weight._local_tensor, torch.ones(4, 4))
-
-
-@pytest.mark.parametrize("road", ["meta", "factory"])
-def test_no_memory_of_the_full_size(road: str) -> None:
-    """16 GiB of weights, of which each of 4096 ranks holds 4 MiB."""
-
-    class Vast(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.ModuleList(nn.Linear(1 << 17, 1 << 13, bias=False) for _ in range(4))
-
-    with as_rank(70, 4096):
-        mesh = init_device_mesh("cpu", (4096,))
-        fully_shard(nn.Linear(2, 2), mesh=mesh)  # what torch loads for it is not counted
-
-        def factory() -> Any:
-            return fully_shard(Vast(), mesh=mesh)
-
-        given: Any = factory
-        if road == "meta":
-            with torch.device("meta"):
-                given = factory()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        model: Any = fastinit.materialize(given, key=3)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 << 10
-        want = torch.empty(2, 1 << 17)
-        key = fastinit.Key(3).fold_in("layers.2.weight").fold_in(0)
-        fastinit.kaiming_uniform_(
-            fastinit.shard(want, (1 << 13, 1 << 17), (140, 0)), a=5**0.5, key=key
-        )
-        assert same_bits(model.layers[2].weight.to_local().detach(), want)
-
-
-class _Draws(nn.Linear):
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        self.weight.normal_(generator=torch.Generator().manual_seed(5))
-        nn.init.zeros_(self.bias)
-
-
-@pytest.mark.parametrize("function", [fastinit.initialize_, fastinit.materialize])
-def test_a_generator_of_any_device_may_draw_shards(
-    function: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of which the whole is on the CPU meanwhile, wherever its mesh is."""
-    seen = []
-
-    def source(tensor: Tensor, ref: Any, generator: torch.Generator) -> torch.device:
-        seen.append(ref.storage.stands_in)
-        return tensor.device
-
-    monkeypatch.setattr(waiting, "_source", source)
-    with as_rank(1, WORLD):
-        model: Any = _Draws(3, 8, device="meta")
-        model = fully_shard(model, mesh=init_device_mesh("cpu", (WORLD,)))
-        if function is fastinit.initialize_:
-            model = model.to_empty(device="cpu")
-        local = function(model, key=3).weight.to_local().detach()
-    assert seen
-    assert all(seen)
-    want = fastinit.normal_(torch.empty(8, 3), generator=torch.Generator().manual_seed(5))
-    assert same_bits(local, want[len(local) : 2 * len(local)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 import fastinit
 from fastinit import Key, materialize
 from fastinit._recording import copies, waiting
-from fastinit._recording.counting import counting
 
 KEY = Key(3)
 _aten = torch.ops.aten
@@ -372,113 +370,3 @@ def test_what_a_holder_has_written_counts_beside_what_has_no_values() -> None:
     made = materialize(Model, key=KEY).weight
     assert torch.equal(made[0], torch.arange(6.0) + 1)
     assert made[1:].eq(2).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "others", "numbers"),
-    [
-        ("_foreach_mul_", 0, (2.0,)),
-        ("_foreach_zero_", 0, ()),
-        ("_foreach_copy_", 1, ()),
-        # Without an operator that does the same to one.
-        ("_foreach_clamp_max_", 0, (2.0,)),
-        ("_foreach_maximum_", 1, ()),
-        ("_foreach_addcmul_", 2, (2.0,)),
-    ],
-)
-def test_writing_to_each_of_a_list_is_counted(name: str, others: int, numbers: Any) -> None:
-    """As torch does, which under a mode does so on some devices only."""
-
-    def factory() -> nn.Module:
-        model = nn.Module()
-        model.first, model.second = (nn.Parameter(torch.zeros(3)) for _ in range(2))
-        both = [model.first, model.second]
-        with torch.no_grad():
-            getattr(torch, name)(both, *[both[::-1]] * others, *numbers)
-        return model
-
-    want = [parameter._version for parameter in factory().parameters()]
-    with fastinit.batch():
-        batched = factory()
-    for model in (fastinit.materialize(factory, key=3), batched):
-        assert [parameter._version for parameter in model.parameters()] == want
-
-
-def test_what_an_operator_on_lists_gives_into_others() -> None:
-    """It reads what it is given first, and writes to `out=`."""
-
-    def factory() -> nn.Module:
-        model = nn.Module()
-        model.first, model.second = (nn.Parameter(torch.empty(3)) for _ in range(2))
-        with torch.no_grad():
-            nn.init.normal_(model.first)
-            torch.ops.aten._foreach_mul.Scalar_out([model.first], 2.0, out=[model.second])
-        return model
-
-    for model in (fastinit.materialize(factory, key=3), _batched(factory)):
-        assert model.first._version == 1
-        assert torch.equal(model.second, 2 * model.first)
-
-
-def _batched(factory: Callable[[], nn.Module]) -> nn.Module:
-    with fastinit.patch(key=3), fastinit.batch():
-        return factory()
-
-
-def test_what_is_made_of_memory_that_stands_in_stands_in_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A module on meta may go to any device, and its initialisers may draw from that one's."""
-    seen = []
-
-    def source(tensor: Tensor, ref: Any, generator: torch.Generator) -> torch.device:
-        seen.append(ref.storage.stands_in)
-        return tensor.device
-
-    class Draws(nn.Module):
-        def __init__(self, device: str) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.empty(4, 3, device=device))
-            self.other = nn.Parameter(torch.empty(4, 3, device=device))
-            if device != "meta":
-                self.reset_parameters()
-
-        @torch.no_grad()
-        def reset_parameters(self) -> None:
-            generator = torch.Generator().manual_seed(5)
-            nn.init.zeros_(self.weight)
-            for like in (
-                self.weight.mul(2),
-                torch.empty_like(self.weight),
-                self.weight.new_empty(4, 3),
-                self.weight,
-            ):
-                like.normal_(generator=generator)
-            nn.init.trunc_normal_(self.other, generator=generator)
-
-    monkeypatch.setattr(waiting, "_source", source)
-    materialize(Draws("meta"), key=KEY)
-    assert seen == [True] * 5
-    seen.clear()
-    materialize(lambda: Draws("cpu"), key=KEY)
-    assert seen == [False] * 5
-
-
-def test_a_draw_s_generator_is_of_the_tensor_s_device_unless_that_stands_in() -> None:
-    tensor, generator = torch.empty(3), torch.Generator()
-    elsewhere: Any = SimpleNamespace(device=torch.device("cuda:1"))
-    for stands_in in (False, True):
-        ref: Any = SimpleNamespace(storage=SimpleNamespace(stands_in=stands_in))
-        assert waiting._source(tensor, ref, None) == torch.device("cpu")
-        assert waiting._source(tensor, ref, generator) == torch.device("cpu")
-        found = waiting._source(tensor, ref, elsewhere)
-        assert found == torch.device("cuda:1" if stands_in else "cpu")
-
-
-def test_what_has_been_counted_is_not_counted_again() -> None:
-    counted, uncounted = torch.zeros(3), torch.zeros(3)
-    with torch.inference_mode():
-        never = torch.zeros(3)
-    with counting([counted, uncounted, never]):
-        counted.add_(1)
-    assert (counted._version, uncounted._version) == (1, 1)
