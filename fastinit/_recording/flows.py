@@ -49,11 +49,8 @@ class _Flows:
         if flows is None:
             return
         for region, goal in flows.meeting(ref.region):
-            left = rest_of(region, ref.region)
-            if len(left) == 1 and left[0] is region:
-                continue
             flows.remove(region)
-            for part in left:
+            for part in rest_of(region, ref.region):
                 _put(flows, part, goal)
         if len(flows) == 0:
             del self._of[ref.storage]

@@ -205,6 +205,25 @@ def test_what_joining_overwrites_with_constants_is_dead(way: str) -> None:
     assert same_bits(weight[:2, :2].clone(), fastinit.normal_(torch.empty(2, 2), key=key))
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_a_draw_that_goes_to_several_is_the_first_s(read: bool) -> None:
+    """In the order in which they are made of it, not in that of names."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            drawn = torch.randn(4)
+            if read:
+                drawn.sum().item()
+            first, second = (drawn * 2).exp(), (drawn * 3).exp()
+            self.second, self.first = nn.Parameter(second), nn.Parameter(first)
+
+    drawn = normal_(torch.empty(4), key=KEY.fold_in("first").fold_in(0))
+    model = materialize(Two, key=KEY)
+    assert same_bits(model.first.detach(), (drawn * 2).exp())
+    assert same_bits(model.second.detach(), (drawn * 3).exp())
+
+
 @pytest.mark.parametrize(
     "part",
     [

@@ -165,3 +165,10 @@ def test_of_what_overlaps_itself_all_is_taken(stride: tuple[int, int]) -> None:
     to, of = Region((3, 4), stride, 0, torch.float32), Region((3, 4), (4, 1), 0, torch.float32)
     assert made_of(Region((2,), (1,), 0, torch.float32), to, of) == [of]
     assert made_of_bytes([(0, 8)], to, of) == [of]
+    assert rest_of(to, Region((2,), (1,), 0, torch.float32)) == [to]
+
+
+def test_of_many_pieces_that_are_written_over_nothing_is_left() -> None:
+    table = torch.empty(400, 6)
+    assert rest_of(Region.of(table[:, :3]), Region.of(table)) == []
+    assert rest_of(Region.of(table), Region.of(table[:, :3])) == [Region.of(table[:, 3:])]
