@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,57 +107,39 @@ class Calls(Waiting):
             else:
                 result = func(*args, **kwargs)
                 if missing and kind.joins:
-                    marks = self._marks_laid(op, args, kwargs, result, moved)
+                    marks = torch.ones(result.shape, dtype=torch.bool)
+                    for part, of, read in self._laid(name, args, kwargs, marks, moved):
+                        if of is not None and read:
+                            part.copy_(marked(read, of.shape))
         except BaseException:
             for ref, ops in forgotten:
                 self._remind(ref, ops)
             raise
         self._note(op, kind, tensors, written, saved, missing, drawn, result, partly, marks)
         if op.writes or (op.read and drawn):
-            for one in self._pieces(op, args, kwargs, result, moved) if kind.joins else [op]:
+            laid = self._laid(name, args, kwargs, result, moved) if kind.joins else None
+            for one in [op] if laid is None else _pieces(op, laid):
                 self._log(one)
         return result
 
-    def _laid(self, of: Tensor | None, moved: Mapping[int, Ref]) -> list[Ref]:
-        """Say where what has been laid beside others was; nothing for constants."""
-        if id(of) in moved:
-            return [moved[id(of)]]
-        storage = None if of is None else self.storage_of(of)
-        return [] if of is None or storage is None else [Ref(storage, Region.of(of))]
-
-    def _pieces(
+    def _laid(
         self,
-        op: Op,
+        name: str,
         args: Any,
         kwargs: Mapping[str, Any],
-        result: Tensor,
+        into: Tensor,
         moved: Mapping[int, Ref],
-    ) -> list[Op]:
-        """Divide the joining of tensors into what has been done with each."""
-        pieces = []
-        for part, of in laid_by(op.operator, args, kwargs, result):
-            read = self._laid(of, moved)
-            write = Ref(op.writes[0].storage, Region.of(part))
-            piece = Op(op.label, read, [write], overwrites=op.overwrites, operator=op.operator)
-            piece.elementwise = True
-            pieces.append(piece)
-        return pieces
+    ) -> Iterator[tuple[Tensor, Tensor | None, list[Ref]]]:
+        """List what an operator lays side by side: where in a tensor, what of, and where that was.
 
-    def _marks_laid(
-        self,
-        op: Op,
-        args: Any,
-        kwargs: Mapping[str, Any],
-        result: Tensor,
-        moved: Mapping[int, Ref],
-    ) -> Tensor:
-        """Mark the elements of joined tensors that are copies of elements with values."""
-        marks = torch.ones(result.shape, dtype=torch.bool)
-        for part, of in laid_by(op.operator, args, kwargs, marks):
-            read = self._laid(of, moved)
-            if of is not None and read:
-                part.copy_(marked(read, of.shape))
-        return marks
+        Of constants nothing is known.
+        """
+        for part, of in laid_by(name, args, kwargs, into):
+            storage = None if of is None else self.storage_of(of)
+            if id(of) in moved:
+                yield part, of, [moved[id(of)]]
+            else:
+                yield part, of, [Ref(storage, Region.of(of))] if of is not None and storage else []
 
     def _marks(self, reads: Sequence[Ref], tensors: Sequence[Tensor]) -> Tensor | None:
         """Mark the elements that a pointwise operator makes of elements with values."""
@@ -240,3 +222,12 @@ class Calls(Waiting):
             storage.escaped = storage.escaped or kind.keeps
         op.writes = writes
         op.read = not results and not written
+
+
+def _pieces(op: Op, laid: Iterable[tuple[Tensor, Tensor | None, list[Ref]]]) -> Iterator[Op]:
+    """Divide the joining of tensors into what has been done with each."""
+    for part, _, read in laid:
+        write = Ref(op.writes[0].storage, Region.of(part))
+        piece = Op(op.label, read, [write], overwrites=op.overwrites, operator=op.operator)
+        piece.elementwise = True
+        yield piece
