@@ -56,14 +56,15 @@ def initialize_(
     """Initialise every parameter of a module in place, each under a key of its own name.
 
     The n-th draw into a parameter called `name` uses `key.fold_in(name).fold_in(n)`, n counting
-    from 0 those that its values come from: what is overwritten never is computed, and if somebody
-    has looked at it before, it counts after the others. A draw into memory without a name has that
-    of what its values flow into first, as far as torch's operators tell: those that go through
-    NumPy, numbers, pickles or files count together, in their order. Otherwise values do not depend
-    on the order of modules, on what else the model holds, or on what it is wrapped in (the segments
-    that torch.compile, data parallelism, FSDP and checkpointing add to names are dropped, and those
-    of subclasses of these; names in a wrapper of your own are those in its `state_dict`; a tied
-    parameter has the first of its names). All fills run together: one launch per device.
+    from 0 those that its values come from. What is overwritten never is computed; if a plain
+    attribute keeps it, or somebody has looked at it before, it counts after the others. A draw into
+    memory without a name has that of what its values flow into first, as far as torch's operators
+    tell: those that go through NumPy, numbers, pickles or files count together, in their order.
+    Otherwise values do not depend on the order of modules, on what else the model holds, or on what
+    it is wrapped in (the segments that torch.compile, data parallelism, FSDP and checkpointing add
+    to names are dropped, and those of subclasses of these; names in a wrapper of your own are those
+    in its `state_dict`; a tied parameter has the first of its names). All fills run together: one
+    launch per device.
 
     Without `rules`, each module runs what it defines itself, children first: `reset_parameters` or
     `_reset_parameters`, then `init_weights` or `_init_weights`; a model of transformers runs its

@@ -32,13 +32,15 @@ class Settled:
         self.ops = without_dead(recorder.log, names.holds)
         self._keys = Keys(recorder.key)
         found = names_of_draws(names, self.ops, recorder.order)
-        # Of several of one name first what the values in the end depend on, then what somebody has
-        # only looked at, or may have kept beside it, so that this changes no weight.
+        # Of several of one name first what the values in the end depend on, then what the module
+        # holds beside parameters and buffers, then what somebody has only looked at, or may have
+        # kept, so that none of this changes a weight.
         ordered = [*found.items()]
         if len({*found.values()}) < len(found):
-            lasting = without_dead(recorder.log, names.holds, looked_at=False, held=names.held)
-            lasts = {op.draw for op in lasting if op.draw is not None}
-            ordered.sort(key=lambda one: one[0] not in lasts)
+            for held in (names.held, names.there.held) if names.others else (names.there.held,):
+                lasting = without_dead(recorder.log, names.holds, looked_at=False, held=held)
+                lasts = {op.draw for op in lasting if op.draw is not None}
+                ordered.sort(key=lambda one: one[0] not in lasts)
         self.keys: dict[Any, int] = self._keys.for_draws(ordered)
         ran = filter(_HAS_RUN, self.ops)
         self.right = all(op.key == self.keys[op.draw] for op in ran if op.draw is not None)

@@ -236,6 +236,26 @@ def test_keys_do_not_depend_on_who_has_looked_at_the_memory() -> None:
         assert same_bits(value, first[name]), name
 
 
+def test_what_a_plain_attribute_keeps_changes_no_weight() -> None:
+    class Replaced(nn.Module):
+        def __init__(self, keeps: bool) -> None:
+            super().__init__()
+            self.keeps = keeps
+            self.weight = nn.Parameter(torch.empty(4, 3))
+
+        def reset_parameters(self) -> None:
+            nn.init.uniform_(self.weight)
+            if self.keeps:
+                self.column = self.weight.detach()[:, 0]
+            self.weight = nn.Parameter(torch.randn(4, 3))
+
+    kept, apart = (initialize_(Replaced(keeps), key=KEY) for keeps in (True, False))
+    assert same_bits(kept.weight.data, apart.weight.data)
+    assert same_bits(apart.weight.data, fastinit.normal_(torch.empty(4, 3), key=_word("weight")))
+    replaced = fastinit.uniform_(torch.empty(4, 3), key=_word("weight", 1))
+    assert same_bits(kept.column, replaced[:, 0])
+
+
 def test_what_goes_past_the_dispatcher_is_right_after_another_run() -> None:
     class Around(nn.Module):
         def __init__(self) -> None:

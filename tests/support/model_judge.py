@@ -15,10 +15,10 @@ each draw gets the key that its name says. What is compared:
   must be an error, and NaN where eager torch has none is garbage.
 - Keys: the n-th draw that is computed for a name has `key.fold_in(name).fold_in(n)`. A draw belongs
   to the first name of the memory that it writes or else that its values reach first. It is computed
-  if some of its values are used before all are overwritten; those that somebody has only looked at
-  are counted after the others. A draw that reaches no name (a tensor in a list, say) has a key that
-  is not said: what depends on it is not compared, and the program runs a second time with constants
-  for draws, where everything is.
+  if some of its values are used before all are overwritten; those that are only held otherwise
+  are counted after the others, and then those that somebody has only looked at. A draw that reaches
+  no name (a tensor in a list, say) has a key that is not said: what depends on it is not compared,
+  and the program runs a second time with constants for draws, where everything is.
 - Exceptions: an exception of the program is the same one, and leaves a given module as it was.
 - Outside: default dtype, torch's and NumPy's generators are afterwards what they were, or what
   eager torch leaves; so are skipped parameters.
@@ -31,7 +31,7 @@ that its modes do not see.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +146,10 @@ class _Expected:
     sure: bool  # whether running again under these keys gives these keys
 
 
+def _cells(tensors: Iterable[Tensor]) -> Cells:
+    return frozenset().union(*map(cells, tensors))
+
+
 def _kept(before: list[tuple[str, Tensor]], model: nn.Module) -> list[str]:
     now = dict(_named(model))
     return [name for name, tensor in before if now.get(name) is not tensor]
@@ -176,9 +180,8 @@ def _eager(program: Program, door: str, constant: bool) -> _Expected:
         if error is not None:
             return _Expected(Outcome([], error, outside), [], [], False, keys, log, True)
         entries = snapshot(result)
-        named = [*_named(result), *before]
-        final: Cells = frozenset().union(*(cells(tensor) for tensor in _tensors(entries)))
-        following = keys_by_name(log, named, final)
+        named, there = [*_named(result), *before], _cells(t for _, t in _named(result))
+        following = keys_by_name(log, named, there, _cells(_tensors(entries)))
         sure = following == keys or not log.draws
         if sure:
             break

@@ -348,8 +348,17 @@ def _name(
     return beside
 
 
-def keys_by_name(log: Log, named: list[tuple[str, Tensor]], final: Cells) -> list[int | None]:
-    """Give each draw of a run the key that the names say; None where they say nothing."""
+def keys_by_name(
+    log: Log, named: list[tuple[str, Tensor]], there: Cells, final: Cells
+) -> list[int | None]:
+    """Give each draw of a run the key that the names say; None where they say nothing.
+
+    Args:
+        log: the run.
+        named: what has a name, or had one.
+        there: the elements of what has one in the end.
+        final: those of all that there is in the end.
+    """
     names: dict[tuple[int, int], str] = {}
     first: dict[int, str] = {}
     for name, tensor in named:
@@ -358,16 +367,19 @@ def keys_by_name(log: Log, named: list[tuple[str, Tensor]], final: Cells) -> lis
             first.setdefault(cell[0], name)
     count: dict[str, int] = {}
     keys: list[int | None] = [None] * log.draws
-    lasting = {event.draw for event in _computed(log, final, False)}
+    lasting = [{event.draw for event in _computed(log, held, False)} for held in (there, final)]
     events = _computed(log, final, True)
-    for last in (True, False):  # what was only looked at comes after what lasts
-        for k, event in enumerate(events):
-            if event.draw is None or (event.draw in lasting) is not last:
-                continue
-            name = _name(events[k:], names, first, final)
-            if name is not None:
-                keys[event.draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
-                count[name] = count.get(name, 0) + 1
+
+    def late(event: Event) -> tuple[bool, ...]:
+        """What somebody only holds comes after what has a name, then what he has looked at."""
+        return tuple(event.draw not in draws for draws in lasting)
+
+    drawn = [(k, event) for k, event in enumerate(events) if event.draw is not None]
+    for k, event in sorted(drawn, key=lambda one: late(one[1])):
+        name = _name(events[k:], names, first, final)
+        if name is not None and event.draw is not None:
+            keys[event.draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
+            count[name] = count.get(name, 0) + 1
     return keys
 
 
