@@ -74,8 +74,11 @@ def tensor_on(
     None if it is dead, or has not so much memory.
     """
 
-def hold_storage(tensor: torch.Tensor) -> tuple[int, int, bool]:
-    """Refer weakly to a tensor's storage: its `_cdata`, its bytes, whether it is resizable."""
+def hold_storage(tensor: torch.Tensor) -> tuple[object, int, int, bool]:
+    """Refer weakly to a tensor's storage for as long as the first of what is returned lives.
+
+    The others are its `_cdata`, its bytes, and whether it is resizable.
+    """
 
 def storage_address(tensor: object) -> int:
     """Give the address of a tensor's storage (its `_cdata`); 0 for what has none."""
@@ -117,6 +120,7 @@ def tensor_state(
     tensor: torch.Tensor,
 ) -> tuple[
     torch.Tensor,
+    torch.Tensor,
     bool,
     torch.Tensor | None,
     bool,
@@ -124,7 +128,7 @@ def tensor_state(
     dict[int, Any] | None,
     dict[int, Any] | None,
 ]:
-    """Give what belongs to the object: a tensor on the same memory, whether it is a leaf.
+    """Give what belongs to the object: itself, a tensor on its memory, whether it is a leaf.
 
     Then its gradient if it is one, whether it requires one, and copies of its attributes, hooks,
     and hooks after the accumulation of gradients; None if there are no hooks.

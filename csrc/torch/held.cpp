@@ -104,9 +104,8 @@ py::object listed(PyObject* table, const char* part) {
 }
 
 // A copy of a tensor's hooks; None if there are none.
-py::object hooks_of(PyObject* tensor, const char* name) {
-  const auto hooks =
-      py::reinterpret_steal<py::object>(PyObject_GenericGetAttr(tensor, py::str(name).ptr()));
+py::object hooks_of(PyObject* tensor, PyObject* name) {
+  const auto hooks = py::reinterpret_steal<py::object>(PyObject_GenericGetAttr(tensor, name));
   if (!hooks) throw py::error_already_set();
   if (hooks.is_none() || py::len(hooks) == 0) return py::none();
   py::dict copy;
@@ -165,13 +164,15 @@ PyObject* tensor_state(PyObject*, PyObject* object) {
     if (made == nullptr) throw python_error();
     return py::reinterpret_steal<py::object>(made);
   };
+  static PyObject* const hooks = PyUnicode_InternFromString("_backward_hooks");
+  static PyObject* const after = PyUnicode_InternFromString("_post_accumulate_grad_hooks");
   const auto marks = owned(PyObject_GenericGetDict(object, nullptr));
   const bool is_leaf = tensor.is_leaf();
   const auto data = owned(THPVariable_Wrap(tensor.variable_data()));
   const auto grad = is_leaf ? owned(THPVariable_Wrap(tensor.grad())) : py::none();
-  return py::make_tuple(data, is_leaf, grad, tensor.requires_grad(),
-                        owned(PyDict_Copy(marks.ptr())), hooks_of(object, "_backward_hooks"),
-                        hooks_of(object, "_post_accumulate_grad_hooks"))
+  return py::make_tuple(py::handle(object), data, is_leaf, grad, tensor.requires_grad(),
+                        owned(PyDict_Copy(marks.ptr())), hooks_of(object, hooks),
+                        hooks_of(object, after))
       .release()
       .ptr();
   END_HANDLE_TH_ERRORS

@@ -16,8 +16,8 @@ PyObject* walk_held(PyObject*, PyObject* const* arguments, Py_ssize_t count);
 // their order; of everything else it is not known, and False.
 PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count);
 
-// What belongs to the object that a tensor is: (a tensor on the same memory, whether it is a leaf,
-// its gradient if so, whether it requires one, its attributes, its hooks, those after the
+// What belongs to the object that a tensor is: (itself, a tensor on the same memory, whether it is a
+// leaf, its gradient if so, whether it requires one, its attributes, its hooks, those after the
 // accumulation of gradients). Dicts are copies; None for no hooks. No class's own code is asked.
 PyObject* tensor_state(PyObject*, PyObject* tensor);
 

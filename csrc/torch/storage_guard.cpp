@@ -93,16 +93,22 @@ PyObject* tensor_on(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   END_HANDLE_TH_ERRORS
 }
 
+static void let_go(PyObject* hold) {
+  c10::raw::weak_intrusive_ptr::decref(
+      static_cast<c10::StorageImpl*>(PyCapsule_GetPointer(hold, nullptr)));
+}
+
 PyObject* hold_storage(PyObject*, PyObject* object) {
   HANDLE_TH_ERRORS
   TORCH_CHECK_TYPE(THPVariable_Check(object), "hold_storage: expects a tensor");
   const c10::Storage& storage = THPVariable_Unpack(object).storage();
   auto* impl = storage.unsafeGetStorageImpl();
-  PyObject* found =
-      Py_BuildValue("(NnO)", PyLong_FromVoidPtr(impl), static_cast<Py_ssize_t>(storage.nbytes()),
-                    storage.resizable() ? Py_True : Py_False);
-  if (found != nullptr) c10::raw::weak_intrusive_ptr::incref(impl);
-  return found;
+  PyObject* hold = PyCapsule_New(impl, nullptr, let_go);
+  if (hold == nullptr) return nullptr;
+  c10::raw::weak_intrusive_ptr::incref(impl);
+  return Py_BuildValue("(NNnO)", hold, PyLong_FromVoidPtr(impl),
+                       static_cast<Py_ssize_t>(storage.nbytes()),
+                       storage.resizable() ? Py_True : Py_False);
   END_HANDLE_TH_ERRORS
 }
 

@@ -21,8 +21,8 @@ PyObject* ordinary_layout(PyObject* module, PyObject* tensor);
 // the caller has a weak reference; None if it is dead, or has not so much memory.
 PyObject* tensor_on(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
-// Takes a weak reference to a tensor's StorageImpl: (its address, its bytes, whether it is
-// resizable). UntypedStorage._free_weak_ref lets it go.
+// Takes a weak reference to a tensor's StorageImpl: (an object that has it for as long as it lives,
+// the address, its bytes, whether it is resizable).
 PyObject* hold_storage(PyObject* module, PyObject* tensor);
 
 // guard_storage(address, closed): makes every access to the memory of the StorageImpl at an address

@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -76,10 +76,12 @@ class _Noted(NamedTuple):
     version: int | None
 
 
-_noted: weakref.WeakKeyDictionary[nn.Module, dict[str, _Noted]] = weakref.WeakKeyDictionary()
+# As tuples, since most are never asked for.
+_Notes = dict[str, tuple[Any, ...]]
+_noted: weakref.WeakKeyDictionary[nn.Module, _Notes] = weakref.WeakKeyDictionary()
 
 
-def _notes_of(owner: nn.Module) -> dict[str, _Noted]:
+def _notes_of(owner: nn.Module) -> _Notes:
     """Give what is noted of what a module holds, to be added to."""
     found = _noted.get(owner)
     if found is None:
@@ -87,22 +89,26 @@ def _notes_of(owner: nn.Module) -> dict[str, _Noted]:
     return found
 
 
-def _note_on(named: Named, run: History, name: str, part_of: str) -> _Noted:
-    places = [(weakref.ref(owner), held) for owner, held in named.others] if named.others else ()
-    return _Noted(run, name, part_of, places, version_of(named.tensor))
+def _known_of(owner: nn.Module, attribute: str) -> _Noted | None:
+    known = _noted.get(owner, {}).get(attribute)
+    return None if known is None else _Noted._make(known)
+
+
+def _places(named: Named) -> Sequence[tuple[weakref.ref[nn.Module], str]]:
+    return [(weakref.ref(owner), held) for owner, held in named.others]
 
 
 def history_of(owner: nn.Module, attribute: str) -> ParameterHistory | None:
     """Give what is known about a parameter."""
-    noted = _noted.get(owner, {}).get(attribute)
+    noted = _known_of(owner, attribute)
     return None if noted is None else noted.run.of(noted, (weakref.ref(owner), attribute))
 
 
 def take_over(made: Named, named: Named) -> None:
     """Note for a parameter what is known about another, whose values it has got."""
-    known = _noted.get(made.owner, {}).get(made.attribute)
+    known = _known_of(made.owner, made.attribute)
     if known is not None:
-        note = _note_on(named, known.run, known.name, known.part_of)
+        note = known._replace(places=_places(named), version=version_of(named.tensor))
         _notes_of(named.owner)[named.attribute] = note
 
 
@@ -110,7 +116,7 @@ def still_known(parameters: Iterable[Named]) -> list[Named]:
     """Choose those that nothing has written to since they were noted."""
     found = []
     for named in parameters:
-        known = _noted.get(named.owner, {}).get(named.attribute)
+        known = _known_of(named.owner, named.attribute)
         if known is not None and known.version == version_of(named.tensor):
             found.append(named)
     return found
@@ -122,8 +128,9 @@ def keep_known(parameters: Iterable[Named], left: Iterable[Named]) -> None:
     for named in parameters:
         now = tensor_in(named.owner._parameters, named.attribute)
         if now is not None and named.name in names:
-            notes = _noted[named.owner]
-            notes[named.attribute] = notes[named.attribute]._replace(version=version_of(now))
+            known = _known_of(named.owner, named.attribute)
+            assert known is not None
+            _noted[named.owner][named.attribute] = known._replace(version=version_of(now))
 
 
 def _floats(numbers: Iterable[object]) -> tuple[float, ...]:
@@ -222,4 +229,5 @@ class History:
                 part_of = f", part of {named.part_of.name} ({named.part_of.how.what})"
             if named.owner is not last:
                 last, notes = named.owner, _notes_of(named.owner)
-            notes[named.attribute] = _note_on(named, self, name, part_of)
+            places = _places(named) if named.others else ()
+            notes[named.attribute] = self, name, part_of, places, version_of(named.tensor)

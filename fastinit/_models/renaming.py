@@ -27,6 +27,8 @@ class Renaming:
             )
         self._rename: Any = rename
         self._where = where
+        # The same as calling this one, sooner where nothing changes.
+        self.name_of: Callable[[str], str] = str if rename is None else self
 
     @property
     def changes(self) -> bool:

@@ -14,38 +14,37 @@ from fastinit._recording.recorder import Recorder
 from fastinit._tensors import is_put_together, parts_of
 
 
-def refs_of(recorder: Recorder, result: Result) -> dict[str, Ref]:
-    """Find the memory of parameters and buffers; of what is put together, that of its values."""
-    refs = {}
+def named_memory(
+    recorder: Recorder, request: Request, result: Result
+) -> tuple[dict[str, Ref], Names]:
+    """Find the memory of parameters and buffers; of what is put together, that of its values.
+
+    Other tensors that the module holds are added to the result.
+
+    Returns:
+        The memory by name, and the names of memory: by what is on it in the end.
+    """
+    refs, names = {}, Names()
+    partly = False  # whether parameters leave something of a storage to others
+    rename, storage_of, there = request.rename.name_of, recorder.storage_of, names.there
     for table in (result.parameters, result.buffers):
         tensors = [named.tensor for named in table.values()]
         for name, tensor, storage in zip(
             table, tensors, recorder.storages_of(tensors), strict=True
         ):
             if is_put_together(tensor):
-                tensor = parts_of(tensor)[-1]
-                storage = recorder.storage_of(tensor)
-            if storage is not None:
-                refs[name] = Ref(storage, Region.of(tensor))
-    return refs
-
-
-def names_of(recorder: Recorder, request: Request, result: Result, refs: dict[str, Ref]) -> Names:
-    """Name memory by the parameters and buffers that are on it in the end.
-
-    Other tensors that the module holds are added to the result and to `refs`.
-    """
-    names = Names()
-    partly = False  # whether parameters leave something of a storage to others
-    for name, ref in refs.items():
-        if ref.region.numel > 0:
-            names.there.add(ref, request.rename(name))
-            partly = partly or ref.region.nbytes < ref.storage.nbytes
-    for name, named in (*result.parameters.items(), *result.buffers.items()):
-        for part in parts_of(named.tensor) if is_put_together(named.tensor) else ():
-            storage = recorder.storage_of(part)
-            if storage is not None:
-                names.there.add(Ref(storage, Region.of(part)), request.rename(name))
+                *others, tensor = parts_of(tensor)
+                storage = storage_of(tensor)
+                for part in others:
+                    of_part = storage_of(part)
+                    if of_part is not None:
+                        there.add(Ref(of_part, Region.of(part)), rename(name))
+            if storage is None:
+                continue
+            ref = refs[name] = Ref(storage, Region.of(tensor))
+            if ref.region.numel > 0:
+                there.add(ref, rename(name))
+                partly = partly or ref.region.nbytes < storage.nbytes
     for ref, name in recorder.declared:
         names.before.add(ref, name)
     storages = recorder.storages_of(tensor for tensor, _ in recorder.followed)
@@ -72,8 +71,8 @@ def names_of(recorder: Recorder, request: Request, result: Result, refs: dict[st
                 continue
             result.buffers[name] = Named(name, tensor, owner, name.rpartition(".")[2])
             refs[name] = ref
-            names.others.add(ref, request.rename(name))
-    return names
+            names.others.add(ref, rename(name))
+    return refs, names
 
 
 def unwritten_of(refs: Mapping[str, Ref], result: Result) -> list[str]:

@@ -161,9 +161,11 @@ def left_alone(
     """
     found = []
     for name, named in parameters.items():
+        if named.part_of is None:
+            continue
         _, initialiser = chosen.get(name, (None, None))
         own = initialiser is not None and not isinstance(initialiser, _Through)
-        if named.part_of is not None and (own or name not in wanted):
+        if own or name not in wanted:
             found.append((named.owner, named.attribute))
     return found
 

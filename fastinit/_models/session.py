@@ -23,7 +23,7 @@ from fastinit._models.names import (
 from fastinit._models.notes import note
 from fastinit._models.recording import recording
 from fastinit._models.request import Request, Result
-from fastinit._models.results import check_written, names_of, refs_of, unwritten_of
+from fastinit._models.results import check_written, named_memory, unwritten_of
 from fastinit._patch.fork import Fork
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.recorder import Recorder
@@ -111,8 +111,7 @@ def _run_once(
         with Fork.of_python(int(request.key.fold_in(_PYTHON))):
             result = run(recorder)
         recorder.see_written()
-        refs = refs_of(recorder, result)
-        names = names_of(recorder, request, result, refs)
+        refs, names = named_memory(recorder, request, result)
         return Run(recorder, result, refs, Settled(recorder, names))
     except BaseException as error:
         recorder.restore()
@@ -277,12 +276,10 @@ def run_initialisers(
         others: further tensors that the module holds.
         is_as_before: whether it is known that the module still holds what it did.
     """
-    before, buffers = tensors
+    (before, buffers), rename = tensors, request.rename.name_of
     with recorder.lock:
-        for name, named in before.items():
-            recorder.follow(named.tensor, request.rename(name), anew=name in anew)
-        for name, named in buffers.items():
-            recorder.follow(named.tensor, request.rename(name), anew=name in anew)
+        for name, named in (*before.items(), *buffers.items()):
+            recorder.follow(named.tensor, rename(name), anew=name in anew)
         recorder.watch(others)
     wanted = {name: named for name, named in before.items() if name not in untouched}
     rules = request.rules

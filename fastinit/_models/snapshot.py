@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,22 +30,17 @@ from fastinit._models.tree import modules_of
 from fastinit._tensors import PLAIN_TYPES, copy_values, is_put_together
 
 
-class _TensorState:
+class _TensorState(NamedTuple):
     """A tensor as it was: which memory it is on, what hangs on it."""
 
-    __slots__ = ("after", "data", "grad", "hooks", "is_leaf", "marks", "requires_grad", "tensor")
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        (
-            self.data,
-            self.is_leaf,
-            self.grad,
-            self.requires_grad,
-            self.marks,
-            self.hooks,
-            self.after,
-        ) = extension.tensor_state(tensor)
+    tensor: Tensor
+    data: Tensor
+    is_leaf: bool
+    grad: Tensor | None
+    requires_grad: bool
+    marks: dict[str, Any]
+    hooks: dict[int, Any] | None
+    after: dict[int, Any] | None
 
     def put_on_memory(self) -> None:
         """Put it on the memory that it was on."""
@@ -147,9 +143,10 @@ class Snapshot:
         self._held: list[Any] = []  # by each of these
         self._empty: list[Any] = []
         self._in_slots: list[tuple[Any, dict[str, Any]]] = []
-        self._tensors: dict[int, _TensorState] = {}
-        self._gradients: list[_TensorState] = []
-        self._on_meta: list[_TensorState] = []
+        # By id, as `_TensorState` has it, for which most are never asked.
+        self._tensors: dict[int, tuple[Any, ...]] = {}
+        self._gradients: list[tuple[Any, ...]] = []
+        self._on_meta: list[tuple[Any, ...]] = []
         self.sharded: list[Tensor] = []
         self._together: list[tuple[Tensor, Tensor]] = []
         self._generators: list[Callable[[], object]] = []
@@ -211,18 +208,19 @@ class Snapshot:
 
     def _keep_tensor(self, tensor: Tensor) -> None:
         if tensor.is_meta:  # who gives it memory takes that back
-            self._on_meta.append(_TensorState(tensor))
+            self._on_meta.append(extension.tensor_state(tensor))
         elif is_put_together(tensor):
             self._together.append((tensor, tensor.detach().clone()))
         else:
-            state = self._tensors[id(tensor)] = _TensorState(tensor)
-            if state.grad is not None and not is_put_together(state.grad):
-                self._gradients.append(_TensorState(state.grad))
+            state = self._tensors[id(tensor)] = extension.tensor_state(tensor)
+            grad = state[3]
+            if grad is not None and not is_put_together(grad):
+                self._gradients.append(extension.tensor_state(grad))
 
     @property
     def tensors(self) -> Iterator[Tensor]:
         """All tensors that can be reached."""
-        return (state.tensor for state in self._tensors.values())
+        return map(operator.itemgetter(0), self._tensors.values())
 
     def is_unchanged(self, instead: Mapping[int, Any]) -> bool:
         """Whether it is known that modules and containers hold what they did, on whatever memory.
@@ -251,12 +249,12 @@ class Snapshot:
         with torch.no_grad():
             for container, before in zip(self._containers, self._held, strict=True):
                 _put_back(container, before)
-            states = [*self._gradients, *self._tensors.values()]
+            states = [*map(_TensorState._make, (*self._gradients, *self._tensors.values()))]
             for state in states:
                 state.put_on_memory()
             for state in states:
                 state.restore()
-            for state in self._on_meta:
+            for state in map(_TensorState._make, self._on_meta):
                 state.put_back_marks()
             for tensor, before in self._together:
                 copy_values(tensor, before)
@@ -266,4 +264,4 @@ class Snapshot:
         state = self._tensors.get(id(tensor))
         if state is not None:
             with torch.no_grad():
-                state.restore()
+                _TensorState._make(state).restore()

@@ -23,15 +23,19 @@ class _Goal(NamedTuple):
 
 
 class _Flows:
-    """Where the values of memory without a name go, from some moment on."""
+    """Where the values of memory without a name go, from some moment on.
+
+    Attributes:
+        of: that, by region, of each storage of which anything goes anywhere.
+    """
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        self._of: dict[Storage, ByRegion[_Goal]] = {}
+        self.of: dict[Storage, ByRegion[_Goal]] = {}
 
     def goal(self, ref: Ref) -> _Goal | None:
         """Say where the values of a region go first."""
-        flows = self._of.get(ref.storage)
+        flows = self.of.get(ref.storage)
         if flows is None:
             return None
         return min((goal for _, goal in flows.meeting(ref.region)), default=None)
@@ -40,12 +44,12 @@ class _Flows:
         """List the parts of a region that is written, and where the values of each go."""
         named = enumerate(self._names.within(ref))
         found = [(region, _Goal(position, k, name)) for k, (region, name) in named]
-        flows = self._of.get(ref.storage)
+        flows = self.of.get(ref.storage)
         return found if flows is None else [*found, *flows.meeting(ref.region)]
 
     def overwritten(self, ref: Ref) -> None:
         """Note that what was in a region before it is written goes nowhere any more."""
-        flows = self._of.get(ref.storage)
+        flows = self.of.get(ref.storage)
         if flows is None:
             return
         for region, goal in flows.meeting(ref.region):
@@ -53,13 +57,13 @@ class _Flows:
             for part in rest_of(region, ref.region):
                 _put(flows, part, goal)
         if len(flows) == 0:
-            del self._of[ref.storage]
+            del self.of[ref.storage]
 
     def add(self, storage: Storage, region: Region, goal: _Goal) -> None:
         """Note where the values of a region go, unless it has a name."""
         if region.numel == 0 or self._names.covers(Ref(storage, region)):
             return
-        _put(self._of.setdefault(storage, ByRegion()), region, goal)
+        _put(self.of.setdefault(storage, ByRegion()), region, goal)
 
 
 def _put(flows: ByRegion[_Goal], region: Region, goal: _Goal) -> None:
@@ -70,9 +74,6 @@ def _put(flows: ByRegion[_Goal], region: Region, goal: _Goal) -> None:
 
 def _own(names: Names, ref: Ref, position: int) -> _Goal | None:
     """Name what is written then; beside what has a name, by that only if it goes nowhere else."""
-    only = names.there.get(ref.storage)
-    if type(only) is tuple and only[0] is ref.region:  # as most do
-        return _Goal(position, 0, only[1])
     name = names.of(ref)
     if name is None:
         return None
@@ -109,8 +110,17 @@ def names_of_draws(names: Names, ops: Sequence[Op], order: Mapping[Any, int]) ->
         The names, by the draws' numbers, in their order.
     """
     flows = _Flows(names)
-    found: dict[Any, _Goal] = {}
+    found: dict[Any, tuple[int, int, str]] = {}
     for op in reversed(ops):
+        if not flows.of and op.overwrites and not op.reads and len(op.writes) == 1:
+            # As most are: all of a parameter, whose values nothing else is made of.
+            only = names.there.get(op.writes[0].storage)
+            if type(only) is tuple and only[0] is op.writes[0].region and op.original is None:
+                if op.draw is not None:
+                    later = found.get(op.draw)
+                    here = op.position, 0, only[1]
+                    found[op.draw] = here if later is None else min(here, later)
+                continue
         goal = None
         for ref in op.writes:
             goal, flow = _own(names, ref, op.position), flows.goal(ref)
@@ -141,4 +151,4 @@ def names_of_draws(names: Names, ops: Sequence[Op], order: Mapping[Any, int]) ->
                         flows.add(ref.storage, region, of_part)
             else:
                 flows.add(ref.storage, ref.region, goal)
-    return {draw: found[draw].name for draw in sorted(found, key=order.__getitem__)}
+    return {draw: found[draw][2] for draw in sorted(found, key=order.__getitem__)}

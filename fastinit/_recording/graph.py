@@ -32,7 +32,7 @@ class Storage:
     """
 
     __slots__ = (
-        "_held",
+        "_hold",
         "_only",
         "_written",
         "address",
@@ -52,9 +52,8 @@ class Storage:
     def __init__(self, tensor: torch.Tensor, *, known: bool) -> None:
         # Weakly: the memory goes when its last tensor does. Its address is not used again as long
         # as this is held, so it can be told from other storages by it.
-        self._held = False
-        self.address, self.nbytes, resizable = extension.hold_storage(tensor)
-        self._held = True
+        self._hold: object
+        self._hold, self.address, self.nbytes, resizable = extension.hold_storage(tensor)
         self.pending: list[Op] = []
         self.guarded = False
         # It is NumPy's, too, or somebody else's, whom nothing tells to wait.
@@ -70,18 +69,13 @@ class Storage:
         self.stands_in = False  # for memory that may be on another device
         self.word = 4
 
-    def __del__(self) -> None:
-        self.forget()
-
     def forget(self) -> None:
         """Let its address go, as no tensor has it any more."""
-        if self._held:
-            self._held = False
-            torch.UntypedStorage._free_weak_ref(self.address)  # type: ignore[no-untyped-call]
+        self._hold = None
 
     def alive(self) -> torch.UntypedStorage | None:
         """Give the storage if a tensor still has it."""
-        if not self._held:
+        if self._hold is None:
             return None
         new: Any = torch.UntypedStorage._new_with_weak_ptr
         storage: torch.UntypedStorage | None = new(self.address)
@@ -89,13 +83,13 @@ class Storage:
 
     def tensor(self, region: Region) -> torch.Tensor | None:
         """Make the tensor of a region of it; None if no other has it any more."""
-        return extension.tensor_on(self.address, region.layout) if self._held else None
+        return extension.tensor_on(self.address, region.layout) if self._hold is not None else None
 
     @property
     def is_alive(self) -> bool:
         """Whether a tensor still has it."""
         expired: Any = torch.UntypedStorage._expired
-        return self._held and not expired(self.address)
+        return self._hold is not None and not expired(self.address)
 
     @property
     def written(self) -> Spans:

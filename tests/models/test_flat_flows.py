@@ -134,8 +134,8 @@ def test_what_was_a_parameter_keeps_its_name_in_memory_of_others(flat: bool) -> 
     module = fastinit.initialize_(Module(), key=KEY)
     for value, name, n in (
         (module.second, "second", 0),
-        (module.old, "first", 0),
-        (module.first, "first", 1),
+        (module.first, "first", 0),
+        (module.old, "first", 1),
     ):
         expected = normal_(torch.empty(4), key=KEY.fold_in(name).fold_in(n))
         assert same_bits(value.detach(), expected)

@@ -6,6 +6,8 @@ import copy
 import functools
 import io
 import pickle
+import resource
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,37 +155,47 @@ def test_what_has_no_storage_is_nowhere() -> None:
 def test_a_tensor_on_held_storage(maker: str) -> None:
     tensor = MAKERS[maker]()
     untyped = tensor.untyped_storage()
-    address, nbytes, resizable = _C.hold_storage(tensor)
-    try:
-        assert (address, nbytes, resizable) == (
-            untyped._cdata,
-            untyped.nbytes(),
-            untyped.resizable(),
+    hold, address, nbytes, resizable = _C.hold_storage(tensor)
+    assert (address, nbytes, resizable) == (
+        untyped._cdata,
+        untyped.nbytes(),
+        untyped.resizable(),
+    )
+    for view in (tensor, tensor[2:], tensor.view(2, 3).t(), tensor[:0]):
+        other = _C.tensor_on(address, _C.layout_of(view))
+        assert other is not None
+        assert (other.shape, other.stride(), other.dtype) == (
+            view.shape,
+            view.stride(),
+            view.dtype,
         )
-        for view in (tensor, tensor[2:], tensor.view(2, 3).t(), tensor[:0]):
-            other = _C.tensor_on(address, _C.layout_of(view))
-            assert other is not None
-            assert (other.shape, other.stride(), other.dtype) == (
-                view.shape,
-                view.stride(),
-                view.dtype,
-            )
-            assert torch.equal(other, view)
-            assert other.is_leaf
-            assert not other.requires_grad
-            with _guarded(tensor):  # makes no difference to who asks for no values
-                assert _C.tensor_on(address, _C.layout_of(view)) is not None
-        assert _C.tensor_on(address, ((7,), (1,), 0, torch.float32)) is None  # beyond its end
-        assert _C.tensor_on(address, ((6,), (1,), 1, torch.float32)) is None
-        with pytest.raises(ValueError, match="offset"):
-            _C.tensor_on(address, ((2,), (1,), -1, torch.float32))
-        del untyped, view, other
-        kept = getattr(tensor, "kept", None)
-        del tensor
-        if kept is None:
-            assert _C.tensor_on(address, ((1,), (1,), 0, torch.float32)) is None
-    finally:
-        torch.UntypedStorage._free_weak_ref(address)
+        assert torch.equal(other, view)
+        assert other.is_leaf
+        assert not other.requires_grad
+        with _guarded(tensor):  # makes no difference to who asks for no values
+            assert _C.tensor_on(address, _C.layout_of(view)) is not None
+    assert _C.tensor_on(address, ((7,), (1,), 0, torch.float32)) is None  # beyond its end
+    assert _C.tensor_on(address, ((6,), (1,), 1, torch.float32)) is None
+    with pytest.raises(ValueError, match="offset"):
+        _C.tensor_on(address, ((2,), (1,), -1, torch.float32))
+    del untyped, view, other
+    kept = getattr(tensor, "kept", None)
+    del tensor
+    if kept is None:
+        assert _C.tensor_on(address, ((1,), (1,), 0, torch.float32)) is None
+    del hold
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes there")
+def test_what_held_a_storage_lets_its_address_go() -> None:
+    def hold() -> None:
+        for _ in range(200_000):  # each has more than 100 bytes
+            _C.hold_storage(torch.empty(1))
+
+    hold()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    hold()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10 << 10
 
 
 def test_which_layouts_are_ordinary() -> None:
