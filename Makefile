@@ -22,6 +22,8 @@ DEV := $(PYTHON) tools/dev.py
 TESTED = $(shell $(PYTHON) -c "exec(open('fastinit/_version.py').read()); print(*TORCH_TESTED)")
 TORCH_TESTS = $(addprefix tests/,operators initializers patch models distributed fills recording core/test_keys.py \
 	core/test_known_answers.py project/test_import.py project/test_setup.py)
+# In their order, so that the longest, which are in the middle, are not the last; ARGS='-n 0 --pdb' has none of it.
+WORKERS = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' \
 	-o -name '*.cuh')
 
@@ -36,13 +38,13 @@ help: ## this list
 build: python compiler ## compile the extension in place, if sources or torch have changed
 	@$(DEV) build
 
-test: python compiler ## run the tests
-	@$(DEV) test python -m pytest -q $(ARGS)
+test: python compiler ## run the tests, files side by side
+	@$(DEV) test python -m pytest -q $(WORKERS) $(ARGS)
 
 test-range: python compiler ## what depends on torch, under the oldest and the newest release, in .venv-torch-*
 	@set -e; for release in $(or $(RELEASES),$(TESTED)); do \
 		PYTHON_EXPLICIT= VENV=.venv-torch-$$release TORCH_SPEC=torch==$$release \
-			$(DEV) test python -m pytest -q $(TORCH_TESTS) $(ARGS); \
+			$(DEV) test python -m pytest -q $(WORKERS) $(TORCH_TESTS) $(ARGS); \
 	done
 
 bench: python compiler ## measure against torch, then initialise a real model

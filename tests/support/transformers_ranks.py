@@ -52,12 +52,19 @@ def whole_on_meta(family: str) -> Any:
         return whole(family)
 
 
-def distributed(model: Any, tensor: int, fsdp: int) -> Any:
+@functools.cache
+def prepared(kind: Any, tensor: int, fsdp: int) -> tuple[Any, Any]:
+    """Give the configuration and the mesh, made once: each group has threads until the end."""
     from transformers.distributed import DistributedConfig
 
-    config = DistributedConfig(tp_size=tensor, fsdp_size=fsdp)
-    config, _, mesh = type(model).prepare_distribute_model(config)
-    return type(model).maybe_distribute_model(model, config, mesh)
+    config, _, mesh = kind.prepare_distribute_model(
+        DistributedConfig(tp_size=tensor, fsdp_size=fsdp)
+    )
+    return config, mesh
+
+
+def distributed(model: Any, tensor: int, fsdp: int) -> Any:
+    return type(model).maybe_distribute_model(model, *prepared(type(model), tensor, fsdp))
 
 
 def initialised(model: Any) -> Any:
