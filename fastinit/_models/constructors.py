@@ -7,55 +7,31 @@ functions and methods it calls use, but not the methods that fastinit runs.
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
 import operator
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 
+from fastinit._models.bytecode import CHANGES, SETS, changes_in, names_in
 from fastinit._models.notes import outside
 from fastinit._models.tree import Tree
 
 _RUN = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
 _FRAMEWORK = ("initialize_weights", "post_init", "_initialize_weights")
-# They initialise what is called so, and make tables as well.
-_CHANGES, _CHANGED = ("copy_", "mul_", "div_"), ("weight", "bias")
-# Of torch, as others call theirs, and what `_changes_in` finds.
+# Of torch, as others call theirs, and what is done to weights without them.
 _INITIALISERS = (
     {name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")}
     | {"trunc_normal_tf_", "lecun_normal_", "lecun_uniform_", "fill_", "zero_"}
-    | {f"{changed}.{change}" for changed in _CHANGED for change in _CHANGES}
+    | CHANGES
 )
 _INITIALISES = re.compile(r"(reset|init).*(param|weight)")
-
-
-def names_in(code: CodeType) -> set[str]:
-    """Collect the names that code uses, with the functions defined in it."""
-    inner = (const for const in code.co_consts if isinstance(const, CodeType))
-    return set(code.co_names).union(*map(names_in, inner))
-
-
-def _changes_in(code: CodeType) -> set[str]:
-    """Collect what code does to weights beside calling initialisers, as "weight.copy_"."""
-    found: set[str] = set()
-    chain: list[str] = []  # of attributes, the `.data` of tensors left out
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            if step.argval in _CHANGES and chain and chain[-1] in _CHANGED:
-                found.add(f"{chain[-1]}.{step.argval}")
-            if step.argval != "data":
-                chain.append(step.argval)
-        elif step.opname not in ("EXTENDED_ARG", "CACHE"):
-            chain = []
-    inner = (const for const in code.co_consts if isinstance(const, CodeType))
-    return found.union(*map(_changes_in, inner))
 
 
 def _function(value: Any) -> FunctionType | None:
@@ -82,7 +58,7 @@ def _reached(
             continue
         seen.add(function)
         names = {name for name in names_in(function.__code__) if not stop(name)}
-        found |= names | _changes_in(function.__code__)
+        found |= names | changes_in(function.__code__)
         for name in names:
             called = [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
             called.append(function.__globals__.get(name))
@@ -129,8 +105,10 @@ def _by_others(kind: Any) -> frozenset[str]:
                 or not _needs_arguments(method)
             ):
                 continue
-            # A lazy layer's `initialize_parameters` does no more than call what is run.
-            if _reached(kind, [method], functools.partial(_is_run, kind)) & _INITIALISERS:
+            # A lazy layer's `initialize_parameters` does no more than make memory and call what
+            # is run.
+            used = _reached(kind, [method], functools.partial(_is_run, kind))
+            if used & _INITIALISERS - SETS:
                 found.add(name)
     return frozenset(found)
 
@@ -140,6 +118,14 @@ def _called(kind: Any) -> frozenset[str]:
     """Collect the names that the methods which are run use."""
     methods = [_function(getattr(kind, name, None)) for name in (*_RUN, *_FRAMEWORK)]
     return frozenset(_reached(kind, [f for f in methods if f is not None], lambda _: False))
+
+
+def _worded(names: Iterable[str]) -> str:
+    """Word what a constructor does."""
+    calls = [name for name in names if name not in SETS]
+    sets = [name for name in names if name in SETS]
+    done = [f"{verb} {', '.join(of)}" for verb, of in (("calls", calls), ("sets", sets)) if of]
+    return " and ".join(done)
 
 
 def lost(tree: Tree) -> list[str]:
@@ -158,7 +144,7 @@ def lost(tree: Tree) -> list[str]:
     found = []
     for kind in suspects:
         if kinds[kind] and (names := sorted(_by_constructor(kind))):
-            found.append(f"{kind.__name__}() calls {', '.join(names)}")
+            found.append(f"{kind.__name__}() {_worded(names)}")
         elif names := sorted(_by_others(kind) - called):
             found.append(f"{kind.__name__}.{names[0]} needs arguments")
     return list(dict.fromkeys(found))

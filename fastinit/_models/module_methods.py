@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from fastinit._models.constructors import names_in, warn_of_lost
+from fastinit._models.bytecode import names_in
+from fastinit._models.constructors import warn_of_lost
 from fastinit._models.loaded import FLAG
 from fastinit._models.notes import note
 from fastinit._models.parametrized import Place

@@ -18,6 +18,6 @@ def note(error: BaseException, text: str) -> None:
 def outside() -> int:
     """Give the `stacklevel` at which the caller's warnings point to the code that called us."""
     depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("fastinit."):
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("fastinit."):
         depth, frame = depth + 1, frame.f_back
     return depth

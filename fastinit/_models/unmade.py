@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from torch import nn
 
-from fastinit._models.constructors import names_in
+from fastinit._models.bytecode import names_in
 from fastinit._models.loaded import FLAG
 from fastinit._models.names import Named
 from fastinit._models.notes import outside
@@ -30,18 +30,22 @@ def _makes_some(kind: type[nn.Module]) -> bool:
     return False
 
 
-def made_in_spite_of_meta(named: Mapping[str, Named]) -> dict[str, Named]:
-    """Find what is real beside others on the meta device, and is likely to have no values.
+def made_in_spite_of_meta(named: Mapping[str, Named], alone: Container[str] = ()) -> set[str]:
+    """Name what is real beside others on the meta device, and is likely to have no values.
 
     That is what a class holds whose constructor calls such a function, but for what transformers
     has marked as loaded.
+
+    Args:
+        named: parameters and buffers; no twins, which are all real, in the places of DTensors.
+        alone: the names of those that are to stay what they are.
     """
-    on_meta = {one.owner for one in named.values() if one.tensor.is_meta}
-    if not on_meta:
-        return {}
+    mine = {name: one for name, one in named.items() if name not in alone}
+    if not any(one.tensor.is_meta for one in mine.values()):
+        return set()
     return {
-        name: one
-        for name, one in named.items()
+        name
+        for name, one in mine.items()
         if not one.tensor.is_meta
         and _makes_some(type(one.owner))  # type: ignore[arg-type]
         and not getattr(one.tensor, FLAG, False)

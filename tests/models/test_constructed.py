@@ -260,6 +260,30 @@ class Copies(nn.Module):
                 head.bias.mul_(0.001)
 
 
+class Sets(nn.Module):
+    """As models with tables of sines do, and gates that begin open."""
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(size, size)
+        self.positions.weight.data = torch.eye(size)
+        self.gate = nn.Linear(size, size)
+        with torch.no_grad():
+            self.gate.bias[size // 2 :] = 1
+
+
+class SetsOthers(nn.Module):
+    """What ties weights, and writes what is no weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.zeros(3)
+        self.words, self.head = nn.Embedding(3, 3), nn.Linear(3, 3)
+        self.head.weight.data = self.words.weight.data
+        self.table[0] = self.head.weight.shape[0]
+        self.table.data = self.table + self.head.weight.shape[1]
+
+
 class Tables(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -279,6 +303,7 @@ class Tables(nn.Module):
         (NeedsArguments, r"NeedsArguments\(\) calls normal_"),
         (Adapter, r"Adapter\.reset_adapter_parameters needs arguments"),
         (Copies, r"Copies\(\) calls bias.mul_, weight.copy_"),
+        (Sets, r"Sets\(\) sets bias\[\.\.\.\], weight.data\. Values"),
         (lambda: nn.Sequential(nn.Linear(2, 2), Block()), r"Block\(\) calls uniform_, zeros_"),
     ],
 )
@@ -296,6 +321,7 @@ def test_constructors_that_initialise_are_named(make: Any, text: str) -> None:
         RunsApplied,
         OfItsParent,
         Tables,
+        SetsOthers,
         AsksInputs,
         lambda: nn.Transformer(8, 2, 1, 1, 8),
         lambda: nn.LSTM(3, 3),

@@ -1,0 +1,98 @@
+"""What code does, as far as its instructions tell: the names it uses, and changes to weights."""
+
+from __future__ import annotations
+
+import dis
+from types import CodeType
+
+# What is called so is looked at: tables have methods of these names, and parts, as well.
+_CHANGED = ("weight", "bias")
+_CALLS = ("copy_", "mul_", "div_")
+_EMPTY = frozenset({"empty", "empty_like", "empty_strided", "new_empty"})  # make no values
+_WITHOUT_VALUES = "what these make"
+SETS = frozenset(f"{changed}{what}" for changed in _CHANGED for what in (".data", "[...]"))
+CHANGES = SETS.union(f"{changed}.{call}" for changed in _CHANGED for call in _CALLS)
+
+
+def names_in(code: CodeType) -> set[str]:
+    """Collect the names that code uses, with the functions defined in it."""
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return set(code.co_names).union(*map(names_in, inner))
+
+
+def changes_in(code: CodeType) -> set[str]:
+    """Collect what code does to weights beside calling initialisers: some of `CHANGES`.
+
+    What is tied, as `a.weight.data = b.weight.data` does, or gets memory without values, is not
+    changed.
+    """
+    found: set[str] = set()
+    stack = _Stack()
+    for step in dis.get_instructions(code):
+        changed = stack.changed_by(step)
+        if changed is not None:
+            found.add(changed)
+        stack.take(step)
+    inner = (const for const in code.co_consts if isinstance(const, CodeType))
+    return found.union(*map(changes_in, inner))
+
+
+class _Stack:
+    """The interpreter's stack: of what is on it the last attribute, None if it is no attribute.
+
+    The `.data` of a tensor goes by the tensor's name. Jumps are not followed: what is on the stack
+    where two ways meet is the same mostly.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[str | None] = []
+
+    def _below(self, depth: int) -> str | None:
+        return self._held[-depth] if len(self._held) >= depth else None
+
+    def _pop(self, count: int) -> None:
+        if count > 0:
+            del self._held[-count:]
+
+    def changed_by(self, step: dis.Instruction) -> str | None:
+        """Say what an instruction that comes next changes."""
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval in _CALLS:
+            of, how = self._below(1), f".{step.argval}"
+        elif step.opname == "STORE_ATTR" and step.argval == "data" and self._below(2) is None:
+            of, how = self._below(1), ".data"
+        elif step.opname in ("STORE_SUBSCR", "STORE_SLICE"):
+            of, how = self._below(2 if step.opname == "STORE_SUBSCR" else 3), "[...]"
+        else:
+            return None
+        change = f"{of}{how}"
+        return change if change in CHANGES else None
+
+    def take(self, step: dis.Instruction) -> None:
+        """Do what an instruction does to the stack."""
+        name = step.opname
+        effect = dis.stack_effect(step.opcode, step.arg, jump=False)
+        if name in ("LOAD_ATTR", "LOAD_METHOD"):
+            of = self._below(1)
+            self._pop(1)
+            self._held += [None] * effect
+            self._held.append(of if step.argval == "data" else step.argval)
+        elif name in ("SWAP", "ROT_TWO") and len(self._held) >= 2:
+            depth = 2 if name == "ROT_TWO" else step.argval
+            if depth <= len(self._held):
+                self._held[-1], self._held[-depth] = self._held[-depth], self._held[-1]
+        elif name in ("COPY", "DUP_TOP"):
+            self._held.append(self._below(1 if name == "DUP_TOP" else step.argval))
+        elif effect > 0:
+            self._held += [None] * effect
+        elif name.startswith(_TAKING) and not name.endswith("_LOAD_FAST"):
+            self._pop(-effect)
+        elif name not in _NOTHING:
+            # Of a call the first two are what is called and, for some calls, an object or nothing.
+            called = self._held[effect - 1 :][:2] if "CALL" in name else ()
+            self._pop(1 - effect)
+            self._held.append(None if _EMPTY.isdisjoint(called) else _WITHOUT_VALUES)
+
+
+# What puts nothing on the stack, and what has nothing to do with it.
+_TAKING = ("STORE_", "POP_", "DELETE_", "RETURN_", "RAISE_", "PRECALL")
+_NOTHING = frozenset({"CACHE", "EXTENDED_ARG", "KW_NAMES", "MAKE_CELL", "NOP", "RESUME"})
