@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import sys
 from typing import Any
 
@@ -119,11 +120,18 @@ def swap(a: Tensor, b: Tensor) -> None:
     """Exchange what two tensors are, but not the objects, nor the hooks that hang on them.
 
     As `torch.utils.swap_tensors`, which refuses tensors that somebody holds weakly, as RNNs do.
+
+    Raises:
+        RuntimeError: if a subclass that is more than its memory meets another class.
     """
-    if not is_plain(type(a)):  # which is more than its memory
-        torch.utils.swap_tensors(a, b)  # type: ignore[no-untyped-call]
-        return
     hooks = a._backward_hooks, a._post_accumulate_grad_hooks
+    if not is_plain(type(a)):
+        if type(a) is not type(b):
+            raise RuntimeError(f"{type(a).__name__} cannot become {type(b).__name__}")
+        for name in copyreg._slotnames(type(a)):  # type: ignore[attr-defined]
+            held = [getattr(tensor, name) for tensor in (a, b)]
+            for tensor, value in zip((b, a), held, strict=True):
+                setattr(tensor, name, value)
     torch._C._swap_tensor_impl(a, b)
     a._backward_hooks, a._post_accumulate_grad_hooks = hooks
 

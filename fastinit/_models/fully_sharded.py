@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Container
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -33,9 +34,33 @@ def fully_sharded(module: nn.Module) -> list[nn.Module]:
 
 
 def reshard(module: nn.Module) -> None:
-    """Have FSDP2 put its shards in the place of full parameters, which it would throw away."""
-    for owner in fully_sharded(module):
+    """Have FSDP2 put its shards in the place of full parameters, which it would throw away.
+
+    Also those that belong to what is around the module.
+    """
+    for owner in (*fully_sharded(module), *_around(module)):
         owner.reshard()  # type: ignore[operator]
+
+
+def _around(module: nn.Module) -> list[nn.Module]:
+    """List modules outside of one that `fully_shard` has given parameters which are inside."""
+    kind = _fsdp_module()
+    states = getattr(sys.modules.get("torch.distributed._composable_state"), _STATES, None)
+    if kind is None or not states:
+        return []
+    inside = set(modules_of(module))
+    outside = [owner for owner in states if isinstance(owner, kind) and owner not in inside]
+    return [
+        owner
+        for owner in outside
+        if any(
+            not inside.isdisjoint((one.module, *one.shared_modules))
+            for one in (parameter._module_info for parameter in _parameter_groups(owner))
+        )
+    ]
+
+
+_STATES = "_module_state_mapping"  # by module; private in torch
 
 
 def offloaded(module: nn.Module) -> set[int]:
@@ -88,6 +113,13 @@ class _Unhooked(NamedTuple):
         self.table.update(now)
 
 
+def _is_forward_method(value: Any) -> bool:
+    """Whether this is what `register_fsdp_forward_method` has put in the place of a method."""
+    function = value.__func__ if isinstance(value, MethodType) else None
+    where = getattr(function, "__globals__", {}).get("__name__", "")
+    return where.startswith("torch.distributed.fsdp.") and hasattr(function, "__wrapped__")
+
+
 class Unwrapped:
     """Modules without what torch's parallelism has put on them, for as long as initialisers run.
 
@@ -98,6 +130,8 @@ class Unwrapped:
     def __init__(self) -> None:
         self._classes: list[tuple[nn.Module, type[nn.Module]]] = []
         self._hooks: list[_Unhooked] = []
+        # Methods around which FSDP2 runs its hooks: whose, which, and what it has put there.
+        self._methods: list[tuple[dict[str, Any], str, Any]] = []
 
     def unwrap(self, module: nn.Module) -> None:
         """Take it off a module and all below it."""
@@ -106,6 +140,10 @@ class Unwrapped:
             # What is built on FSDP2 (torch's replicate) has put more than one class before them.
             kinds: Any = type(owner).__mro__
             owner.__class__ = kinds[kinds.index(_fsdp_module()) + 1]
+            held = vars(owner)
+            for name, method in [(n, m) for n, m in held.items() if _is_forward_method(m)]:
+                self._methods.append((held, name, method))
+                held[name] = method.__wrapped__
         for owner in modules_of(module):
             for table in filter(None, map(vars(owner).get, _HOOKS)):
                 out = {k: hook for k, hook in table.items() if _is_of_torchs_parallelism(hook)}
@@ -119,14 +157,18 @@ class Unwrapped:
         for owner, kind in self._classes:
             owner.__class__ = kind
         self._classes.clear()
+        for held, name, method in self._methods:
+            if held.get(name) is method.__wrapped__:
+                held[name] = method
+        self._methods.clear()
         for hooks in self._hooks:
             hooks.put_back()
         self._hooks.clear()
 
     @property
-    def tables(self) -> list[dict[int, Any]]:
+    def tables(self) -> list[dict[Any, Any]]:
         """The tables that hold something else meanwhile."""
-        return [hooks.table for hooks in self._hooks]
+        return [*(hooks.table for hooks in self._hooks), *(held for held, _, _ in self._methods)]
 
 
 def _is_of_torchs_parallelism(hook: Any) -> bool:

@@ -98,19 +98,19 @@ def initialise_rest(
             "of the module"
         )
     alone = _left_alone(request, named)
+    unmade = made_in_spite_of_meta(named, alone)
     sharded_on_meta: set[str] = set()
     if twins is not None:
         sharded_on_meta = twins.without_values - alone.keys()
         if made:
             twins.put_in_made(recorder, twins.without_values & alone.keys())
         else:
-            twins.put_in(recorder, twins.named.keys() - sharded_on_meta)
+            twins.put_in(recorder, twins.named.keys() - sharded_on_meta - unmade)
         tensors = NamedTensors(*map(twins.placed, tensors))
         named, alone = tensors.both, twins.placed(alone)
-    unmade = made_in_spite_of_meta({n: one for n, one in named.items() if n not in alone})
     on_meta = {n for n, one in named.items() if one.tensor.is_meta} | sharded_on_meta
     if on_meta:
-        warn_of_unmade(unmade, request.where)
+        warn_of_unmade(filter(unmade.__contains__, named), request.where)
         held = _held_on_meta(request, module)
         allowed = [one for one in held if matches(one.name, request.allow)]
         given.extend(give_memory(recorder, [*named.values(), *allowed], held))
@@ -128,7 +128,7 @@ def initialise_rest(
             module,
             tensors,
             untouched,
-            anew=unmade.keys() | sharded_on_meta,
+            anew=unmade | sharded_on_meta,
             own_as_well=True,
             others=others,
         )
