@@ -8,8 +8,12 @@ from types import CodeType
 # What is called so is looked at: tables have methods of these names, and parts, as well.
 _CHANGED = ("weight", "bias")
 _CALLS = ("copy_", "mul_", "div_")
+_VIEWS = frozenset(
+    {"T", "detach", "flatten", "mT", "narrow", "permute", "reshape", "squeeze", "t", "transpose"}
+    | {"unsqueeze", "view", "view_as"}
+)
 _EMPTY = frozenset({"empty", "empty_like", "empty_strided", "new_empty"})  # make no values
-_WITHOUT_VALUES = "what these make"
+_KEPT = "memory of others, or without values"
 SETS = frozenset(f"{changed}{what}" for changed in _CHANGED for what in (".data", "[...]"))
 CHANGES = SETS.union(f"{changed}.{call}" for changed in _CHANGED for call in _CALLS)
 
@@ -40,7 +44,7 @@ def changes_in(code: CodeType) -> set[str]:
 class _Stack:
     """The interpreter's stack: of what is on it the last attribute, None if it is no attribute.
 
-    The `.data` of a tensor goes by the tensor's name. Jumps are not followed: what is on the stack
+    The `.data` of a tensor goes by the tensor's name, and views of it are told from others. Jumps are not followed: what is on the stack
     where two ways meet is the same mostly.
     """
 
@@ -75,7 +79,7 @@ class _Stack:
             of = self._below(1)
             self._pop(1)
             self._held += [None] * effect
-            self._held.append(of if step.argval == "data" else step.argval)
+            self._held.append(_attribute(of, step.argval))
         elif name in ("SWAP", "ROT_TWO") and len(self._held) >= 2:
             depth = 2 if name == "ROT_TWO" else step.argval
             if depth <= len(self._held):
@@ -87,10 +91,19 @@ class _Stack:
         elif name.startswith(_TAKING) and not name.endswith("_LOAD_FAST"):
             self._pop(-effect)
         elif name not in _NOTHING:
-            # Of a call the first two are what is called and, for some calls, an object or nothing.
-            called = self._held[effect - 1 :][:2] if "CALL" in name else ()
+            # Of a call the first two are what is called and, for most calls, an object or nothing.
+            first = 1 if name.startswith("CALL_FUNCTION") else 2
+            called = self._held[effect - 1 :][:first] if "CALL" in name else ()
             self._pop(1 - effect)
-            self._held.append(None if _EMPTY.isdisjoint(called) else _WITHOUT_VALUES)
+            kept = _KEPT in called or not _EMPTY.isdisjoint(called)
+            self._held.append(_KEPT if kept else None)
+
+
+def _attribute(of: str | None, name: str) -> str | None:
+    """Give what stands for an attribute; of a view of one, that it is its memory."""
+    if name in _VIEWS:
+        return None if of is None else _KEPT
+    return of if name == "data" else name
 
 
 # What puts nothing on the stack, and what has nothing to do with it.

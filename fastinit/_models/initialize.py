@@ -21,6 +21,7 @@ from fastinit._models.names import (
     NamedTensors,
     Pattern,
     check_patterns,
+    listed,
     matches,
     named_parameters,
     named_tensors,
@@ -168,7 +169,7 @@ def initialize_(
     checked = None if rules is None else _rules.check(rules)
     renaming = Renaming(rename, "initialize_")
     tensors = named_tensors(module, prefix)
-    parameters = tensors.parameters
+    parameters, skip = tensors.parameters, listed(skip)
     check_patterns(skip, parameters, "fastinit.initialize_: argument 'skip'", "parameter")
     lazy.cancel(module)
     if lazy.has_lazy(tensors.tensors):

@@ -19,7 +19,7 @@ from fastinit._models.fully_sharded import reshard
 from fastinit._models.held_shards import by_memory, check_have_values, held_shards
 from fastinit._models.history import keep_known, still_known
 from fastinit._models.loaded import check_state_dict
-from fastinit._models.names import NamedTensors, Pattern, named_tensors
+from fastinit._models.names import NamedTensors, Pattern, listed, named_tensors
 from fastinit._models.placing import Given, move, take_memory_back
 from fastinit._models.recording import recording, without_collections
 from fastinit._models.renaming import Rename, Renaming
@@ -131,7 +131,8 @@ def materialize(
         dtype: of floating-point parameters. It is torch's default dtype while a factory runs, which
             may ask for others; a meta module's parameters, and the floating-point buffers of
             modules that have parameters, get it.
-        rules: as for `initialize_`; they apply after the factory has run.
+        rules: as for `initialize_`; they apply after the factory has run. None leaves what it has
+            given values as it made it.
         key: a `Key` or an int; None draws one from torch's default generator.
         progress: whether to show a progress bar (needs tqdm).
         prefix: the name of the module inside a larger one, as for `initialize_`.
@@ -196,8 +197,8 @@ def materialize(
         "materialize",
         key_or_drawn(key, "materialize"),
         checked,
-        skip,
-        allow_uninitialized,
+        listed(skip),
+        listed(allow_uninitialized),
         check_state_dict(state_dict),
         progress,
         prefix,

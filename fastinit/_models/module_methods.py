@@ -168,6 +168,7 @@ def run(
     leave: Collection[Place] = (),
     declare: Declare | None = None,
     prefix: str = "",
+    made: bool = False,
 ) -> None:
     """Call what the module and all below it define, children first, as constructors do.
 
@@ -186,6 +187,7 @@ def run(
         leave: parameters that have values already, by what holds them.
         declare: told the name of each tensor that stands in for one that is computed.
         prefix: the name of `module` inside a larger one, for these names.
+        made: whether its constructor has run just now, and what that has given values stays.
     """
     watch = WriteWatch()
     tree = Tree(module)
@@ -200,7 +202,8 @@ def run(
             finally:
                 stand_ins.close()
                 ties.join_all()
-    warn_of_lost(tree)
+    if not made:
+        warn_of_lost(tree)
 
 
 def _run_one(tree: Tree, place: int, ties: Ties, stand_ins: StandIns) -> None:

@@ -257,6 +257,12 @@ def matches(name: str, patterns: Iterable[Pattern] | Pattern) -> bool:
     )
 
 
+def listed(patterns: Any) -> Any:
+    """List patterns that can be looked at but once, as those of a generator."""
+    single = isinstance(patterns, (str, re.Pattern)) or not isinstance(patterns, Iterable)
+    return patterns if single else [*patterns]
+
+
 def check_patterns(
     patterns: Iterable[Pattern] | Pattern, named: Mapping[str, Named], argument: str, what: str
 ) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fastinit._distributed.fill import is_sharded
+from fastinit._fills.region import Region
+from fastinit._models import rules as _rules
 from fastinit._models.held import held_tensors
 from fastinit._models.names import (
     Named,
@@ -23,9 +25,10 @@ from fastinit._models.request import Request, Result
 from fastinit._models.session import run_initialisers
 from fastinit._models.sharded import Twins
 from fastinit._models.unmade import made_in_spite_of_meta, warn_of_unmade
+from fastinit._recording.graph import Ref
 from fastinit._recording.memory import is_real
 from fastinit._recording.recorder import Recorder
-from fastinit._tensors import is_put_together
+from fastinit._tensors import is_put_together, parts_of
 
 
 def _held(request: Request, module: nn.Module) -> list[Named]:
@@ -137,7 +140,18 @@ def initialise_rest(
             result.untouched = [one for one in result.untouched if one.name in alone]
             recorder.unfollow(aside)
     elif request.rules is not None:
-        result = run_initialisers(recorder, request, module, tensors, alone)
+        untouched, aside = dict(alone), []
+        if made:  # what has no rule is as it was made, unless that gave it no values
+            free = _without_rule(request, tensors, alone)
+            held = {n: one for n, one in named.items() if n in free}
+            kept = {n: one for n, one in held.items() if _has_values(recorder, one.tensor)}
+            untouched |= kept
+            if any(name in free and name not in kept for name in tensors.parameters):
+                aside = _set_aside(recorder, kept.values())
+                tensors = named_tensors(module, request.prefix)
+        result = run_initialisers(recorder, request, module, tensors, untouched, made=made)
+        result.untouched = [one for one in result.untouched if one.name in alone]
+        recorder.unfollow(aside)
     else:
         result = Result(module, *tensors, untouched=list(alone.values()))
     _load(recorder, request, result, twins)
@@ -150,6 +164,23 @@ def initialise_rest(
     argument = request.argument("allow_uninitialized")
     check_patterns(request.allow, holders, argument, "parameter or buffer")
     return result
+
+
+def _without_rule(request: Request, named: NamedTensors, alone: Container[str]) -> set[str]:
+    """Name the parameters and buffers to which no rule gives an initialiser."""
+    rules = request.rules or []
+    wanted = {name: one for name, one in named.parameters.items() if name not in alone}
+    chosen = _rules.choose(rules, wanted)
+    of_buffers = _rules.choose_for_buffers(rules, named.buffers, named.parameters)
+    free = {name for name in named.buffers if name not in alone and name not in of_buffers}
+    return free.union(name for name, (_, initialiser) in chosen.items() if initialiser is None)
+
+
+def _has_values(recorder: Recorder, tensor: Tensor) -> bool:
+    if is_put_together(tensor):
+        return all(_has_values(recorder, part) for part in parts_of(tensor))
+    storage = recorder.storage_of(tensor)
+    return storage is None or recorder.has_values(Ref(storage, Region.of(tensor)))
 
 
 def _set_aside(recorder: Recorder, named: Iterable[Named]) -> list[Tensor]:

@@ -103,6 +103,10 @@ def check_written(missing: Iterable[str], request: Request, result: Result) -> N
     wrong = [name for name in missing if not matches(name, request.allow)]
     if not wrong:
         return
+    partly = [name for name in wrong if name in result.applied]
+    if partly:
+        given = ", ".join(f"{result.applied[n]} does not write all of {n}" for n in partly)
+        raise ValueError(f"fastinit.{request.where}: argument 'rules': {given}")
     listed = ", ".join(f"{name} ({_sort(result, name)})" for name in wrong)
     advice = (
         'give it a rule (rules={"...": ..., "default": None} leaves the others to the module), '

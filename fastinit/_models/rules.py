@@ -199,8 +199,15 @@ def warn_of_unused(
         selector = rule[0]
         if id(rule) in used or not _names_something(selector):
             continue
+        reached = next((n for n, b in (buffers or {}).items() if selects(selector, b)), None)
         if any(_matches(selector, named) for named in parameters.values()):
             found.append(f"earlier rules match all that {selector!r} does")
+        elif reached is not None:
+            own = reached.rpartition(".")[2]
+            found.append(
+                f"{selector!r} matches no parameter, and buffers only where its last segment is "
+                f"the buffer's own name, letter by letter ({own!r}, say)"
+            )
         else:
             found.append(f"{selector!r} matches no parameter{' or buffer' if buffers else ''}")
     if not found:

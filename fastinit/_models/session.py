@@ -260,6 +260,7 @@ def run_initialisers(
     *,
     anew: Container[str] = (),
     own_as_well: bool = False,
+    made: bool = False,
     others: Iterable[Tensor] = (),
     is_as_before: Callable[[], bool] = lambda: False,
 ) -> Result:
@@ -273,6 +274,7 @@ def run_initialisers(
         untouched: those of its parameters and buffers that are to stay as they are.
         anew: the names of parameters and buffers whose values do not count.
         own_as_well: whether to run what the module itself defines even if rules decide on all.
+        made: whether its constructor has run just now, and what that has given values stays.
         others: further tensors that the module holds.
         is_as_before: whether it is known that the module still holds what it did.
     """
@@ -295,20 +297,45 @@ def run_initialisers(
     def declare(name: str, tensor: Tensor) -> None:
         recorder.declare(request.rename(name), tensor)
 
+    def as_it_is() -> NamedTensors:
+        return tensors if is_as_before() else named_tensors(module, request.prefix)
+
     with recording(recorder), torch.no_grad():
+        now = tensors
         if own_as_well or rules is None or len(applied) < len(chosen):
-            module_methods.run(module, leave=leave, declare=declare, prefix=request.prefix)
+            module_methods.run(
+                module, leave=leave, declare=declare, prefix=request.prefix, made=made
+            )
+            if applied or of_buffers:  # which are of what there is now
+                now = as_it_is()
         for name, label in applied.items():
             with recorder.labelled(label):
-                _rules.apply(chosen[name], wanted[name], declare)
+                _rules.apply(chosen[name], now.parameters.get(name) or wanted[name], declare)
         for name, rule in of_buffers.items():
             if name not in untouched:
-                _rules.apply(rule, buffers[name])
-    for named in untouched.values():
-        for owner, attribute in named.places:
+                _rules.apply(rule, now.buffers.get(name) or buffers[name])
+    now = as_it_is()
+    if _put_in_place(untouched.values(), now):
+        now = named_tensors(module, request.prefix)
+    return Result(module, {**now.parameters}, {**now.buffers}, applied, list(untouched.values()))
+
+
+def _put_in_place(untouched: Iterable[Named], now: NamedTensors) -> bool:
+    """Put what is to stay where it was, and where something has its name now.
+
+    Returns:
+        Whether something else was there.
+    """
+    changed = False
+    for named in untouched:
+        there = [*named.places]
+        for of_sort in now:
+            if named.name in of_sort:
+                there += of_sort[named.name].places
+        for owner, attribute in there:
             tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
             for table in tables:
-                if attribute in table:
+                if attribute in table and table[attribute] is not named.tensor:
                     table[attribute] = named.tensor
-    now = tensors if is_as_before() else named_tensors(module, request.prefix)
-    return Result(module, {**now.parameters}, {**now.buffers}, applied, list(untouched.values()))
+                    changed = True
+    return changed

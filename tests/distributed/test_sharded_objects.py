@@ -1,4 +1,4 @@
-"""What FSDP2 and modules hold of shards: objects that stay, memory that it exchanges, its methods."""
+"""What FSDP2 and modules hold of shards: objects that stay, memory in turns, methods."""
 
 from __future__ import annotations
 

@@ -22,6 +22,10 @@ class _Does:
     def sets_what_it_calls(self) -> None:
         self.x.weight.data = self.x.make(3, key=[1, 2])
 
+    def sets_a_view_of_what_it_makes(self) -> None:
+        self.x.weight.data = torch.arange(8.0).view(4, 2)
+        self.x.bias.data = torch.eye(2).T
+
     def sets_what_it_computes(self) -> None:
         self.x.bias.data = self.x.table * 2 + 1
 
@@ -59,6 +63,8 @@ class _Does:
     def ties(self) -> None:
         self.x.up.weight.data = self.x.down.weight.data
         self.x.up.bias.data = self.x.down.bias
+        self.x.up.weight.data = self.x.down.weight.data.transpose(0, 1)
+        self.x.up.weight.data = self.x.down.weight.T
 
     def makes_memory(self) -> None:
         self.x.weight.data = torch.empty(3, self.x[0].shape[-1], device=self.x.device())
@@ -78,6 +84,7 @@ class _Does:
     [
         (_Does.sets_what_it_is_given, {"weight.data"}),
         (_Does.sets_what_it_calls, {"weight.data"}),
+        (_Does.sets_a_view_of_what_it_makes, {"weight.data", "bias.data"}),
         (_Does.sets_what_it_computes, {"bias.data"}),
         (_Does.multiplies, {"weight.data"}),
         (_Does.sets_an_element, {"weight[...]"}),
