@@ -44,8 +44,8 @@ def changes_in(code: CodeType) -> set[str]:
 class _Stack:
     """The interpreter's stack: of what is on it the last attribute, None if it is no attribute.
 
-    The `.data` of a tensor goes by the tensor's name, and views of it are told from others. Jumps are not followed: what is on the stack
-    where two ways meet is the same mostly.
+    The `.data` of a tensor goes by the tensor's name, and views of it are told from others. Jumps
+    are not followed: what is on the stack where two ways meet is the same mostly.
     """
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastinit._distributed.fill import is_sharded
-from fastinit._models.names import Named
+from fastinit._models.names import Named, without_wrappers
 from fastinit._models.tree import modules_of
 from fastinit._tensors import PLAIN_TYPES, in_transform, is_plain
 
@@ -44,12 +44,17 @@ def checked_parts(module: Any, where: str) -> list[nn.Module]:
     return parts
 
 
-def check_prefix(prefix: Any, where: str) -> None:
-    """Raise TypeError unless this can be the beginning of names."""
+def check_prefix(prefix: Any, where: str) -> str:
+    """Give the beginning of names, without segments of wrappers.
+
+    Raises:
+        TypeError: if it is no string.
+    """
     if not isinstance(prefix, str):
         raise TypeError(
             f"fastinit.{where}: argument 'prefix' must be a str, got {type(prefix).__name__}"
         )
+    return without_wrappers(prefix)
 
 
 def check_untransformed(where: str) -> None:

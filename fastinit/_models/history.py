@@ -222,7 +222,7 @@ class History:
     def note(self, parameters: Mapping[str, Named]) -> None:
         """Keep it for these, which have their values now."""
         last: nn.Module | None = None
-        notes: dict[str, _Noted] = {}
+        notes: _Notes = {}
         for name, named in parameters.items():
             part_of = ""
             if named.part_of is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Sequence
-from typing import SupportsIndex, TypeVar
+from typing import NamedTuple, SupportsIndex, TypeVar
 
 from torch import nn
 
@@ -23,7 +23,7 @@ from fastinit._models.names import (
     check_patterns,
     listed,
     matches,
-    named_parameters,
+    named_modules,
     named_tensors,
 )
 from fastinit._models.recording import without_collections
@@ -94,8 +94,10 @@ def initialize_(
 
     A module with uninitialized (lazy) parameters is initialised in its first call, once that has
     shown their shapes: the call is made on zeros first, to see the shapes, then everything is
-    initialised as above, then the call is made as asked for. Further calls draw nothing. What is
-    loaded by `load_state_dict` before stays as it is.
+    initialised as above, then the call is made as asked for. Further calls draw nothing. A call of
+    a part that shows the last shapes counts as one; while others are missing, the part alone is
+    initialised. What is loaded by `load_state_dict` before stays as it is, and so does a part that
+    another `initialize_` was called for.
 
     Args:
         module: a module whose parameters lie on real devices; see `materialize` for the meta
@@ -122,7 +124,7 @@ def initialize_(
             the memory of a second module meanwhile.
         progress: whether to show a progress bar (needs tqdm).
         prefix: the name of `module` inside a larger one, so that its values match those that the
-            whole would get.
+            whole would get. As in the names of parameters, without what wrappers add to it.
         rename: from names in this module to those in the whole model, which keys derive from: a
             mapping (names that it has not stay) or a callable. For experts and pipeline stages that
             are shared out by hand: each rank calls its first one `...0`, and the same name under
@@ -165,81 +167,112 @@ def initialize_(
     check_module(module, "initialize_")
     reshard(module)
     check_untransformed("initialize_")
-    check_prefix(prefix, "initialize_")
+    prefix = check_prefix(prefix, "initialize_")
     checked = None if rules is None else _rules.check(rules)
     renaming = Renaming(rename, "initialize_")
     tensors = named_tensors(module, prefix)
     parameters, skip = tensors.parameters, listed(skip)
     check_patterns(skip, parameters, "fastinit.initialize_: argument 'skip'", "parameter")
     lazy.cancel(module)
-    if lazy.has_lazy(tensors.tensors):
-        base = key_or_drawn(key, "initialize_")
-
-        def run(module: nn.Module, loaded: Container[int]) -> None:
-            named = named_parameters(module, prefix)
-            patterns = [skip] if isinstance(skip, (str, re.Pattern)) else [*skip]
-            patterns += [
-                re.compile(f"^{re.escape(name)}$")
-                for name, one in named.items()
-                if id(one.tensor) in loaded
-            ]
-            initialize_(
-                module,
-                checked,
-                key=base,
-                skip=patterns,
-                factory=factory,
-                progress=progress,
-                prefix=prefix,
-                rename=rename,
-            )
-
-        lazy.defer(module, run)
-        return module
-    check_plain(module, parameters, "initialize_")
-    renaming.check(tensors.both)
-    on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
-    if on_meta:
-        raise ValueError(
-            "fastinit.initialize_: on the meta device, where nothing can be written: "
-            + ", ".join(on_meta)
-            + "; use fastinit.materialize"
-        )
-    closed = [
-        name
-        for name, named in parameters.items()
-        if named.tensor.is_inference() and is_closed(named.tensor) and not matches(name, skip)
-    ]
-    if closed:
-        raise RuntimeError(
-            "fastinit.initialize_: inference tensors, which can be written inside "
-            "torch.inference_mode() only: " + ", ".join(closed) + "; call it there, or clone them"
-        )
-    if checked is not None:
-        _rules.warn_of_unused(checked, parameters, "initialize_", tensors.buffers)
-    wanted = parameters
-    if skip:
-        wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
-    warn_of_loaded(wanted)
-    base = key_or_drawn(key, "initialize_")
-    if factory is not None:
-        initialize_from(
-            module,
-            factory,
-            wanted,
-            base,
-            rules=checked,
-            prefix=prefix,
-            progress=progress,
-            rename=rename,
-        )
-        return module
-    request = Request(
-        "initialize_", base, checked, skip, progress=progress, prefix=prefix, rename=renaming
-    )
-    with without_collections():
-        _initialize(module, request, tensors)
+    call = _Call(checked, key, skip, factory, progress, prefix, renaming)
+    if lazy.has_lazy(module):
+        lazy.defer(module, call._replace(key=key_or_drawn(key, "initialize_")))
+    else:
+        call.run(module, tensors)
     return module
+
+
+class _Call(NamedTuple):
+    """The arguments of `initialize_`, once they have been looked at."""
+
+    rules: list[_rules.Rule] | None
+    key: Key | SupportsIndex | None
+    skip: Sequence[Pattern] | Pattern
+    factory: Callable[[], nn.Module] | None
+    progress: bool
+    prefix: str
+    renaming: Renaming
+
+    def __call__(self, whole: nn.Module, module: nn.Module, done: Container[int]) -> None:
+        """Initialise a module that has waited for its shapes, or a part of it; see `lazy`."""
+        path = next(name for name, one in named_modules(whole, self.prefix) if one is module)
+        tensors = named_tensors(module, path)
+        if self.factory is not None and module is not whole:
+            raise RuntimeError(
+                f"fastinit.initialize_: {path} has been called, but there are others whose shapes "
+                "are not known; with argument 'factory', call the whole module first"
+            )
+        names = [
+            name
+            for name, one in tensors.parameters.items()
+            if id(one.tensor) in done or matches(name, self.skip)
+        ]
+        call = self._replace(
+            skip=[re.compile(f"^{re.escape(name)}$") for name in names], prefix=path
+        )
+        call.run(module, tensors, whole=module is whole)
+
+    def run(self, module: nn.Module, tensors: NamedTensors, *, whole: bool = True) -> None:
+        """Initialise a module of which these are the parameters and buffers.
+
+        Args:
+            module: the module.
+            tensors: what it holds.
+            whole: whether it is all that rules and names are about.
+        """
+        parameters, skip = tensors.parameters, self.skip
+        check_plain(module, parameters, "initialize_")
+        if whole:
+            self.renaming.check(tensors.both)
+        on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
+        if on_meta:
+            raise ValueError(
+                "fastinit.initialize_: on the meta device, where nothing can be written: "
+                + ", ".join(on_meta)
+                + "; use fastinit.materialize"
+            )
+        closed = [
+            name
+            for name, named in parameters.items()
+            if named.tensor.is_inference() and is_closed(named.tensor) and not matches(name, skip)
+        ]
+        if closed:
+            raise RuntimeError(
+                "fastinit.initialize_: inference tensors, which can be written inside "
+                "torch.inference_mode() only: "
+                + ", ".join(closed)
+                + "; call it there, or clone them"
+            )
+        if self.rules is not None and whole:
+            _rules.warn_of_unused(self.rules, parameters, "initialize_", tensors.buffers)
+        wanted = parameters
+        if skip:
+            wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
+        warn_of_loaded(wanted)
+        base = key_or_drawn(self.key, "initialize_")
+        if self.factory is not None:
+            initialize_from(
+                module,
+                self.factory,
+                wanted,
+                base,
+                rules=self.rules,
+                prefix=self.prefix,
+                progress=self.progress,
+                rename=self.renaming.rename,
+            )
+            return
+        request = Request(
+            "initialize_",
+            base,
+            self.rules,
+            skip,
+            progress=self.progress,
+            prefix=self.prefix,
+            rename=self.renaming,
+        )
+        with without_collections():
+            _initialize(module, request, tensors)
 
 
 def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> None:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import weakref
+import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
+from fastinit._models.tree import modules_of
 from fastinit._patch.entered import EnteredScope
 from fastinit._tensors import is_closed, is_plain, is_put_together
 
-# Weakly on both sides: the module's hooks hold what waits, which is called with the module.
-_waiting: weakref.WeakKeyDictionary[nn.Module, weakref.ref[_Deferred]] = weakref.WeakKeyDictionary()
 
-
-def has_lazy(tensors: Iterable[Tensor]) -> bool:
-    """Whether a tensor has no shape yet."""
-    lazy = (UninitializedParameter, UninitializedBuffer)
-    return any(issubclass(kind, lazy) for kind in set(map(type, tensors)))
-
-
-def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+def has_lazy(module: nn.Module) -> bool:
+    """Whether something in a module has no shape yet, or has still to see its inputs."""
+    lazy = (LazyModuleMixin, UninitializedParameter, UninitializedBuffer)
+    modules = modules_of(module)
+    kinds = set(map(type, modules))
+    for one in modules:
+        kinds.update(map(type, one._parameters.values()), map(type, one._buffers.values()))
+    return any(issubclass(kind, lazy) for kind in kinds)
 
 
 def _zeros(
@@ -87,80 +85,179 @@ def kept_state(module: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
 
 
+class Run(Protocol):
+    """Initialises a module, but for parameters that have been loaded or initialised meanwhile."""
+
+    def __call__(self, whole: nn.Module, module: nn.Module, done: Container[int]) -> object:
+        """Do it to a part of a whole, given the ids of those parameters."""
+
+
+_now = threading.local()  # whether a call is made to see shapes
+
+
+@contextmanager
+def _seeing_shapes() -> Iterator[None]:
+    before = getattr(_now, "shapes", False)
+    _now.shapes = True
+    try:
+        yield
+    finally:
+        _now.shapes = before
+
+
+def _below(module: nn.Module, path: str) -> Iterator[tuple[str, Tensor]]:
+    """List parameters and buffers by all of their names."""
+    yield from module.named_parameters(path, remove_duplicate=False)
+    yield from module.named_buffers(path, remove_duplicate=False)
+
+
+def _known(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """List the largest parts of a module that have all of their shapes."""
+    if not has_lazy(module):
+        yield path, module
+        return
+    for name, child in module.named_children():
+        yield from _known(child, f"{path}.{name}" if path else name)
+
+
 class _Deferred:
-    """One `initialize_` that waits for the first call of its module."""
+    """One `initialize_` that waits for the first call of its module, or of parts of it.
 
-    def __init__(self, module: nn.Module, run: Callable[[nn.Module, Container[int]], Any]) -> None:
+    It is held by hooks on all that is in the module, and holds that, so it goes, and is copied and
+    pickled, with it.
+    """
+
+    def __init__(self, module: nn.Module, run: Run) -> None:
+        self._module = module
         self._run = run
-        self._loaded: set[str] = set()
-        self._lazy = [m for m in module.modules() if any(map(is_lazy, _own_tensors(m)))]
-        for lazy in self._lazy:
-            if callable(getattr(type(lazy), "reset_parameters", None)):
-                vars(lazy)["reset_parameters"] = _ResetWithoutDraws(lazy)
-        # After the hook by which a lazy module infers its own shapes.
-        module.register_forward_pre_hook(self, with_kwargs=True)
-        module.register_load_state_dict_pre_hook(self._note_loaded)  # type: ignore[no-untyped-call]
+        self._done: set[str] = set()
+        for path, one in module.named_modules():
+            if isinstance(one, torch.jit.ScriptModule):
+                continue
+            hook = _Hook(self, path)
+            # After the hook by which a lazy module infers its own shapes.
+            one.register_forward_pre_hook(hook, with_kwargs=True)
+            one.register_load_state_dict_pre_hook(hook.note_loaded)
+            if callable(getattr(type(one), "reset_parameters", None)) and _is_lazy(one):
+                vars(one)["reset_parameters"] = _ResetWithoutDraws(one)
 
-    def _note_loaded(
-        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
-    ) -> None:
-        """Note what is loaded before the first call, which is to stay."""
-        self._loaded |= {k.removeprefix(prefix) for k in state_dict if k.startswith(prefix)}
+    def leave(self, module: nn.Module, path: str) -> None:
+        """Leave a part to whoever has initialised it, or is about to."""
+        self._done.update(name for name, _ in _below(module, path))
 
-    def cancel(self, module: nn.Module) -> None:
+    def loaded(self, names: Iterable[str]) -> None:
+        """Note what is loaded before it is initialised, which is to stay."""
+        self._done.update(names)
+
+    def cancel(self) -> None:
         """Take everything off the module again."""
-        # Not by its handle: a copy of the module has copies of this and of its hooks.
-        for number in [n for n, hook in module._forward_pre_hooks.items() if hook is self]:
-            del module._forward_pre_hooks[number]
-            module._forward_pre_hooks_with_kwargs.pop(number, None)
-        hooks = module._load_state_dict_pre_hooks
-        for number in [n for n, hook in hooks.items() if _is_of(hook, self)]:
-            del hooks[number]
-        for lazy in self._lazy:
-            vars(lazy).pop("reset_parameters", None)
+        for one in self._module.modules():
+            # Not by handles: a copy of the module has copies of this and of its hooks.
+            for number, hook in [*one._forward_pre_hooks.items()]:
+                if isinstance(hook, _Hook) and hook.deferred is self:
+                    del one._forward_pre_hooks[number]
+                    one._forward_pre_hooks_with_kwargs.pop(number, None)
+            loading = one._load_state_dict_pre_hooks
+            for number, hook in [*loading.items()]:
+                owner = _owner_of(hook)
+                if isinstance(owner, _Hook) and owner.deferred is self:
+                    del loading[number]
+            if next(_hooks_on(one), None) is None:
+                vars(one).pop("reset_parameters", None)
+
+    def called(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> None:
+        """Initialise what is about to be called, once its shapes are known."""
+        with self._kept(module, path):
+            if has_lazy(module):
+                with _seeing_shapes(), kept_state(module):
+                    module.forward(*args, **kwargs)
+            if not path and has_lazy(module):
+                raise RuntimeError(
+                    f"fastinit.initialize_: the first call of {type(module).__name__} did not "
+                    "reach all of its lazy modules, so the shapes of their parameters are not known"
+                )
+            for one in module.modules():
+                reset = vars(one).get("reset_parameters")
+                if isinstance(reset, _ResetWithoutDraws) and not has_lazy(one):
+                    reset()  # the call has changed its statistics
+        if not has_lazy(self._module):
+            self.cancel()
+            self._initialise(self._module, "")
+            return
+        for name, part in _known(module, path):
+            if not self._done.issuperset(n for n, _ in _below(part, name)):
+                for one in part.modules():
+                    vars(one).pop("reset_parameters", None)
+                self._initialise(part, name)
+                self.leave(part, name)
+
+    def _initialise(self, module: nn.Module, path: str) -> None:
+        done = {id(tensor) for name, tensor in _below(module, path) if name in self._done}
+        with self._kept(module, path):
+            self._run(self._module, module, done)
+
+    @contextmanager
+    def _kept(self, module: nn.Module, path: str) -> Iterator[None]:
+        """Give what has been loaded or initialised the values that it has."""
+        tensors = [t for n, t in _below(module, path) if n in self._done and not is_lazy(t)]
+        before = [tensor.detach().clone() for tensor in tensors]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, values in zip(tensors, before, strict=True):
+                    if not torch.equal(tensor, values):
+                        tensor.copy_(values)
+
+
+class _Hook:
+    """What is on one of the modules that something waits for."""
+
+    def __init__(self, deferred: _Deferred, path: str) -> None:
+        self.deferred = deferred
+        self.path = path
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if has_lazy(_tensors_of(module)):
-            with kept_state(module):
-                module.forward(*args, **kwargs)
-        if has_lazy(_tensors_of(module)):
-            raise RuntimeError(
-                f"fastinit.initialize_: the first call of {type(module).__name__} did not reach "
-                "all of its lazy modules, so the shapes of their parameters are not known"
-            )
-        for lazy in self._lazy:
-            reset = vars(lazy).get("reset_parameters")
-            if reset is not None:
-                reset()  # the call has changed its statistics
-        self.cancel(module)
-        _waiting.pop(module, None)
-        both = (module.named_parameters(remove_duplicate=False), module.named_buffers())
-        loaded = {id(t) for named in both for name, t in named if name in self._loaded}
-        self._run(module, loaded)
+        if not getattr(_now, "shapes", False):
+            self.deferred.called(module, self.path, args, kwargs)
+
+    def note_loaded(
+        self, module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
+    ) -> None:
+        """Note what is loaded of what the module itself holds."""
+        stem = f"{self.path}." if self.path else ""
+        own = (*module._parameters, *module._buffers)
+        self.deferred.loaded(stem + name for name in own if prefix + name in state_dict)
 
 
-def _is_of(hook: Any, deferred: _Deferred) -> bool:
-    """Whether torch has this hook from there; it wraps those that want the module."""
-    inner = getattr(hook, "hook", hook)
-    return getattr(inner, "__self__", None) is deferred
+def _owner_of(hook: Any) -> Any:
+    """Give the object whose method a hook is; torch wraps those that want the module."""
+    return getattr(getattr(hook, "hook", hook), "__self__", None)
+
+
+def _hooks_on(module: nn.Module) -> Iterator[_Hook]:
+    return (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _Hook))
 
 
 def cancel(module: nn.Module) -> None:
-    """Forget what waits for this module."""
-    waiting = _waiting.pop(module, None)
-    deferred = None if waiting is None else waiting()
-    if deferred is not None:
-        deferred.cancel(module)
+    """Forget what waits for this module, and have what waits for a larger one leave it alone."""
+    for hook in [*_hooks_on(module)]:
+        if hook.path:
+            hook.deferred.leave(module, hook.path)
+        else:
+            hook.deferred.cancel()
 
 
-def defer(module: nn.Module, run: Callable[[nn.Module, Container[int]], Any]) -> None:
-    """Have `run(module, loaded)` called in the first call of a module, when its shapes are known.
-
-    `loaded` has the ids of parameters and buffers that have been loaded meanwhile.
-    """
-    _waiting[module] = weakref.ref(_Deferred(module, run))
+def defer(module: nn.Module, run: Run) -> None:
+    """Have something run in the first call of a module, or of a part, when its shapes are known."""
+    _Deferred(module, run)
 
 
 def _own_tensors(module: nn.Module) -> list[Tensor]:
     both = (*module._parameters.values(), *module._buffers.values())
     return [tensor for tensor in both if tensor is not None]
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    """Whether a module itself does; what is loaded into it does not tell it its inputs."""
+    return isinstance(module, LazyModuleMixin) or any(map(is_lazy, _own_tensors(module)))

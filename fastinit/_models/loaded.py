@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastinit._models.names import Named
 from fastinit._models.notes import outside
@@ -58,9 +58,23 @@ def check_state_dict(state_dict: Any) -> Mapping[str, Tensor]:
 
 
 def places_of(
-    state_dict: Mapping[str, Tensor], named: Mapping[str, Named], argument: str
+    state_dict: Mapping[str, Tensor],
+    named: Mapping[str, Named],
+    argument: str,
+    module: nn.Module,
+    prefix: str,
 ) -> dict[str, Tensor]:
-    """Give what is loaded by the first names of its places; a tied one may have any of its names.
+    """Give what is loaded by the first names of its places.
+
+    A tied one may have any of its names, and all may have those of the module's own `state_dict`,
+    with the segments that wrappers add.
+
+    Args:
+        state_dict: what is loaded.
+        named: the places.
+        argument: for messages.
+        module: what holds the places.
+        prefix: its name in a larger one.
 
     Raises:
         ValueError: if a name is that of no parameter or buffer, or its shape is another.
@@ -68,6 +82,8 @@ def places_of(
     if not state_dict:
         return {}
     first = {alias: name for name, one in named.items() for alias in (*one.aliases, name)}
+    if not first.keys() >= state_dict.keys():
+        first = {**_names_in_torch(named, module, prefix), **first}
     found: dict[str, Tensor] = {}
     for name, value in state_dict.items():
         if name not in first:
@@ -80,3 +96,14 @@ def places_of(
             )
         found[first[name]] = value
     return found
+
+
+def _names_in_torch(named: Mapping[str, Named], module: nn.Module, prefix: str) -> dict[str, str]:
+    """Give names by those that torch has, wrappers included."""
+    of_places = {(owner, a): name for name, one in named.items() for owner, a in one.places}
+    return {
+        f"{path}.{attribute}".removeprefix("."): of_places[owner, attribute]
+        for path, owner in module.named_modules(prefix=prefix, remove_duplicate=False)
+        for attribute in (*owner._parameters, *owner._buffers)
+        if (owner, attribute) in of_places
+    }

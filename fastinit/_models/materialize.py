@@ -97,7 +97,9 @@ def materialize(
     A factory (any callable without arguments that returns a module) runs as it is, but what it
     fills waits: in the end everything that has not been overwritten since is filled in one go,
     under the keys that `initialize_` uses. So the values are those of `initialize_(factory(),
-    key=key)` wherever the module can initialise itself. A constructor that reads a value gets it.
+    key=key)` wherever the module can initialise itself, but for weights that a module computes
+    (`torch.nn.utils.parametrizations`, `weight_norm`, `prune`): what a constructor draws before
+    has the names of the parts that it ends in. A constructor that reads a value gets it.
     If that was drawn before it could be told what for, the factory runs again (once, as a rule; at
     most four times), with everything that it has changed in tensors put back, and what it has drawn
     from a `generator=`; so it must not count on being called once. Threads that it starts belong to
@@ -139,8 +141,9 @@ def materialize(
         skip: globs or compiled regular expressions; parameters and buffers whose names match are
             not initialised: they get memory without values, or keep what they have. Each has to
             match one.
-        state_dict: what is loaded: parameters and buffers by their names, copied into their places
-            instead of drawn. It may be a part of all. A name that there is not is an error.
+        state_dict: what is loaded: parameters and buffers by their names, or those that the
+            module's own `state_dict` has, copied into their places instead of drawn. It may be a
+            part of all. A name that there is not is an error.
         allow_uninitialized: globs or compiled regular expressions; parameters, buffers and tensors
             that the module holds otherwise (in a list, say: "held.0") whose names match may stay
             uninitialized, to be loaded. Each has to match one.
@@ -192,7 +195,7 @@ def materialize(
             "give values to"
         )
     check_untransformed("materialize")
-    check_prefix(prefix, "materialize")
+    prefix = check_prefix(prefix, "materialize")
     request = Request(
         "materialize",
         key_or_drawn(key, "materialize"),

@@ -126,6 +126,11 @@ def tensor_in(table: Mapping[str, Any], attribute: str) -> Any:
     return table[attribute]
 
 
+def without_wrappers(name: str) -> str:
+    """Drop the segments that only wrappers use; "module" may be anybody's."""
+    return ".".join(segment for segment in name.split(".") if segment not in _WRAPPED)
+
+
 def _is_wrapper(module: nn.Module) -> bool:
     """Whether a child called "module" is what this one wraps, as in DistributedDataParallel."""
     return any(kind.__name__ in _WRAPPERS for kind in type(module).__mro__)

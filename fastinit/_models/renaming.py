@@ -15,6 +15,9 @@ class Renaming:
         rename: a mapping, a callable, or None for no change.
         where: the function, for messages.
 
+    Attributes:
+        rename: as it was given.
+
     Raises:
         TypeError: if it is none of these.
     """
@@ -25,7 +28,7 @@ class Renaming:
                 f"fastinit.{where}: argument 'rename' must be a mapping from names to names, or a "
                 f"callable, got {type(rename).__name__}"
             )
-        self._rename: Any = rename
+        self.rename: Any = rename
         self._where = where
         # The same as calling this one, sooner where nothing changes.
         self.name_of: Callable[[str], str] = str if rename is None else self
@@ -33,7 +36,7 @@ class Renaming:
     @property
     def changes(self) -> bool:
         """Whether it may change a name."""
-        return self._rename is not None
+        return self.rename is not None
 
     def __call__(self, name: str) -> str:
         """Give the name that keys derive from.
@@ -41,12 +44,10 @@ class Renaming:
         Raises:
             TypeError: if it is no string.
         """
-        if self._rename is None:
+        if self.rename is None:
             return name
         found = (
-            self._rename.get(name, name)
-            if isinstance(self._rename, Mapping)
-            else self._rename(name)
+            self.rename.get(name, name) if isinstance(self.rename, Mapping) else self.rename(name)
         )
         if not isinstance(found, str):
             raise TypeError(
@@ -61,11 +62,11 @@ class Renaming:
         Raises:
             ValueError: if a mapping has others, or two get the same name.
         """
-        if self._rename is None:
+        if self.rename is None:
             return
         there = list(names)
-        if isinstance(self._rename, Mapping):
-            unknown = [name for name in self._rename if name not in there]
+        if isinstance(self.rename, Mapping):
+            unknown = [name for name in self.rename if name not in there]
             if unknown:
                 raise ValueError(
                     f"fastinit.{self._where}: argument 'rename': there is no parameter or buffer "
@@ -79,7 +80,7 @@ class Renaming:
         Raises:
             ValueError: if two get the same name.
         """
-        if self._rename is None:
+        if self.rename is None:
             return
         first: dict[str, str] = {}
         for name in names:

@@ -46,9 +46,10 @@ class Request:
         """Word an argument for a message."""
         return f"fastinit.{self.where}: argument {name!r}"
 
-    def loaded(self, named: Mapping[str, Named]) -> dict[str, Tensor]:
-        """Give what is loaded by the first names of its places."""
-        return places_of(self.state_dict, named, self.argument("state_dict"))
+    def loaded(self, named: Mapping[str, Named], module: nn.Module) -> dict[str, Tensor]:
+        """Give what is loaded by the first names of its places, which a module holds."""
+        argument = self.argument("state_dict")
+        return places_of(self.state_dict, named, argument, module, self.prefix)
 
 
 @dataclass

@@ -44,17 +44,17 @@ def _held_on_meta(request: Request, module: nn.Module) -> list[Named]:
     return [one for one in _held(request, module) if one.tensor.is_meta]
 
 
-def _left_alone(request: Request, named: dict[str, Named]) -> dict[str, Named]:
+def _left_alone(request: Request, module: nn.Module, named: dict[str, Named]) -> dict[str, Named]:
     """Choose what is not to be initialised: what is skipped, and what is loaded."""
     check_patterns(request.skip, named, request.argument("skip"), "parameter or buffer")
-    loaded = request.loaded(named)
+    loaded = request.loaded(named, module)
     return {n: one for n, one in named.items() if n in loaded or matches(n, request.skip)}
 
 
 def _load(recorder: Recorder, request: Request, result: Result, twins: Twins | None) -> None:
     """Copy what is loaded into its places; into shards it is copied in the end."""
     named = {**result.parameters, **result.buffers}
-    loaded = request.loaded(named)
+    loaded = request.loaded(named, result.module)
     whole = {n: v for n, v in loaded.items() if twins is None or not twins.load(recorder, n, v)}
     with recording(recorder), torch.no_grad():
         for name, value in whole.items():
@@ -100,7 +100,7 @@ def initialise_rest(
             f"says what they are put together of: {', '.join(together)}; pass the factory in place "
             "of the module"
         )
-    alone = _left_alone(request, named)
+    alone = _left_alone(request, module, named)
     unmade = made_in_spite_of_meta(named, alone)
     sharded_on_meta: set[str] = set()
     if twins is not None:
@@ -140,11 +140,11 @@ def initialise_rest(
             result.untouched = [one for one in result.untouched if one.name in alone]
             recorder.unfollow(aside)
     elif request.rules is not None:
-        untouched, aside = dict(alone), []
+        untouched, aside = dict(alone), list[Tensor]()
         if made:  # what has no rule is as it was made, unless that gave it no values
             free = _without_rule(request, tensors, alone)
-            held = {n: one for n, one in named.items() if n in free}
-            kept = {n: one for n, one in held.items() if _has_values(recorder, one.tensor)}
+            made_so = {n: one for n, one in named.items() if n in free}
+            kept = {n: one for n, one in made_so.items() if _has_values(recorder, one.tensor)}
             untouched |= kept
             if any(name in free and name not in kept for name in tensors.parameters):
                 aside = _set_aside(recorder, kept.values())
@@ -155,7 +155,7 @@ def initialise_rest(
     else:
         result = Result(module, *tensors, untouched=list(alone.values()))
     _load(recorder, request, result, twins)
-    loaded = request.loaded(named)
+    loaded = request.loaded(named, module)
     result.untouched = [one for one in result.untouched if one.name not in loaded]
     holders = {**result.parameters, **result.buffers}
     request.rename.check(holders)

@@ -20,7 +20,7 @@ from fastinit._models.names import (
     NamedTensors,
     named_tensors,
 )
-from fastinit._models.notes import note
+from fastinit._models.notes import note, outside
 from fastinit._models.recording import recording
 from fastinit._models.request import Request, Result
 from fastinit._models.results import check_written, named_memory, unwritten_of
@@ -88,7 +88,7 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
                 "before, in a way that names do not settle; their values depend on the order of "
                 "modules",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=outside(),
             )
         missing = unwritten_of(found.refs, found.result)
         check_written(missing, request, found.result)

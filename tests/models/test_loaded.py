@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from support.common import same_bits
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import fastinit
 from fastinit import Key, initialize_, materialize
@@ -251,3 +253,36 @@ def test_a_meta_module_of_weakly_held_parameters_is_loaded_and_skipped() -> None
     for name, value in loaded.state_dict().items():
         assert same_bits(value, state[name])
     assert not any(parameter.is_meta for parameter in skipped.parameters())
+
+
+_WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compiled": lambda net: torch.compile(net, backend="eager"),  # type: ignore[dict-item,return-value]
+    "parallel": nn.DataParallel,
+    "checkpointed": lambda net: nn.Sequential(*map(checkpoint_wrapper, net.children())),
+    "inside": lambda net: nn.Sequential(nn.DataParallel(net), nn.Linear(3, 3)),
+}
+
+
+@pytest.mark.parametrize("wrapper", _WRAPPERS)
+def test_the_names_of_a_wrapped_models_own_state_dict(wrapper: str) -> None:
+    def make() -> nn.Module:
+        return _WRAPPERS[wrapper](nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
+
+    theirs = make().state_dict()
+    with torch.device("meta"):
+        bare = make()
+    for made in (materialize(make, key=1, state_dict=theirs), materialize(bare, state_dict=theirs)):
+        for name, value in made.state_dict().items():
+            assert same_bits(value, theirs[name]), name
+
+
+@pytest.mark.parametrize("wrapper", ["compiled", "checkpointed"])
+def test_a_prefix_may_have_what_wrappers_add(wrapper: str) -> None:
+    wrapped = initialize_(
+        _WRAPPERS[wrapper](nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))), key=3
+    )
+    before = {name: p.detach().clone() for name, p in wrapped.named_parameters()}
+    for path, part in [*wrapped.named_modules()]:
+        if isinstance(part, nn.Linear):
+            initialize_(part, key=3, prefix=path)
+            assert same_bits(part.weight.data, before[f"{path}.weight"])

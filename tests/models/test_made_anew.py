@@ -1,4 +1,4 @@
-"""Rules and `skip=` where initialisers make parameters, buffers and children anew; and constructors."""
+"""Rules and `skip=` where initialisers, or constructors, make parameters and children."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def _on_meta() -> nn.Module:
 
 DOORS: dict[str, Callable[..., Any]] = {
     "initialize_": lambda **how: fastinit.initialize_(Net(), key=KEY, **how),
-    "initialize_(factory=)": lambda **how: fastinit.initialize_(
-        Net(), key=KEY, factory=Net, **how
-    ),
+    "initialize_(factory=)": lambda **how: fastinit.initialize_(Net(), key=KEY, factory=Net, **how),
     "materialize(factory)": lambda **how: fastinit.materialize(Net, key=KEY, **how),
     "materialize(module)": lambda **how: fastinit.materialize(_on_meta(), key=KEY, **how),
 }
@@ -149,7 +147,8 @@ def test_patterns_of_a_generator() -> None:
 
 def test_rules_that_reach_no_buffer_or_write_a_part_are_worded_so() -> None:
     module = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4))
-    with pytest.warns(UserWarning, match=r"'\*running_mean' matches no parameter, and buffers only"):
+    reached = r"'\*running_mean' matches no parameter, and buffers only"
+    with pytest.warns(UserWarning, match=reached):
         fastinit.initialize_(module, {"*running_mean": nn.init.ones_, "default": None}, key=KEY)
 
     def half(tensor: torch.Tensor) -> None:
