@@ -8,11 +8,17 @@ from types import CodeType
 # What is called so is looked at: tables have methods of these names, and parts, as well.
 _CHANGED = ("weight", "bias")
 _CALLS = ("copy_", "mul_", "div_")
+# What gives the memory of a tensor, or its values in another type or layout; of one made just now
+# it gives what has been made.
 _VIEWS = frozenset(
     {"T", "detach", "flatten", "mT", "narrow", "permute", "reshape", "squeeze", "t", "transpose"}
     | {"unsqueeze", "view", "view_as"}
+    | {"bfloat16", "clone", "contiguous", "cpu", "cuda", "double", "float", "half", "to", "type"}
 )
-_EMPTY = frozenset({"empty", "empty_like", "empty_strided", "new_empty"})  # make no values
+_EMPTY = frozenset(  # what makes no values
+    {"empty", "empty_like", "empty_strided", "new", "new_empty"}
+    | {"Tensor", "FloatTensor", "DoubleTensor", "HalfTensor"}
+)
 _KEPT = "memory of others, or without values"
 SETS = frozenset(f"{changed}{what}" for changed in _CHANGED for what in (".data", "[...]"))
 CHANGES = SETS.union(f"{changed}.{call}" for changed in _CHANGED for call in _CALLS)
@@ -50,6 +56,7 @@ class _Stack:
 
     def __init__(self) -> None:
         self._held: list[str | None] = []
+        self._locals: dict[str, str | None] = {}
 
     def _below(self, depth: int) -> str | None:
         return self._held[-depth] if len(self._held) >= depth else None
@@ -86,6 +93,16 @@ class _Stack:
                 self._held[-1], self._held[-depth] = self._held[-depth], self._held[-1]
         elif name in ("COPY", "DUP_TOP"):
             self._held.append(self._below(1 if name == "DUP_TOP" else step.argval))
+        elif name == "STORE_FAST":
+            self._locals[step.argval] = self._below(1)
+            self._pop(1)
+        elif name.startswith("LOAD_FAST"):  # one, or two at once
+            names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
+            self._held += map(self._locals.get, names)
+        elif name in ("BINARY_SUBSCR", "BINARY_SLICE"):
+            of = self._below(2 if name == "BINARY_SUBSCR" else 3)
+            self._pop(1 - effect)
+            self._held.append(None if of is None else _KEPT)
         elif effect > 0:
             self._held += [None] * effect
         elif name.startswith(_TAKING) and not name.endswith("_LOAD_FAST"):

@@ -120,6 +120,11 @@ def _called(kind: Any) -> frozenset[str]:
     return frozenset(_reached(kind, [f for f in methods if f is not None], lambda _: False))
 
 
+def _of(change: str) -> str:
+    """Name what is set."""
+    return re.split(r"\W", change, maxsplit=1)[0]
+
+
 def _worded(names: Iterable[str]) -> str:
     """Word what a constructor does."""
     calls = [name for name in names if name not in SETS]
@@ -139,11 +144,19 @@ def lost(tree: Tree) -> list[str]:
     kinds: dict[Any, bool] = dict.fromkeys(map(type, own), True)
     for kind in dict.fromkeys(map(type, tree.modules)):
         kinds.setdefault(kind, False)
-    suspects = [k for k, free in kinds.items() if (free and _by_constructor(k)) or _by_others(k)]
+    # A mask may be a buffer called `bias`, of which nothing is lost.
+    buffers = {type(m): m._buffers for m in tree.modules if m._buffers}
+    own_of = {
+        kind: {n for n in _by_constructor(kind) if n not in SETS or _of(n) not in held}
+        for kind, free in kinds.items()
+        if free
+        for held in (buffers.get(kind, {}),)
+    }
+    suspects = [k for k in kinds if own_of.get(k) or _by_others(k)]
     called = frozenset[str]().union(*map(_called, kinds)) if suspects else frozenset()
     found = []
     for kind in suspects:
-        if kinds[kind] and (names := sorted(_by_constructor(kind))):
+        if names := sorted(own_of.get(kind, ())):
             found.append(f"{kind.__name__}() {_worded(names)}")
         elif names := sorted(_by_others(kind) - called):
             found.append(f"{kind.__name__}.{names[0]} needs arguments")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Sequence
-from typing import NamedTuple, SupportsIndex, TypeVar
+from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from torch import nn
 
@@ -23,8 +23,8 @@ from fastinit._models.names import (
     check_patterns,
     listed,
     matches,
-    named_modules,
     named_tensors,
+    without_wrappers,
 )
 from fastinit._models.recording import without_collections
 from fastinit._models.renaming import Rename, Renaming
@@ -95,9 +95,9 @@ def initialize_(
     A module with uninitialized (lazy) parameters is initialised in its first call, once that has
     shown their shapes: the call is made on zeros first, to see the shapes, then everything is
     initialised as above, then the call is made as asked for. Further calls draw nothing. A call of
-    a part that shows the last shapes counts as one; while others are missing, the part alone is
-    initialised. What is loaded by `load_state_dict` before stays as it is, and so does a part that
-    another `initialize_` was called for.
+    a part that shows the last shapes does the same; one that does not is an error, as the part is
+    not initialised yet. What is loaded by `load_state_dict` before stays as it is, and so does a
+    part that `initialize_` is called for by itself later.
 
     Args:
         module: a module whose parameters lie on real devices; see `materialize` for the meta
@@ -147,8 +147,8 @@ def initialize_(
             part of a buffer that is one, or uses one that is neither parameter nor buffer; if
             `factory` shards otherwise than the module is sharded.
         RuntimeError: if what is to be written is an inference tensor and this is not called in
-            inference mode. In the first call of a module with lazy parameters, if it does not show
-            the shapes of all.
+            inference mode. In the first call of a module with lazy parameters, or a part of it, if
+            it does not show the shapes of all.
         ImportError: if `progress` is asked for and tqdm is missing.
 
     Examples:
@@ -193,24 +193,20 @@ class _Call(NamedTuple):
     prefix: str
     renaming: Renaming
 
-    def __call__(self, whole: nn.Module, module: nn.Module, done: Container[int]) -> None:
-        """Initialise a module that has waited for its shapes, or a part of it; see `lazy`."""
-        path = next(name for name, one in named_modules(whole, self.prefix) if one is module)
-        tensors = named_tensors(module, path)
-        if self.factory is not None and module is not whole:
-            raise RuntimeError(
-                f"fastinit.initialize_: {path} has been called, but there are others whose shapes "
-                "are not known; with argument 'factory', call the whole module first"
-            )
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Call:
+        return self
+
+    def __call__(self, module: nn.Module, done: Container[int], path: str) -> None:
+        """Initialise a module that has waited for its shapes; see `lazy.Run`."""
+        prefix = without_wrappers(f"{self.prefix}.{path}".strip("."))
+        tensors = named_tensors(module, prefix)
         names = [
             name
             for name, one in tensors.parameters.items()
             if id(one.tensor) in done or matches(name, self.skip)
         ]
-        call = self._replace(
-            skip=[re.compile(f"^{re.escape(name)}$") for name in names], prefix=path
-        )
-        call.run(module, tensors, whole=module is whole)
+        skip = [re.compile(f"^{re.escape(name)}$") for name in names]
+        self._replace(skip=skip, prefix=prefix).run(module, tensors, whole=not path)
 
     def run(self, module: nn.Module, tensors: NamedTensors, *, whole: bool = True) -> None:
         """Initialise a module of which these are the parameters and buffers.

@@ -67,7 +67,7 @@ def places_of(
     """Give what is loaded by the first names of its places.
 
     A tied one may have any of its names, and all may have those of the module's own `state_dict`,
-    with the segments that wrappers add.
+    without the prefix, and with the segments that wrappers add.
 
     Args:
         state_dict: what is loaded.
@@ -83,7 +83,13 @@ def places_of(
         return {}
     first = {alias: name for name, one in named.items() for alias in (*one.aliases, name)}
     if not first.keys() >= state_dict.keys():
-        first = {**_names_in_torch(named, module, prefix), **first}
+        alone = {name.removeprefix(f"{prefix}."): at for name, at in first.items()}
+        for others in (
+            _names_in_torch(named, module, prefix),
+            alone,
+            _names_in_torch(named, module, ""),
+        ):
+            first = {**others, **first}
     found: dict[str, Tensor] = {}
     for name, value in state_dict.items():
         if name not in first:

@@ -147,7 +147,7 @@ def initialise_rest(
             kept = {n: one for n, one in made_so.items() if _has_values(recorder, one.tensor)}
             untouched |= kept
             if any(name in free and name not in kept for name in tensors.parameters):
-                aside = _set_aside(recorder, kept.values())
+                aside = _set_aside(recorder, untouched.values())
                 tensors = named_tensors(module, request.prefix)
         result = run_initialisers(recorder, request, module, tensors, untouched, made=made)
         result.untouched = [one for one in result.untouched if one.name in alone]

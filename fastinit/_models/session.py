@@ -21,6 +21,7 @@ from fastinit._models.names import (
     named_tensors,
 )
 from fastinit._models.notes import note, outside
+from fastinit._models.placing import refresh
 from fastinit._models.recording import recording
 from fastinit._models.request import Request, Result
 from fastinit._models.results import check_written, named_memory, unwritten_of
@@ -328,14 +329,13 @@ def _put_in_place(untouched: Iterable[Named], now: NamedTensors) -> bool:
     """
     changed = False
     for named in untouched:
-        there = [*named.places]
-        for of_sort in now:
-            if named.name in of_sort:
-                there += of_sort[named.name].places
-        for owner, attribute in there:
-            tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
-            for table in tables:
-                if attribute in table and table[attribute] is not named.tensor:
-                    table[attribute] = named.tensor
-                    changed = True
+        there = [named, *(of_sort[named.name] for of_sort in now if named.name in of_sort)]
+        for one in there:
+            for owner, attribute in one.places:
+                tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
+                for table in tables:
+                    if attribute in table and table[attribute] is not named.tensor:
+                        table[attribute] = named.tensor
+                        refresh(one)
+                        changed = True
     return changed

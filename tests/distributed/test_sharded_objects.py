@@ -144,7 +144,7 @@ def test_forward_methods_of_fsdp_are_the_modules_own_meanwhile() -> None:
         for made in (module, on_meta):
             assert torch.equal(made.layer.weight.to_local(), want[2:4])
         module.reset_parameters = None
-        with pytest.raises(ValueError, match="does not write all of layer.weight"):
+        with pytest.raises(ValueError, match=r"does not write all of layer\.weight"):
             fastinit.initialize_(module, {"layer.bias": nn.init.zeros_, "default": lambda t: t})
         assert vars(module)["encode"] == before["encode"]
 
@@ -170,3 +170,28 @@ def _ones_under_a_patch(part: nn.Module) -> None:
     with fastinit.patch(3, module=part):
         for parameter in part.parameters():
             nn.init.ones_(parameter)
+
+
+class Late(nn.Module):
+    """Whose constructor gives some values, and whose own initialiser the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.late = nn.Linear(8, 8), nn.Parameter(torch.empty(8))
+        with torch.no_grad():
+            self.layer.bias.copy_(torch.arange(8.0))
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.late)
+
+
+@pytest.mark.parametrize("skip", [(), "layer.bias", "layer.weight"])
+def test_none_and_skip_are_what_a_factory_that_shards_has_made(skip: Any) -> None:
+    how = {"rules": {"default": None}, "skip": skip, "key": 0}
+    with as_rank(1, WORLD):
+        made = fastinit.materialize(lambda: _sharded(Late()), **how)
+        assert torch.equal(made.layer.bias.to_local(), torch.tensor([2.0, 3.0]))
+        assert torch.equal(made.late.to_local(), torch.ones(2))
+        if skip != "layer.weight":
+            want = fastinit.materialize(Late, **how)
+            assert torch.equal(made.layer.weight.to_local(), want.layer.weight[2:4])

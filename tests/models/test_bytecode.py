@@ -19,6 +19,11 @@ class _Does:
     def sets_what_it_is_given(self, table: Any) -> None:
         self.x.weight.data = table
 
+    def sets_a_table(self, table: Any = None) -> None:
+        rows = torch.eye(4).float()
+        self.x.weight.data = rows
+        self.x.bias.data = torch.ones(4) if table is None else table
+
     def sets_what_it_calls(self) -> None:
         self.x.weight.data = self.x.make(3, key=[1, 2])
 
@@ -65,10 +70,18 @@ class _Does:
         self.x.up.bias.data = self.x.down.bias
         self.x.up.weight.data = self.x.down.weight.data.transpose(0, 1)
         self.x.up.weight.data = self.x.down.weight.T
+        w = self.x.up.weight
+        self.x.down.weight.data = w
+        self.x.down.weight.data = w.data[:4]
+
+    def converts(self) -> None:
+        self.x.weight.data = self.x.weight.data.to(torch.bfloat16)
+        self.x.weight.data = self.x.weight.contiguous(memory_format=torch.channels_last)
 
     def makes_memory(self) -> None:
         self.x.weight.data = torch.empty(3, self.x[0].shape[-1], device=self.x.device())
         self.x.bias.data = self.x.weight.new_empty(3)
+        self.x.weight.data = torch.Tensor(4, 4)
 
     def reads(self, z: Any) -> Any:
         self.x.y[self.x.weight] = 3
@@ -83,6 +96,7 @@ class _Does:
     ("method", "changes"),
     [
         (_Does.sets_what_it_is_given, {"weight.data"}),
+        (_Does.sets_a_table, {"weight.data", "bias.data"}),
         (_Does.sets_what_it_calls, {"weight.data"}),
         (_Does.sets_a_view_of_what_it_makes, {"weight.data", "bias.data"}),
         (_Does.sets_what_it_computes, {"bias.data"}),
@@ -95,6 +109,7 @@ class _Does:
         (_Does.within, {"weight.data", "bias[...]"}),
         (_Does.fills_empty_memory, {"weight.data"}),
         (_Does.ties, set()),
+        (_Does.converts, set()),
         (_Does.makes_memory, set()),
         (_Does.reads, set()),
     ],

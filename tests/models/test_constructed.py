@@ -282,6 +282,8 @@ class SetsOthers(nn.Module):
         self.head.weight.data = self.words.weight.data
         self.table[0] = self.head.weight.shape[0]
         self.table.data = self.table + self.head.weight.shape[1]
+        self.register_buffer("bias", torch.zeros(3, 3))
+        self.bias[:, 0] = 1
 
 
 class Tables(nn.Module):

@@ -11,7 +11,6 @@ import torch
 from support.common import same_bits
 from torch import nn
 
-import fastinit
 from fastinit import initialize_
 
 X = torch.linspace(-1, 1, 20).view(4, 5)
@@ -65,34 +64,125 @@ def test_a_call_of_what_has_all_the_lazy_modules(call: Any) -> None:
     assert same_bits(module.net[2].bias.data, trained)
 
 
-RULES = {"first.0.weight": nn.init.ones_, "second.*": fastinit.normal_, "default": None}
-
-
-@pytest.mark.parametrize("rules", [None, RULES])
-def test_calls_of_parts_one_after_another(rules: Any) -> None:
-    known, module = (
-        initialize_(Pair(lazy), rules, key=1, skip="first.0.bias") for lazy in (False, True)
-    )
-    with torch.no_grad():
-        known.first[0].bias.zero_()  # what a lazy layer has until somebody initialises it
-    middle, want = module.first(X), known.first(X)
-    assert torch.equal(middle, want)
-    assert torch.equal(module.first(X), known.first(X))
-    with torch.no_grad():
-        module.first[0].weight.add_(1)
-        known.first[0].weight.add_(1)
-    assert torch.equal(module.second(middle), known.second(want))
+def test_a_call_of_a_part_that_leaves_shapes_open_is_an_error() -> None:
+    module = initialize_(Pair(True), key=1)
+    text = r"first has been called before Pair is initialised, .* the shapes of second\.0; call the"
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=text):
+            module.first(X)
+    known = initialize_(Pair(False), key=1)
+    module.second(known.first(X).detach())  # the last ones
     for name, value in module.state_dict().items():
-        assert same_bits(value, known.state_dict()[name]), name
+        if "running" not in name and "tracked" not in name:
+            assert same_bits(value, initialize_(Pair(False), key=1).state_dict()[name]), name
     _nothing_waits(module)
 
 
-def test_a_factory_needs_all_shapes() -> None:
-    module = initialize_(Pair(True), key=1, factory=lambda: Pair(False))
-    with pytest.raises(
-        RuntimeError, match=r"first has been called, .* call the whole module first"
-    ):
-        module.first(X)
+def test_parts_can_wait_one_by_one() -> None:
+    known, module = Pair(False), Pair(True)
+    for one in (known, module):
+        for name, part in one.named_children():
+            initialize_(part, key=1, prefix=name)
+    middle, want = module.first(X), known.first(X)
+    assert torch.equal(module.second(middle), known.second(want))
+    for name, part in module.named_children():
+        _nothing_waits(part)
+        for inner, value in part.state_dict().items():
+            assert same_bits(value, known.state_dict()[f"{name}.{inner}"]), inner
+
+
+class Tied(nn.Module):
+    def __init__(self, lazy: bool) -> None:
+        super().__init__()
+        self.head, self.words = nn.Linear(5, 7, bias=False), nn.Embedding(7, 5)
+        self.head.weight = self.words.weight
+        self.middle = _linear(lazy, 5, 5)
+
+    def init_weights(self) -> None:
+        nn.init.normal_(self.middle.bias)
+
+    def forward(self, numbers: torch.Tensor) -> Any:
+        return self.head(self.middle(self.words(numbers)))
+
+
+def test_ties_and_parents_are_of_the_whole() -> None:
+    known, module = (initialize_(Tied(lazy), key=0) for lazy in (False, True))
+    with pytest.raises(RuntimeError, match="words has been called before Tied"):
+        module.words(torch.arange(3))
+    module.middle(X)
+    for name, value in module.state_dict().items():
+        assert same_bits(value, known.state_dict()[name]), name
+    module = initialize_(Tied(True), key=0)
+    table = nn.Embedding(7, 5)
+    module.words.load_state_dict(table.state_dict())
+    module(torch.arange(3))
+    assert same_bits(module.head.weight.data, table.weight.data)
+
+
+def test_what_has_left_the_whole_waits_by_itself() -> None:
+    module = initialize_(nn.Sequential(nn.Linear(5, 5), nn.LazyLinear(3)), key=0)
+    old, module[1] = module[1], nn.Linear(5, 2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(7)
+    for _ in range(2):
+        old(X)
+        assert all(bool((parameter == 7).all()) for parameter in module.parameters())
+    known = initialize_(nn.Linear(5, 3), key=0, prefix="1")
+    assert same_bits(old.weight.data, known.weight.data)
+    _nothing_waits(old)
+
+
+def test_the_last_call_for_the_whole_counts() -> None:
+    encoder = nn.Sequential(nn.LazyLinear(5))
+    initialize_(encoder, {"default": nn.init.ones_}, key=0)
+    one = initialize_(nn.Sequential(encoder, nn.LazyLinear(2)), {"default": nn.init.zeros_}, key=0)
+    other = nn.Sequential(encoder, nn.LazyLinear(3))
+    initialize_(other, {"default": lambda t: nn.init.constant_(t, 2)}, key=0)
+    other(X)
+    assert torch.equal(encoder[0].weight, torch.full((5, 5), 2.0))
+    one(X)
+    assert torch.equal(encoder[0].weight, torch.full((5, 5), 2.0))
+    assert not one[1].weight.any()
+    _nothing_waits(other)
+    _nothing_waits(one)
+
+
+def test_an_error_of_an_initialiser_leaves_it_waiting() -> None:
+    fails = [True]
+
+    def once(tensor: torch.Tensor) -> None:
+        if fails:
+            fails.clear()
+            raise KeyboardInterrupt
+        nn.init.ones_(tensor)
+
+    module = nn.Sequential(nn.Linear(5, 5), nn.LazyLinear(2))
+    initialize_(module, {"default": once}, key=0)
+    before = module[0].weight.detach().clone()
+    with pytest.raises(KeyboardInterrupt):
+        module(X)
+    assert same_bits(module[0].weight.data, before)
+    module(X)
+    assert all(bool((parameter == 1).all()) for parameter in module.parameters())
+    _nothing_waits(module)
+
+
+def test_what_could_not_be_loaded_is_initialised() -> None:
+    module = nn.Sequential(nn.Linear(5, 5), nn.LazyLinear(2))
+    initialize_(module, {"default": nn.init.ones_}, key=0)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        module.load_state_dict({"0.weight": torch.zeros(9, 9)}, strict=False)
+    module(X)
+    assert all(bool((parameter == 1).all()) for parameter in module.parameters())
+
+
+def test_skipped_parameters_of_a_part_stay() -> None:
+    module = initialize_(Trainer(True), key=0, skip="net.0.bias")
+    module.net(X)
+    assert not module.net[0].bias.any()  # which a lazy layer has until somebody initialises it
+    known = initialize_(Trainer(False), key=0)
+    assert same_bits(module.net[0].weight.data, known.net[0].weight.data)
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -133,6 +223,20 @@ def _pickled(module: nn.Module) -> Any:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, _pickled])
+def test_copies_of_parts_have_not_the_whole(copied: Any) -> None:
+    module = Trainer(True)
+    module.large = nn.Linear(1000, 1000)
+    initialize_(module, key=0)
+    part = copied(module.net)
+    assert len(pickle.dumps(part)) < 100_000
+    part(X)
+    known = initialize_(Trainer(False), key=0).net
+    for name, value in part.state_dict().items():
+        assert same_bits(value, known.state_dict()[name]), name
+    _nothing_waits(part)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, _pickled])
 def test_copies_wait_by_themselves(copied: Any) -> None:
     module = initialize_(nn.Sequential(nn.LazyLinear(8)), {"default": nn.init.ones_}, key=0)
     other, third = copied(module), copied(module)
@@ -141,3 +245,12 @@ def test_copies_wait_by_themselves(copied: Any) -> None:
         one(X)
         assert torch.equal(one[0].weight, torch.full((8, 5), float(value)))
         _nothing_waits(one)
+
+
+def test_compiled_before_the_first_call() -> None:
+    known = initialize_(Trainer(False), key=0)
+    module = initialize_(Trainer(True), key=0)
+    compiled = torch.compile(module, backend="eager")
+    assert torch.equal(compiled(X), known(X))
+    assert torch.equal(compiled(X), known(X))
+    _nothing_waits(module)

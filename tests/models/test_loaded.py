@@ -271,7 +271,11 @@ def test_the_names_of_a_wrapped_models_own_state_dict(wrapper: str) -> None:
     theirs = make().state_dict()
     with torch.device("meta"):
         bare = make()
-    for made in (materialize(make, key=1, state_dict=theirs), materialize(bare, state_dict=theirs)):
+    for made in (
+        materialize(make, key=1, state_dict=theirs),
+        materialize(make, key=1, state_dict=theirs, prefix="encoder"),
+        materialize(bare, state_dict=theirs),
+    ):
         for name, value in made.state_dict().items():
             assert same_bits(value, theirs[name]), name
 

@@ -127,6 +127,20 @@ def test_none_is_what_a_factory_has_made(factory: Any) -> None:
         assert same_bits(again.state_dict()[name], value), name
 
 
+def test_what_modules_hold_of_what_was_set_aside() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.late = nn.LSTM(3, 3), nn.Parameter(torch.empty(2))
+
+        def reset_parameters(self) -> None:
+            nn.init.ones_(self.late)
+
+    made = fastinit.materialize(Recurrent, key=KEY, rules={"default": None}, skip="lstm.bias*")
+    held = [getattr(made.lstm, name) for name in made.lstm._flat_weights_names]
+    assert all(a is b for a, b in zip(made.lstm._flat_weights, held, strict=True))
+
+
 def test_patterns_of_a_generator() -> None:
     module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     before = module[0].weight.detach().clone()
