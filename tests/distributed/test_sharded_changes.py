@@ -10,7 +10,7 @@ import torch
 from support.fake_ranks import as_rank
 from support.sharded_models import wrong_in
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -146,6 +146,11 @@ def load(model: Any) -> None:
     model.load_state_dict({"first": torch.ones(8, 4)}, strict=False)
 
 
+def _line() -> DeviceMesh:
+    named: DeviceMesh = init_device_mesh("cpu", (WORLD,), mesh_dim_names=("replicate",))
+    return named  # torch 2.10 asks for the name
+
+
 @pytest.mark.parametrize("change", [by_output, load])
 def test_initialisers_of_replicas(change: Callable[[Any], object]) -> None:
     """What torch has built on FSDP2 puts more classes before those of modules."""
@@ -153,7 +158,7 @@ def test_initialisers_of_replicas(change: Callable[[Any], object]) -> None:
     replicate = pytest.importorskip(name).replicate
 
     def replicated(model: nn.Module) -> nn.Module:
-        made: nn.Module = replicate(model, mesh=init_device_mesh("cpu", (WORLD,)))
+        made: nn.Module = replicate(model, mesh=_line())
         assert isinstance(made, FSDPModule) and type(made).__mro__.index(FSDPModule) == 2
         return made
 
