@@ -11,7 +11,20 @@ _CALLS = ("copy_", "mul_", "div_")
 # What gives the memory of a tensor, or its values in another type or layout; of one made just now
 # it gives what has been made.
 _VIEWS = frozenset(
-    {"T", "detach", "flatten", "mT", "narrow", "permute", "reshape", "squeeze", "t", "transpose"}
+    {
+        "T",
+        "detach",
+        "expand",
+        "expand_as",
+        "flatten",
+        "mT",
+        "narrow",
+        "permute",
+        "reshape",
+        "squeeze",
+        "t",
+        "transpose",
+    }
     | {"unsqueeze", "view", "view_as"}
     | {"bfloat16", "clone", "contiguous", "cpu", "cuda", "double", "float", "half", "to", "type"}
 )

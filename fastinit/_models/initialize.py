@@ -8,13 +8,14 @@ from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 from torch import nn
 
-from fastinit._models import lazy
+from fastinit._models import deferred
 from fastinit._models import rules as _rules
 from fastinit._models.checks import check_module, check_plain, check_prefix, check_untransformed
 from fastinit._models.constructed import initialize_from
 from fastinit._models.fully_sharded import reshard
 from fastinit._models.held_shards import by_memory, held_shards
 from fastinit._models.history import keep_known, still_known
+from fastinit._models.lazy import has_lazy
 from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
     Named,
@@ -97,7 +98,8 @@ def initialize_(
     initialised as above, then the call is made as asked for. Further calls draw nothing. A call of
     a part that shows the last shapes does the same; one that does not is an error, as the part is
     not initialised yet. What is loaded by `load_state_dict` before stays as it is, and so does a
-    part that `initialize_` is called for by itself later.
+    part that `initialize_` is called for by itself later. What else is written to parameters
+    meanwhile is drawn over, and what a call changes beside tensors it changes twice.
 
     Args:
         module: a module whose parameters lie on real devices; see `materialize` for the meta
@@ -173,12 +175,17 @@ def initialize_(
     tensors = named_tensors(module, prefix)
     parameters, skip = tensors.parameters, listed(skip)
     check_patterns(skip, parameters, "fastinit.initialize_: argument 'skip'", "parameter")
-    lazy.cancel(module)
     call = _Call(checked, key, skip, factory, progress, prefix, renaming)
-    if lazy.has_lazy(module):
-        lazy.defer(module, call._replace(key=key_or_drawn(key, "initialize_")))
+    waits = has_lazy(module)
+    if waits:
+        call = call._replace(key=key_or_drawn(key, "initialize_"))
     else:
-        call.run(module, tensors)
+        with deferred.quiet(module):
+            call.run(module, tensors)
+    skipped = {id(one.tensor) for n, one in parameters.items() if skip and matches(n, skip)}
+    deferred.cancel(module, skipped)
+    if waits:
+        deferred.defer(module, call, call.skips)
     return module
 
 
@@ -196,8 +203,12 @@ class _Call(NamedTuple):
     def __deepcopy__(self, memo: dict[int, Any]) -> _Call:
         return self
 
+    def skips(self, name: str) -> bool:
+        """Whether a parameter is to be skipped, by its name in the module."""
+        return matches(without_wrappers(f"{self.prefix}.{name}".removeprefix(".")), self.skip)
+
     def __call__(self, module: nn.Module, done: Container[int], path: str) -> None:
-        """Initialise a module that has waited for its shapes; see `lazy.Run`."""
+        """Initialise a module that has waited for its shapes; see `deferred.Run`."""
         prefix = without_wrappers(f"{self.prefix}.{path}".strip("."))
         tensors = named_tensors(module, prefix)
         names = [

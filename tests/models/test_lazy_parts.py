@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from support.common import same_bits
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
 
-from fastinit import initialize_
+import fastinit
+from fastinit import Key, initialize_
 
 X = torch.linspace(-1, 1, 20).view(4, 5)
 
@@ -180,7 +184,7 @@ def test_what_could_not_be_loaded_is_initialised() -> None:
 def test_skipped_parameters_of_a_part_stay() -> None:
     module = initialize_(Trainer(True), key=0, skip="net.0.bias")
     module.net(X)
-    assert not module.net[0].bias.any()  # which a lazy layer has until somebody initialises it
+    assert module.net[0].bias.any()  # what torch has drawn for it
     known = initialize_(Trainer(False), key=0)
     assert same_bits(module.net[0].weight.data, known.net[0].weight.data)
 
@@ -254,3 +258,165 @@ def test_compiled_before_the_first_call() -> None:
     assert torch.equal(compiled(X), known(X))
     assert torch.equal(compiled(X), known(X))
     _nothing_waits(module)
+
+
+@pytest.mark.parametrize("order", range(6))
+def test_calls_that_skip_what_others_draw(order: int) -> None:
+    def run(lazy: bool) -> nn.Module:
+        module = nn.Sequential(
+            nn.Sequential(nn.Linear(5, 5), _linear(lazy, 5, 4)), _linear(lazy, 4, 2)
+        )
+        ones, zeros = {"default": nn.init.ones_}, {"default": nn.init.zeros_}
+        if order in (0, 1):
+            initialize_(module[0], ones, key=1, prefix="0")
+            initialize_(module, zeros if order else None, key=2, skip="0.*")
+        elif order == 2:
+            initialize_(module, ones, key=0)
+            initialize_(module, key=1, skip=["0.0.*", "1.bias"])
+        elif order == 3:
+            initialize_(module, ones, key=0)
+            initialize_(module[0], zeros, key=1, skip="*bias")
+        elif order == 4:
+            initialize_(module, ones, key=0)
+            with pytest.raises(ValueError, match="no rule matches"):
+                initialize_(module[0][0], {"weight": nn.init.zeros_}, key=1)
+            with pytest.raises(TypeError):
+                initialize_(module, key="none")  # type: ignore[arg-type]
+        else:
+            initialize_(module, key=0)
+            initialize_(module[0][1], ones, key=1, skip="bias")
+            initialize_(module[0], key=2, skip="1.*")
+        module(X)
+        _nothing_waits(module)
+        return module
+
+    known = run(False).state_dict()
+    for name, value in run(True).state_dict().items():
+        assert same_bits(value, known[name]), name
+
+
+def test_skipped_layers_are_what_torch_makes_them() -> None:
+    module = initialize_(nn.Sequential(nn.LazyLinear(8), nn.LazyLinear(2)), key=0, skip="0.*")
+    module(X)
+    assert module[0].weight.std() > 0.1
+    _nothing_waits(module)
+
+
+class Divides(nn.Module):
+    """Changes what it is given."""
+
+    def __init__(self, lazy: bool) -> None:
+        super().__init__()
+        self.layer = _linear(lazy, 5, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x.div_(2))
+
+
+class Counts(Divides):
+    def forward(self, x: Any) -> Any:
+        return torch.stack([self.layer(one) for one in x])
+
+
+class Takes(Divides):
+    def forward(self, x: Any) -> Any:
+        return self.layer(x.pop("x"))
+
+
+class Differentiates(Divides):
+    def forward(self, x: Any) -> Any:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.layer(x).square().sum(), x)[0]
+
+
+class OnThreads(Divides):
+    def __init__(self, lazy: bool) -> None:
+        super().__init__(lazy)
+        self.other = _linear(lazy, 5, 2)
+
+    def forward(self, x: Any) -> Any:
+        with ThreadPoolExecutor(2) as pool:
+            return sum(pool.map(lambda layer: layer(x), [self.layer, self.other]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (Divides, lambda: X.clone()),
+        (Counts, lambda: iter([X, X])),
+        (Takes, lambda: {"x": X}),
+        (Differentiates, lambda: X),
+        (OnThreads, lambda: X),
+    ],
+)
+def test_the_call_that_shows_shapes_leaves_no_trace(kind: Any, given: Any) -> None:
+    known, module = (initialize_(kind(lazy), key=0) for lazy in (False, True))
+    assert torch.equal(module(given()), known(given()))
+    assert torch.equal(module(given()), known(given()))
+
+
+def test_hooks_that_come_later_change_what_it_is_given() -> None:
+    module = initialize_(nn.Sequential(nn.LazyLinear(3)), key=0)
+    module.register_forward_pre_hook(lambda _, given: given[0].flatten(1))
+    module.register_forward_pre_hook(
+        lambda _, given, named: ((named["x"],), {}), with_kwargs=True, prepend=True
+    )
+    assert module(x=torch.ones(4, 2, 5)).shape == (4, 3)
+    assert module[0].weight.shape == (3, 10)
+
+
+def test_tensors_of_one_call_are_not_written() -> None:
+    module = initialize_(nn.Sequential(nn.Linear(5, 5), nn.LazyLinear(2)), key=0)
+    mine = torch.zeros(5, 5)
+    with pytest.raises(RuntimeError, match="functional_call has put another tensor"):
+        torch.func.functional_call(module, {"0.weight": mine}, (X,))
+    assert not mine.any()
+    module(X)
+    known = initialize_(nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 2)), key=0)
+    assert same_bits(module[1].weight.data, known[1].weight.data)
+
+
+class OfOnesOwn(LazyModuleMixin, nn.Module):
+    """Which becomes no other class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = UninitializedParameter()
+
+    def reset_parameters(self) -> None:
+        if not self.has_uninitialized_params():
+            nn.init.uniform_(self.weight)
+
+    def initialize_parameters(self, x: torch.Tensor) -> None:
+        self.weight.materialize((3, x.shape[-1]))
+        self.reset_parameters()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return x @ self.weight.t()
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_lazy_modules_of_ones_own(called: bool) -> None:
+    module = nn.Sequential(OfOnesOwn())
+    if called:
+        module(X)
+    initialize_(module, key=0)
+    module(X)
+    want = fastinit.uniform_(torch.empty(3, 5), key=Key(0).fold_in("0.weight").fold_in(0))
+    assert same_bits(module[0].weight.data, want)
+    _nothing_waits(module)
+
+
+def test_a_method_of_the_instance_stays() -> None:
+    module = nn.Sequential(nn.LazyLinear(3))
+    layer = module[0]
+
+    def reset() -> None:
+        nn.init.constant_(layer.weight, 4.0)
+        nn.init.zeros_(layer.bias)
+
+    layer.reset_parameters = reset
+    initialize_(module, key=0)
+    module(X)
+    assert torch.equal(layer.weight, torch.full((3, 5), 4.0))
+    assert vars(layer)["reset_parameters"] is reset
