@@ -149,29 +149,35 @@ class _Deferred:
                 self._done.add(name)
         self._loading.clear()
 
-    def _called(self, module: nn.Module, hook: _Hook, args: Any, kwargs: Any) -> None:
-        """Initialise the module before it, or a part, is called, if that shows the last shapes."""
+    def _called(self, module: nn.Module, hook: _Hook, args: Any, kwargs: Any) -> Any:
+        """Initialise the module before it, or a part, is called, if that shows the last shapes.
+
+        Returns:
+            The arguments that the call is to be made with, or None: those that it has.
+        """
+        given = None
         with self._lock:
             whole, path = self.whole(), hook.path
             if self._ended:
-                return
+                return None
             if whole is None or (path and module not in modules_of(whole)):
                 alone = self._go_on_alone(module, path)
                 mine = next(h for h in _hooks_on(module) if h.deferred is alone)
-                alone.called(module, mine, args, kwargs)
-                return
+                return alone.called(module, mine, args, kwargs)
             _check_own(whole)
             named = dict(_named(whole))
             self._note_loaded(named)
             if path and self._done.issuperset(name for name, _ in _named(module, path)):
-                return  # of what is nobody's business here
+                return None  # of what is nobody's business here
             done = {id(t): t for n, t in named.items() if n in self._done}
-            with kept_values(t for t in done.values() if not is_lazy(t)):
+            skipped = [t for n, t in named.items() if id(t) not in done and self._skips(n)]
+            with kept_values(t for t in (*done.values(), *skipped) if not is_lazy(t)):
                 if has_lazy(module):
                     self.is_tried = True
                     try:
                         with quiet(module):
-                            see_shapes(module, args, kwargs, _later_hooks(module, hook))
+                            hooks = _later_hooks(module, hook)
+                            given = see_shapes(module, args, kwargs, hooks)
                     finally:
                         self.is_tried = False
                 if has_lazy(whole):
@@ -187,6 +193,7 @@ class _Deferred:
             except BaseException:
                 self.put_on(whole)
                 raise
+        return given
 
     called = untraced(_called, "shapes are looked for; call the module once before it is compiled")
 
@@ -259,10 +266,11 @@ class _Hook:
         if whole is not None:
             self.deferred.whole = weakref.ref(whole)
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # A call of the whole while that is tried is another thread's, and has to wait.
         if not self.deferred.trials or (self.deferred.is_tried and not self.path):
-            self.deferred.called(module, self, args, kwargs)
+            return self.deferred.called(module, self, args, kwargs)
+        return None
 
     def names_in(self, module: nn.Module) -> dict[str, Tensor]:
         """Give what the module itself holds, by the names in the whole."""

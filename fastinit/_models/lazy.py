@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -13,6 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 from torch.utils._pytree import tree_map
 
+from fastinit._models.held import held_tensors
 from fastinit._models.tree import modules_of
 from fastinit._patch.entered import EnteredScope
 from fastinit._patch.fork import Fork
@@ -117,23 +121,83 @@ def kept_values(tensors: Iterable[Tensor]) -> Iterator[None]:
                     tensor.copy_(values)
 
 
-def _copied(given: Any) -> Any:
-    """Copy what a call may change or use up: tensors, containers, iterators that can be copied."""
+class _Arguments:
+    """The arguments of a call, for a call before it that leaves them as they are.
 
-    def copy_of(value: Any) -> Any:
+    Tensors, containers and what can be read but once are copied, what is one object to one. An
+    iterator that cannot be is another one afterwards.
+
+    Attributes:
+        copies: for the call before.
+        own: for the call itself.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self._made: dict[int, Any] = {}
+        self._instead: dict[int, Any] = {}
+        self._generators: list[tuple[Generator, Tensor]] = []
+        self.copies = self._copy_of(given)
+        self.own = given
+        if self._instead:
+            self.own = tree_map(lambda value: self._instead.get(id(value), value), given)
+
+    def put_back(self) -> None:
+        """Give torch's generators among them the states that they had."""
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+    def _copy_of(self, given: Any) -> Any:
+        return tree_map(self._copy_once, given)
+
+    def _copy_once(self, value: Any) -> Any:
+        if id(value) not in self._made:
+            self._made[id(value)] = self._copy(value)
+        return self._made[id(value)]
+
+    def _copy(self, value: Any) -> Any:
+        made: Any
         if isinstance(value, Tensor):
-            return value.detach().clone().requires_grad_(value.requires_grad)
-        if isinstance(value, Iterator):
-            with suppress(TypeError):  # a generator
+            return _copied(value)
+        if isinstance(value, Generator):
+            self._generators.append((value, value.get_state()))
+        elif isinstance(value, Iterator):
+            try:
                 return copy.copy(value)
+            except TypeError:  # Python's generators
+                made, self._instead[id(value)] = itertools.tee(value)
+                return made
+        elif is_dataclass(value) and not isinstance(value, type):
+            made = copy.copy(value)
+            for field in fields(value):
+                if hasattr(value, field.name):
+                    copied = self._copy_of(getattr(value, field.name))
+                    object.__setattr__(made, field.name, copied)
+            return made
+        elif isinstance(value, UserDict):
+            made = copy.copy(value)
+            made.data = self._copy_of(value.data)
+            return made
         return value
 
-    return tree_map(copy_of, given)
+
+def _copied(tensor: Tensor) -> Tensor:
+    """Copy a tensor; what is no leaf of a graph may be written, and its copy is none, either."""
+    made = tensor.detach().clone()
+    if tensor.requires_grad:
+        made.requires_grad_()
+        if not tensor.is_leaf:
+            with torch.enable_grad():
+                made = made.clone()
+    return made
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def see_shapes(
     module: nn.Module, args: Any, kwargs: Any, hooks: Iterable[tuple[Callable[..., Any], bool]]
-) -> None:
+) -> tuple[Any, Any]:
     """Make the call that is about to be made, to see the shapes that it has.
 
     Args:
@@ -141,16 +205,32 @@ def see_shapes(
         args: its arguments.
         kwargs: likewise.
         hooks: those that come before the call still, and whether they take `kwargs`.
+
+    Returns:
+        The arguments that the call is to be made with, then.
     """
-    grad = torch.is_grad_enabled()
-    with kept_state(module), torch.set_grad_enabled(grad), Fork.of_python(0):
-        args, kwargs = _copied((args, kwargs))
-        for hook, with_kwargs in hooks:
-            given = hook(module, args, kwargs) if with_kwargs else hook(module, args)
-            if given is None:
-                continue
-            if with_kwargs:
-                args, kwargs = given
-            else:
-                args = given if isinstance(given, tuple) else (given,)
-        module.forward(*args, **kwargs)
+    grad, given = torch.is_grad_enabled(), _Arguments((args, kwargs))
+    args, kwargs = given.copies
+    held = [tensor for _, _, tensor in held_tensors(module) if is_plain(type(tensor))]
+    try:
+        with (
+            kept_state(module),
+            kept_values(t for t in held if not (t.is_meta or is_closed(t) or is_put_together(t))),
+            torch.set_grad_enabled(grad),
+            torch.autograd.graph.saved_tensors_hooks(_itself, _itself),  # not those of checkpoints
+            Fork.of_python(0),
+        ):
+            for hook, with_kwargs in hooks:
+                made = hook(module, args, kwargs) if with_kwargs else hook(module, args)
+                if made is None:
+                    continue
+                if with_kwargs:
+                    args, kwargs = made
+                else:
+                    args = made if isinstance(made, tuple) else (made,)
+            module.forward(*args, **kwargs)
+    finally:
+        given.put_back()
+        torch.clear_autocast_cache()  # which holds what weights were
+    own: tuple[Any, Any] = given.own
+    return own

@@ -83,13 +83,13 @@ def places_of(
         return {}
     first = {alias: name for name, one in named.items() for alias in (*one.aliases, name)}
     if not first.keys() >= state_dict.keys():
-        alone = {name.removeprefix(f"{prefix}."): at for name, at in first.items()}
-        for others in (
+        ways = (
             _names_in_torch(named, module, prefix),
-            alone,
+            {name.removeprefix(f"{prefix}."): at for name, at in first.items()},
             _names_in_torch(named, module, ""),
-        ):
-            first = {**others, **first}
+        )
+        # One that knows all: with and without the prefix a name may be that of two places.
+        first = next((way for way in ways if way.keys() >= state_dict.keys()), first)
     found: dict[str, Tensor] = {}
     for name, value in state_dict.items():
         if name not in first:

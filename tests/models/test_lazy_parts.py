@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -300,69 +299,6 @@ def test_skipped_layers_are_what_torch_makes_them() -> None:
     module(X)
     assert module[0].weight.std() > 0.1
     _nothing_waits(module)
-
-
-class Divides(nn.Module):
-    """Changes what it is given."""
-
-    def __init__(self, lazy: bool) -> None:
-        super().__init__()
-        self.layer = _linear(lazy, 5, 2)
-
-    def forward(self, x: Any) -> Any:
-        return self.layer(x.div_(2))
-
-
-class Counts(Divides):
-    def forward(self, x: Any) -> Any:
-        return torch.stack([self.layer(one) for one in x])
-
-
-class Takes(Divides):
-    def forward(self, x: Any) -> Any:
-        return self.layer(x.pop("x"))
-
-
-class Differentiates(Divides):
-    def forward(self, x: Any) -> Any:
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(self.layer(x).square().sum(), x)[0]
-
-
-class OnThreads(Divides):
-    def __init__(self, lazy: bool) -> None:
-        super().__init__(lazy)
-        self.other = _linear(lazy, 5, 2)
-
-    def forward(self, x: Any) -> Any:
-        with ThreadPoolExecutor(2) as pool:
-            return sum(pool.map(lambda layer: layer(x), [self.layer, self.other]))
-
-
-@pytest.mark.parametrize(
-    ("kind", "given"),
-    [
-        (Divides, lambda: X.clone()),
-        (Counts, lambda: iter([X, X])),
-        (Takes, lambda: {"x": X}),
-        (Differentiates, lambda: X),
-        (OnThreads, lambda: X),
-    ],
-)
-def test_the_call_that_shows_shapes_leaves_no_trace(kind: Any, given: Any) -> None:
-    known, module = (initialize_(kind(lazy), key=0) for lazy in (False, True))
-    assert torch.equal(module(given()), known(given()))
-    assert torch.equal(module(given()), known(given()))
-
-
-def test_hooks_that_come_later_change_what_it_is_given() -> None:
-    module = initialize_(nn.Sequential(nn.LazyLinear(3)), key=0)
-    module.register_forward_pre_hook(lambda _, given: given[0].flatten(1))
-    module.register_forward_pre_hook(
-        lambda _, given, named: ((named["x"],), {}), with_kwargs=True, prepend=True
-    )
-    assert module(x=torch.ones(4, 2, 5)).shape == (4, 3)
-    assert module[0].weight.shape == (3, 10)
 
 
 def test_tensors_of_one_call_are_not_written() -> None:

@@ -290,3 +290,16 @@ def test_a_prefix_may_have_what_wrappers_add(wrapper: str) -> None:
         if isinstance(part, nn.Linear):
             initialize_(part, key=3, prefix=path)
             assert same_bits(part.weight.data, before[f"{path}.weight"])
+
+
+def test_a_prefix_that_is_the_name_of_a_part() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.model = nn.Linear(3, 3), nn.Module()
+            self.model.scale = nn.Linear(3, 3)
+
+    theirs = Outer().state_dict()
+    for prefix in ("model", "other", ""):
+        made = materialize(Outer, key=1, prefix=prefix, state_dict=theirs).state_dict()
+        assert all(same_bits(value, theirs[name]) for name, value in made.items())
