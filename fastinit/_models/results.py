@@ -25,7 +25,6 @@ def named_memory(
         The memory by name, and the names of memory: by what is on it in the end.
     """
     refs, names = {}, Names()
-    partly = False  # whether parameters leave something of a storage to others
     rename, storage_of, there = request.rename.name_of, recorder.storage_of, names.there
     for table in (result.parameters, result.buffers):
         tensors = [named.tensor for named in table.values()]
@@ -44,12 +43,12 @@ def named_memory(
             ref = refs[name] = Ref(storage, Region.of(tensor))
             if ref.region.numel > 0:
                 there.add(ref, rename(name))
-                partly = partly or ref.region.nbytes < storage.nbytes
+                names.partly = names.partly or ref.region.nbytes < storage.nbytes
     for ref, name in recorder.declared:
         names.before.add(ref, name)
     storages = recorder.storages_of(tensor for tensor, _ in recorder.followed)
     for (tensor, name), storage in zip(recorder.followed, storages, strict=True):
-        if storage is None or (storage in names.there and not partly):
+        if storage is None or (storage in names.there and not names.partly):
             continue
         ref = Ref(storage, Region.of(tensor))
         if not names.there.meets(ref):
@@ -61,7 +60,7 @@ def named_memory(
         and storage.is_alive
         and (storage.drawn or storage.outside or not storage.is_full)
     ]
-    if loose or partly:
+    if loose or names.partly:
         for name, owner, tensor in held_tensors(result.module, request.prefix):
             storage = recorder.storage_of(tensor)
             if storage is None or tensor.numel() == 0 or name in result.buffers:

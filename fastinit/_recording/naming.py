@@ -102,9 +102,11 @@ class Names:
         there: what is there in the end as a parameter or buffer.
         others: what is held otherwise.
         before: what there was, where nothing is now that is there.
+        partly: whether what is there leaves something of a storage to others.
     """
 
     def __init__(self) -> None:
+        self.partly = False
         self.there = _Table()
         self.others = _Table()
         self.before = _Table()

@@ -32,6 +32,9 @@ class Settled:
         self.ops = without_dead(recorder.log, names.holds)
         self._keys = Keys(recorder.key)
         found = names_of_draws(names, self.ops, recorder.order)
+        if names.partly:  # what nobody can have any more is nothing that a draw is for
+            held_ops = without_dead(recorder.log, names.holds, held=names.held)
+            found |= names_of_draws(names, held_ops, recorder.order)
         # Of several of one name first what the values in the end depend on, then what the module
         # holds beside parameters and buffers, then what somebody has only looked at, or may have
         # kept, so that none of this changes a weight.

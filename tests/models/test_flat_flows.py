@@ -141,6 +141,27 @@ def test_what_was_a_parameter_keeps_its_name_in_memory_of_others(flat: bool) -> 
         assert same_bits(value.detach(), expected)
 
 
+def test_what_nobody_has_any_more_names_no_draw() -> None:
+    class Replaced(nn.Module):
+        """One draw goes to two parameters side by side, of which one is replaced then."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.empty(4))
+            self.second = nn.Parameter(torch.empty(4))
+
+        def reset_parameters(self) -> None:
+            nn.init.normal_(self.first)
+            flat = torch.cat([self.first.data, self.first.data])
+            self.first.data, self.second.data = flat[:4], flat[4:]
+            self.first = nn.Parameter(torch.randn(4))
+
+    module = fastinit.initialize_(Replaced(), key=KEY)
+    for name in ("first", "second"):
+        expected = normal_(torch.empty(4), key=KEY.fold_in(name).fold_in(0))
+        assert same_bits(module.get_parameter(name).data, expected), name
+
+
 _ON_LISTS: dict[str, Callable[[Any], object]] = {
     "fewer tensors": lambda ts: torch._foreach_add_(ts, ts[:2]),
     "fewer numbers": lambda ts: torch._foreach_mul_(ts, [1.0, 2.0]),

@@ -329,7 +329,7 @@ def _name(
 ) -> Any:
     """Name the draw that is first of these by where it is written or else what it reaches first.
 
-    What nobody holds and goes nowhere has the first name of its storage.
+    What nobody holds any of and goes nowhere has the first name of its storage.
     """
     beside = None
     reached: set[tuple[int, int]] = set()
@@ -340,7 +340,7 @@ def _name(
             held = {names[cell] for cell in writes if cell in names}
             if held:
                 return next(name for name in names.values() if name in held)
-            others = sorted(writes - final) if event.each is None else ()
+            others = sorted(writes) if event.each is None and not writes & final else ()
             storages = [first[s] for s, _ in others if s in first]
             beside = beside or next(iter(storages), None)
         elif event.overwrites:
