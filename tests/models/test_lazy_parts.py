@@ -9,29 +9,13 @@ from typing import Any
 import pytest
 import torch
 from support.common import same_bits
+from support.lazy_models import Trainer, X, linear
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 import fastinit
 from fastinit import Key, initialize_
-
-X = torch.linspace(-1, 1, 20).view(4, 5)
-
-
-def _linear(lazy: bool, inputs: int, outputs: int) -> nn.Module:
-    return nn.LazyLinear(outputs) if lazy else nn.Linear(inputs, outputs)
-
-
-class Trainer(nn.Module):
-    """Which calls its net, and never itself."""
-
-    def __init__(self, lazy: bool) -> None:
-        super().__init__()
-        self.net = nn.Sequential(_linear(lazy, 5, 8), nn.ReLU(), _linear(lazy, 8, 2))
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.net(x)
 
 
 class Pair(nn.Module):
@@ -40,8 +24,8 @@ class Pair(nn.Module):
     def __init__(self, lazy: bool) -> None:
         super().__init__()
         norm = nn.LazyBatchNorm1d() if lazy else nn.BatchNorm1d(8)
-        self.first = nn.Sequential(_linear(lazy, 5, 8), norm)
-        self.second = nn.Sequential(_linear(lazy, 8, 3))
+        self.first = nn.Sequential(linear(lazy, 5, 8), norm)
+        self.second = nn.Sequential(linear(lazy, 8, 3))
         self.scale = nn.Parameter(torch.empty(2))
 
     def reset_parameters(self) -> None:
@@ -99,7 +83,7 @@ class Tied(nn.Module):
         super().__init__()
         self.head, self.words = nn.Linear(5, 7, bias=False), nn.Embedding(7, 5)
         self.head.weight = self.words.weight
-        self.middle = _linear(lazy, 5, 5)
+        self.middle = linear(lazy, 5, 5)
 
     def init_weights(self) -> None:
         nn.init.normal_(self.middle.bias)
@@ -210,7 +194,7 @@ def test_what_is_loaded_into_parts_stays(before: bool) -> None:
 
 @pytest.mark.parametrize("lazy", [0, 1])
 def test_another_call_for_a_part_counts(lazy: int) -> None:
-    module = nn.Sequential(_linear(True, 5, 8), _linear(bool(lazy), 8, 2))
+    module = nn.Sequential(linear(True, 5, 8), linear(bool(lazy), 8, 2))
     known = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 2))
     for one in (module, known):
         initialize_(one, key=0)
@@ -263,7 +247,7 @@ def test_compiled_before_the_first_call() -> None:
 def test_calls_that_skip_what_others_draw(order: int) -> None:
     def run(lazy: bool) -> nn.Module:
         module = nn.Sequential(
-            nn.Sequential(nn.Linear(5, 5), _linear(lazy, 5, 4)), _linear(lazy, 4, 2)
+            nn.Sequential(nn.Linear(5, 5), linear(lazy, 5, 4)), linear(lazy, 4, 2)
         )
         ones, zeros = {"default": nn.init.ones_}, {"default": nn.init.zeros_}
         if order in (0, 1):

@@ -10,27 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.lazy_models import Trainer, X, linear
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from fastinit import initialize_
-
-X = torch.linspace(-1, 1, 20).view(4, 5)
-
-
-def _linear(lazy: bool, inputs: int, outputs: int) -> nn.Module:
-    return nn.LazyLinear(outputs) if lazy else nn.Linear(inputs, outputs)
-
-
-class Net(nn.Module):
-    """Two layers."""
-
-    def __init__(self, lazy: bool) -> None:
-        super().__init__()
-        self.net = nn.Sequential(_linear(lazy, 5, 8), nn.ReLU(), _linear(lazy, 8, 2))
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.net(x)
 
 
 class Divides(nn.Module):
@@ -38,7 +22,7 @@ class Divides(nn.Module):
 
     def __init__(self, lazy: bool) -> None:
         super().__init__()
-        self.layer = _linear(lazy, 5, 2)
+        self.layer = linear(lazy, 5, 2)
 
     def forward(self, x: Any) -> Any:
         return self.layer(x.div_(2))
@@ -63,7 +47,7 @@ class Differentiates(Divides):
 class OnThreads(Divides):
     def __init__(self, lazy: bool) -> None:
         super().__init__(lazy)
-        self.other = _linear(lazy, 5, 2)
+        self.other = linear(lazy, 5, 2)
 
     def forward(self, x: Any) -> Any:
         with ThreadPoolExecutor(2) as pool:
@@ -136,14 +120,14 @@ def test_generators_are_where_the_call_alone_leaves_them() -> None:
 
 @pytest.mark.parametrize("gradients", [False, True])
 def test_first_calls_under_autocast(gradients: bool) -> None:
-    known, module = (initialize_(Net(lazy), key=0) for lazy in (False, True))
+    known, module = (initialize_(Trainer(lazy), key=0) for lazy in (False, True))
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(gradients):
         assert torch.equal(module(X), known(X))
         assert torch.equal(module(X), known(X))
 
 
 def test_a_first_call_inside_a_checkpoint() -> None:
-    known, module = (initialize_(Net(lazy), key=0) for lazy in (False, True))
+    known, module = (initialize_(Trainer(lazy), key=0) for lazy in (False, True))
     for one in (known, module):
         given = X.clone().requires_grad_()
         checkpoint(one, given, use_reentrant=False).sum().backward()
