@@ -20,7 +20,7 @@ from fastinit._models.held import held_tensors
 from fastinit._models.tree import modules_of
 from fastinit._patch.entered import EnteredScope
 from fastinit._patch.fork import Fork
-from fastinit._tensors import is_closed, is_plain, is_put_together
+from fastinit._tensors import copy_values, is_closed, is_plain, is_put_together
 
 
 def has_lazy(module: nn.Module) -> bool:
@@ -117,8 +117,15 @@ def kept_values(tensors: Iterable[Tensor]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for tensor, values in held:
-                if not torch.equal(tensor, values):
-                    tensor.copy_(values)
+                if not _are_equal(tensor, values):
+                    copy_values(tensor, values)
+
+
+def _are_equal(a: Tensor, b: Tensor) -> bool:
+    try:
+        return torch.equal(a, b)
+    except NotImplementedError:  # of half complex numbers and sparse tensors
+        return False
 
 
 class _Arguments:

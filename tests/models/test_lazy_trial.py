@@ -160,3 +160,37 @@ def test_hooks_that_come_later_change_what_it_is_given() -> None:
     )
     assert module(x=torch.ones(4, 2, 5)).shape == (4, 3)
     assert module[0].weight.shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    "held", [torch.ones(2, dtype=torch.complex32), torch.ones(2).to(torch.float8_e5m2)]
+)
+def test_tensors_of_types_that_torch_does_not_compare(held: torch.Tensor) -> None:
+    module = Trainer(True)
+    module.held = held
+    initialize_(module, key=0)
+    module(X)
+    assert module.held is held
+
+
+def test_a_sparse_buffer_that_is_loaded() -> None:
+    module = Trainer(True)
+    module.register_buffer("table", torch.eye(2).to_sparse())
+    initialize_(module, key=0)
+    module.load_state_dict({"table": 2 * torch.eye(2).to_sparse()}, strict=False)
+    module(X)
+    assert torch.equal(module.table.to_dense(), 2 * torch.eye(2))
+
+
+def test_an_initialiser_may_call_a_part_of_what_waits() -> None:
+    class Scaled(nn.Linear):
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            with torch.no_grad():
+                self.weight.div_(self(torch.ones(1, 5)).norm())
+
+    known, module = (nn.Sequential(Scaled(5, 5), linear(lazy, 5, 2)) for lazy in (False, True))
+    for one in (known, module):
+        initialize_(one, key=0)
+        initialize_(one[0], key=1, prefix="0")
+    assert torch.equal(module(X), known(X))
