@@ -250,6 +250,8 @@ void check_request(const Request& request, std::optional<at::IntArrayRef> full_s
                     request.batch_dims > 0 ? " besides those of the batch" : "", ", but got shape ",
                     full_size ? *full_size : request.self.sizes(),
                     " and batch_dims=", request.batch_dims);
+  TORCH_CHECK(std::isfinite(request.gain), request.name,
+              ": argument 'gain' must be finite, but got ", request.gain);
   TORCH_CHECK_VALUE(request.method == "householder" || request.method == "qr", request.name,
                     ": argument 'method' must be 'householder' or 'qr', but got '",
                     std::string(request.method), "'");

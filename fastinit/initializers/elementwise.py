@@ -126,8 +126,8 @@ def trunc_normal_(
     """Fill with independent draws from the normal distribution, given that they lie in [a, b].
 
     One pass by the inverse distribution function, accurate however far out or narrow the interval
-    is. No result lies outside [a, b]. The bounds are values, not multiples of `std`, and may be
-    infinite.
+    is. No result lies outside [a, b], unless no value of the dtype lies inside: then all are `a`,
+    rounded. The bounds are values, not multiples of `std`, and may be infinite.
 
     Args:
         tensor: any shape; float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2.
@@ -144,9 +144,9 @@ def trunc_normal_(
 
     Raises:
         RuntimeError: if `mean` or `std` is not finite, `std` is negative, a bound is NaN, or `a` >
-            `b`; if no value of the dtype lies in [a, b]; if elements of `tensor` share memory; if
-            `tensor` is an inference tensor outside of inference mode; if a generator would be drawn
-            from while a CUDA graph is captured.
+            `b`; if all of [a, b] is beyond what the dtype can hold; if elements of `tensor` share
+            memory; if `tensor` is an inference tensor outside of inference mode; if a generator
+            would be drawn from while a CUDA graph is captured.
         TypeError: if a number, `key` or `generator` has the wrong type.
         ValueError: if both `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
         NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot

@@ -53,7 +53,7 @@ def orthogonal_(
             one; float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2, complex64 or
             complex128, those of 16 and 8 bits computed in float32. Autocast and the precision
             allowed for float32 products (TF32) make no difference.
-        gain: the factor.
+        gain: the factor, finite.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
         batch_dims: how many leading dimensions count matrices, each independent of the others:
@@ -69,9 +69,9 @@ def orthogonal_(
         `tensor`.
 
     Raises:
-        RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
-            outside of inference mode; if a generator would be drawn from while a CUDA graph is
-            captured; with `distributed`, if the ranks differ in what they ask for.
+        RuntimeError: if `gain` is not finite; if elements of `tensor` share memory; if `tensor` is
+            an inference tensor outside of inference mode; if a generator would be drawn from while
+            a CUDA graph is captured; with `distributed`, if the ranks differ in what they ask for.
         TypeError: if a number, `method`, `key` or `generator` has the wrong type; if `distributed`
             is given for what is no DTensor.
         ValueError: if `tensor` has too few dimensions, `batch_dims` is negative, or `method` is
@@ -131,7 +131,7 @@ def orthogonal_many_(
 
     Args:
         tensors: what to fill; each as for `orthogonal_`.
-        gain: the factor, or one for every tensor.
+        gain: the factor, finite, or one for every tensor.
         generator: where to draw the keys from, in the order of the tensors (default: the
             generator of each one's device).
         keys: one for every tensor, instead of a generator.
@@ -144,9 +144,9 @@ def orthogonal_many_(
         The tensors, in a list.
 
     Raises:
-        RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
-            outside of inference mode; if a generator would be drawn from while a CUDA graph is
-            captured; with `distributed`, if the ranks differ in what they ask for.
+        RuntimeError: if `gain` is not finite; if elements of `tensor` share memory; if `tensor` is
+            an inference tensor outside of inference mode; if a generator would be drawn from while
+            a CUDA graph is captured; with `distributed`, if the ranks differ in what they ask for.
         TypeError: if a tensor, a number, `method`, a key or `generator` has the wrong type; if
             `distributed` is given and a tensor is no DTensor.
         ValueError: if the number of `keys` or of gains is not that of the tensors; if a tensor has
@@ -174,6 +174,12 @@ def orthogonal_many_(
                 f"fastinit.orthogonal_many_: argument '{name}' has {len(values)} values for "
                 f"{len(listed)} tensors"
             )
+    without = [k for k, word in enumerate(words) if word is None]
+    if keys is not None and without:
+        raise TypeError(
+            "fastinit.orthogonal_many_: argument 'keys' must have a key for every tensor, got None "
+            f"for number {without[0]}"
+        )
     given = [source(word, generator, "orthogonal_many_") for word in words]
     factors = [as_double(value, "gain") for value in gains]
     beyond = _beyond(batch_dims, method, "orthogonal_many_")
@@ -253,7 +259,7 @@ def delta_orthogonal_(
     Args:
         tensor: 3, 4 or 5 dimensions, (out, in, *kernel), out at least in; float32, float64,
             float16, bfloat16, float8_e4m3fn, float8_e5m2, complex64 or complex128.
-        gain: the factor.
+        gain: the factor, finite.
         generator: where to draw the key from (default: the device's generator).
         key: the key itself, instead of a generator.
 
@@ -261,9 +267,9 @@ def delta_orthogonal_(
         `tensor`.
 
     Raises:
-        RuntimeError: if elements of `tensor` share memory; if `tensor` is an inference tensor
-            outside of inference mode; if a generator would be drawn from while a CUDA graph is
-            captured.
+        RuntimeError: if `gain` is not finite; if elements of `tensor` share memory; if `tensor` is
+            an inference tensor outside of inference mode; if a generator would be drawn from while
+            a CUDA graph is captured.
         TypeError: if a number, `key` or `generator` has the wrong type.
         ValueError: if `tensor` has another number of dimensions, or fewer outputs than inputs; if
             both `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
@@ -288,10 +294,13 @@ def delta_orthogonal_(
         return tensor
     check_open("delta_orthogonal_", tensor)
     check_apart("delta_orthogonal_", tensor)
+    empty = math.prod(shape) == 0  # and draws nothing, but its arguments are looked at
     with torch.no_grad():
-        matrix = orthogonal_(tensor.new_empty(shape[:2]), gain, generator, key=key)
-        tensor.zero_()
-        if math.prod(shape[2:]) > 0:
+        matrix = orthogonal_(
+            tensor.new_empty((0, 0) if empty else shape[:2]), gain, generator, key=key
+        )
+        if not empty:
+            tensor.zero_()
             middle = tensor
             for size in reversed(shape[2:]):
                 middle = middle.select(-1, (size - 1) // 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Generator, Tensor
 
@@ -100,6 +102,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
         `tensor`.
 
     Raises:
+        TypeError: if `groups` is no integer.
         ValueError: if `tensor` has another number of dimensions, or `groups` is not a positive
             divisor of its first size.
     """
@@ -112,7 +115,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
             "fastinit.dirac_: argument 'tensor' must have 3, 4 or 5 dimensions, got shape "
             f"{tuple(tensor.shape)}"
         )
-    outputs = tensor.shape[0]
+    outputs, groups = tensor.shape[0], operator.index(groups)
     if groups < 1 or outputs % groups != 0:
         raise ValueError(
             f"fastinit.dirac_: argument 'groups' must be a positive divisor of {outputs}, the size "

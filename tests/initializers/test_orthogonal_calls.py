@@ -254,3 +254,20 @@ def test_short_calls_leave_a_long_one_its_setting(precision_settings):
     long.join()
     assert seen >= 3
     assert products.fp32_precision == "bf16"
+
+
+def test_a_key_for_every_tensor() -> None:
+    tensors = [torch.zeros(3, 3) for _ in range(2)]
+    with pytest.raises(TypeError, match="a key for every tensor, got None for number 1"):
+        fastinit.orthogonal_many_(tensors, keys=[1, None])  # type: ignore[list-item]
+    assert not any(tensor.any() for tensor in tensors)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 0), (0, 0, 3), (3, 0, 1)])
+def test_a_convolution_without_elements_draws_nothing(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    fastinit.delta_orthogonal_(torch.empty(shape), generator=generator)
+    assert torch.equal(generator.get_state(), before)
+    with pytest.raises(RuntimeError, match="gain"):
+        fastinit.delta_orthogonal_(torch.empty(shape), float("nan"))

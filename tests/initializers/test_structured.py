@@ -217,6 +217,15 @@ def test_dirac_is_that_of_torch(groups, shape, dtype):
     assert same_bits(fastinit.dirac_(strided, groups), expected)
 
 
+def test_dirac_takes_any_integer_for_groups():
+    for groups in (True, np.int64(3)):
+        expected = nn.init.dirac_(torch.empty(6, 3, 3), int(groups))
+        assert same_bits(fastinit.dirac_(torch.empty(6, 3, 3), groups), expected)
+    tensor = torch.ones(6, 3, 3)
+    with untouched(tensor), pytest.raises(TypeError, match="integer"):
+        fastinit.dirac_(tensor, 2.0)
+
+
 @pytest.mark.parametrize("groups", [0, -1, 4, 7])
 def test_dirac_groups_must_divide(groups):
     tensor = torch.ones(6, 2, 3)

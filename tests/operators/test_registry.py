@@ -343,12 +343,21 @@ def test_empty_lists_are_fine() -> None:
 # ---- what orthogonal_ made of unusual arguments -------------------------------------------------
 
 
-def test_gains_that_are_no_numbers() -> None:
-    tensors = [torch.zeros(4, 4) for _ in range(4)]
-    gains = [1.0, math.nan, 2.0, math.nan]
-    OPS.orthogonal_many_(tensors, gains, keys=[1, 2, 1, 2])
-    assert torch.equal(2 * tensors[0], tensors[2])
-    assert tensors[1].isnan().all() and tensors[3].isnan().all()
+@pytest.mark.parametrize("gain", [math.nan, math.inf, -math.inf])
+def test_gains_that_are_no_numbers(gain: float) -> None:
+    tensors = [torch.zeros(4, 4) for _ in range(3)]
+    state = torch.get_rng_state()
+    for call in (
+        lambda: OPS.orthogonal_many_(tensors, [1.0, gain, 2.0]),
+        lambda: fastinit.orthogonal_(tensors[0], gain),
+        lambda: fastinit.orthogonal_many_(tensors, [2.0, 1.0, gain]),
+        lambda: fastinit.delta_orthogonal_(tensors[0].view(4, 4, 1), gain),
+        lambda: fastinit.orthogonal_(fastinit.shard(tensors[0], (8, 4), (4, 0)), gain),
+    ):
+        with pytest.raises(RuntimeError, match="argument 'gain' must be finite, but got"):
+            call()
+    assert not any(tensor.any() for tensor in tensors)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("method", ["householder", "qr"])
