@@ -89,9 +89,14 @@ def _built(options: argparse.Namespace) -> nn.Module:
     if unknown:
         listed = ", ".join(unknown)
         print(f"{options.config}: {kind.__name__} does not know {listed}", file=sys.stderr)
-    model_class = None
-    for name in config.architectures or ():
-        model_class = model_class or getattr(transformers, name, None)
+    named = config.architectures or ()
+    named = [named] if isinstance(named, str) else [*named]
+    model_class = next(filter(None, (getattr(transformers, name, None) for name in named)), None)
+    if named and model_class is None:
+        raise _Complaint(
+            f"{options.config}: transformers has none of its 'architectures', {', '.join(named)}; "
+            "name one that it has, or leave them out for the bare model"
+        )
 
     def factory() -> nn.Module:
         made: nn.Module

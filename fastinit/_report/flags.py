@@ -101,11 +101,15 @@ def _flags_of_history(
 
 
 def _drawn(named: Named) -> bool:
-    """Whether a parameter may have been drawn, for all that is known."""
+    """Whether a parameter may have been drawn, for all that is known.
+
+    What nothing is known to have written in a recording is made of constants: a table.
+    """
     history = history_of(named.owner, named.attribute)
-    writes = [] if history is None else history.writes
-    known = {write.fill or write.label.partition("(")[0] for write in writes}
-    return not known or not known <= _CONSTANT
+    if history is None:
+        return True
+    known = {write.fill or write.label.partition("(")[0] for write in history.writes}
+    return not known <= _CONSTANT
 
 
 def _padding_is_set(named: Named) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fastinit._models.checks import check_module
+from fastinit._models.fully_sharded import reshard
 from fastinit._models.lazy import kept_state
 from fastinit._models.names import named_modules, named_parameters
 from fastinit._report import render
@@ -114,6 +115,7 @@ def _pass(module: nn.Module, inputs: Any) -> list[LayerRow]:
     finally:
         for handle in handles:
             handle.remove()
+        reshard(module)
     return rows
 
 
@@ -193,6 +195,7 @@ def report(
         >>> print(fastinit.report(model, torch.randn(8, 3, 224, 224)))
     """
     check_module(module, "report")
+    reshard(module)  # what FSDP2 has gathered is thrown away, and not what was initialised
     group = _group_of(distributed)
     ties = _declared_ties(module)
     # Under all their names: a tie that is broken has two.

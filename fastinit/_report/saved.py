@@ -77,13 +77,13 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     except Exception as error:  # of many kinds, and long
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{file} cannot be read as weights: {lines[0]}") from error
-    found = _by_name(state)
-    if not found and state:
-        inside = _in_checkpoint(state)
+    found, inside = _by_name(state), _in_checkpoint(state)
+    most = max(map(len, inside.values()), default=0)
+    if state and len(found) <= most:  # what lies beside a state dict is not the weights
         if len(inside) != 1:
             listed = ", ".join(repr(name) for name in state)
             several = f"; save one of {', '.join(map(repr, inside))} by itself" if inside else ""
-            raise ValueError(f"{file} holds no tensors by name, but {listed}{several}")
+            raise ValueError(f"{file} holds no weights by name, but {listed}{several}")
         (found,) = inside.values()
     yield from found.items()
 

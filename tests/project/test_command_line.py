@@ -92,18 +92,45 @@ def test_report_of_a_state_dict(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert "1.running_var" in printed
 
 
+@pytest.mark.parametrize("beside", [{}, {"rng": torch.get_rng_state(), "best": torch.tensor(0.5)}])
 @pytest.mark.parametrize("name", ["model", "state_dict"])
 def test_report_of_a_checkpoint_of_a_training_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, beside: dict[str, torch.Tensor]
 ) -> None:
     module = nn.Linear(4, 4)
     optimizer = torch.optim.Adam(module.parameters())
     module(torch.ones(1, 4)).sum().backward()
     optimizer.step()
     saved = {name: module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "hp": {}}
+    torch.save(saved | beside, tmp_path / "w.pt")
+    assert main(["report", str(tmp_path / "w.pt")]) == 0
+    printed = capsys.readouterr().out
+    assert "\nweight " in printed
+    assert "\n20 parameters" in printed
+
+
+def test_report_of_a_state_dict_with_a_state_of_its_own_inside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = nn.Linear(4, 4).state_dict() | {"_extra_state": {"scale": torch.ones(3)}}
     torch.save(saved, tmp_path / "w.pt")
     assert main(["report", str(tmp_path / "w.pt")]) == 0
-    assert "\nweight " in capsys.readouterr().out
+    assert "\n20 parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", [["MyGPT2", "Other"], "MyGPT2"])
+def test_init_of_a_class_that_transformers_has_not(config: Path, named: object) -> None:
+    config.write_text(json.dumps(CONFIG | {"architectures": named}))
+    with pytest.raises(SystemExit, match="transformers has none of its 'architectures', MyGPT2"):
+        main(["init", "--config", str(config), "--key", "0"])
+
+
+def test_init_of_a_class_that_is_named_alone(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(json.dumps(CONFIG | {"architectures": "GPT2LMHeadModel"}))
+    assert main(["init", "--config", str(config), "--key", "0"]) == 0
+    assert "transformer.wte.weight" in capsys.readouterr().out
 
 
 def test_report_of_a_folder_shows_what_is_saved(
@@ -203,7 +230,7 @@ def test_init_without_transformers(config: Path, monkeypatch: pytest.MonkeyPatch
     ("content", "message"),
     [
         (b"nothing of the kind", "cannot be read as weights"),
-        ({"model": {"w": 1}}, "no tensors by name, but 'model'"),
+        ({"model": {"w": 1}}, "no weights by name, but 'model'"),
         (
             {"model": {"w": torch.ones(2)}, "ema": {"w": torch.ones(2)}, "epoch": 1},
             "but 'model', 'ema', 'epoch'; save one of 'model', 'ema' by itself",

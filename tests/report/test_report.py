@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import math
@@ -418,6 +419,26 @@ def test_copies_of_a_layer_are_flagged() -> None:
 def test_what_is_no_draw_is_no_copy() -> None:
     layers = nn.ModuleList(nn.Linear(4, 4, bias=False) for _ in range(2))
     assert report(initialize_(layers, {"default": nn.init.eye_}, key=3)).flags == {}
+
+
+class _Table(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.log(torch.arange(1.0, 17.0).repeat(8, 1)))
+
+
+def test_a_table_of_every_layer_is_no_copy() -> None:
+    made = fastinit.materialize(lambda: nn.Sequential(_Table(), _Table()), key=3)
+    assert report(made).flags == {}
+
+
+def test_a_copy_that_a_factory_makes_is_one() -> None:
+    def make() -> nn.Module:
+        drawn = nn.Linear(4, 4)
+        return nn.ModuleList([drawn, copy.deepcopy(drawn)])
+
+    made = fastinit.materialize(make, key=3)
+    assert report(made).flags["1.weight"] == ("same values as 0.weight",)
 
 
 def test_a_padding_row_of_any_embedding_that_holds_the_weight() -> None:
