@@ -128,6 +128,7 @@ ESCAPES: frozenset[Any] = frozenset(
         torch.Tensor.__repr__,
         torch.Tensor.apply_,
         torch.Tensor.data_ptr,
+        torch.Tensor.is_shared,
         torch.Tensor.map_,
         torch.Tensor.map2_,
         torch.Tensor.numpy,
@@ -187,7 +188,20 @@ TOGETHER = {
 
 
 @functools.cache
-def _written(func: Any) -> tuple[tuple[int, str], ...]:
+def receives(func: Any) -> bool:
+    """Whether an operator gives its first argument values of other processes.
+
+    Those of `torch.distributed` do, and their schemas do not say that they write.
+    """
+    name: str = func._schema.name.partition("::")[2]
+    return bool(func.namespace == "c10d" and name.endswith("_") and name != "monitored_barrier_")
+
+
+@functools.cache
+def written_places(func: Any) -> tuple[tuple[int, str], ...]:
+    """Say which arguments an operator writes to: where they stand, and their names."""
+    if receives(func):
+        return ((0, func._schema.arguments[0].name),)
     return tuple(
         (place, argument.name)
         for place, argument in enumerate(func._schema.arguments)
@@ -197,7 +211,7 @@ def _written(func: Any) -> tuple[tuple[int, str], ...]:
 
 def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """List the tensors that an operator writes to."""
-    return _given(_written(func), args, kwargs)
+    return _given(written_places(func), args, kwargs)
 
 
 def saved_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -207,7 +221,9 @@ def saved_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 @functools.cache
 def _saved(func: Any) -> tuple[tuple[int, str], ...]:
-    written = _written(func)
+    written = written_places(func)
+    if receives(func):
+        return written
     if func.namespace != "aten":  # whose first may be what it saves to, or adds to
         return written[1:]
     # Running statistics are read, too.
@@ -220,8 +236,10 @@ def _given(
     found: list[Tensor] = []
     for place, name in places:
         value = args[place] if place < len(args) else kwargs.get(name)
-        values = value if isinstance(value, (list, tuple)) else [value]
-        found.extend(v for v in values if isinstance(v, Tensor))
+        values = [*value] if isinstance(value, (list, tuple)) else [value]
+        for given in values:
+            found += [v for v in given if isinstance(v, Tensor)] if type(given) is list else []
+            found += [given] if isinstance(given, Tensor) else []
     return found
 
 

@@ -84,8 +84,9 @@ def initialize_(
     brought back through `right_inverse`; rules may name its parts instead. Nothing is written
     before all of it is known, so an error leaves the module as it was. An initialiser that reads
     what it draws gets it; if that was drawn before it could be told what for, all of them run
-    again, from the module as it was. Threads that they start belong to it. Python's and NumPy's own
-    generators are seeded from the key meanwhile, and put back.
+    again, from the module as it was; not so if they communicate with other processes, which
+    do not: then a UserWarning says that values depend on the order. Threads that they start belong
+    to it. Python's and NumPy's own generators are seeded from the key meanwhile, and put back.
 
     A parameter or buffer that is a DTensor (FSDP2, tensor and expert parallelism, their
     combinations) gets on each rank the part of what the unsharded module would get, bit for bit
@@ -255,7 +256,8 @@ class _Call(NamedTuple):
         wanted = parameters
         if skip:
             wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
-        warn_of_loaded(wanted)
+        if self.factory is None:  # whose values may be loaded, too
+            warn_of_loaded(wanted)
         base = key_or_drawn(self.key, "initialize_")
         if self.factory is not None:
             initialize_from(

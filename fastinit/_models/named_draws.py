@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from fastinit._models.checks import check_unsharded
 from fastinit._models.fully_sharded import reshard
 from fastinit._models.named_memory import NamedMemory, memory_of
 from fastinit._models.names import named_parameters
+from fastinit._models.notes import outside
 from fastinit._models.renaming import Renaming
 from fastinit._patch.scope import NamedDraw
 from fastinit._recording.graph import Storage
@@ -39,20 +41,44 @@ class NamedDraws(NamedMemory):
             check_unsharded(part, named_parameters(part), "patch")
         super().__init__(parts)
         renaming.check(dict.fromkeys(name for name, _ in self.everything()))
+        self._warn_of_replicas()
         for part in parts:
             reshard(part)
 
-    def __call__(self, tensor: Tensor) -> NamedDraw | None:
-        """Say what the next draw into a tensor has; None if it is not of the modules."""
+    def _warn_of_replicas(self) -> None:
+        """Warn of other tensors under one name: parts mostly have names of their own."""
+        first: dict[str, Tensor] = {}
+        alike = {
+            name: None
+            for name, named in self.everything()
+            if first.setdefault(self._renaming(name), named.tensor) is not named.tensor
+        }
+        if alike:
+            more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
+            warnings.warn(
+                f"fastinit.patch: argument 'module': parts have different tensors called "
+                f"{', '.join([*alike][:3])}{more}, which get the same numbers, as replicas should; "
+                "if they are no replicas, the names have to be those of the whole: see 'rename'",
+                UserWarning,
+                stacklevel=outside(),
+            )
+
+    def __call__(self, tensor: Tensor, over: bool = True) -> NamedDraw | None:
+        """Say what the next draw into a tensor has; None if it is not of the modules.
+
+        Args:
+            tensor: the tensor.
+            over: whether what was there is written over.
+        """
         memory = memory_of(tensor)
         place = None if memory is None else self.find(memory)
         if memory is None or place is None:
             return None
         region = Region.of(memory)
         live = self._live.setdefault(place, Live())
-        number = live.next(region)
+        number = live.next(region, over)
         key = self._key.fold_in(self._renaming(place[1])).fold_in(number)
-        return NamedDraw(key, lambda: live.add(region, number))
+        return NamedDraw(key, lambda: live.add(region, number, over))
 
     def look(self) -> None:
         """See what has which name now; those of before count on."""

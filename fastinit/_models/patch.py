@@ -14,7 +14,7 @@ from fastinit._models.checks import checked_parts
 from fastinit._models.named_draws import NamedDraws
 from fastinit._models.renaming import Rename, Renaming
 from fastinit._patch.entered import EnteredScope
-from fastinit._patch.methods import NamingMode
+from fastinit._patch.naming import NamingMode
 from fastinit._patch.scope import entered_by
 from fastinit.key import Key, key_argument, reserve_key
 
@@ -74,13 +74,16 @@ class patch:
         - A draw into a parameter or buffer, or into a view of one, uses
           `Key(key).fold_in(name).fold_in(n)`, as in `initialize_`, whatever was drawn before: the
           same weights for every division into pipeline stages, and for a layer more. `n` is the
-          least number that no other draw under this name has whose values are still there. So what
-          is drawn anew as a whole gets the same numbers anew.
+          least number that no other draw under this name has whose values are still there; they are
+          gone when one later draw has written over them all. So what is drawn anew as a whole gets
+          the same numbers anew.
         - Names are without what wrappers add, and a tied parameter has the first of its names, as
           in `initialize_`. What becomes a parameter inside is found when something is drawn into
           it.
-        - torch's own draws into these tensors (`bernoulli_`, a dtype that fastinit does not
-          support) are keyed in the same way, but for those into DTensors.
+        - torch's own draws into these tensors (`bernoulli_`, `out=`, dropout in place, a dtype that
+          fastinit does not support) are keyed in the same way, but for those into DTensors; so are
+          calls of fastinit's own functions without `key=` or `generator=`, but for
+          `delta_orthogonal_`, which counts for itself.
         - Draws into other memory (`torch.rand`, a buffer that is copied into a parameter later)
           count for themselves, as below. `initialize_` can say what they are for, a patch cannot.
 
@@ -99,12 +102,16 @@ class patch:
           NumPy's own. They are global, so keyed patches of two threads or tasks at once disturb
           each other there (and only there).
 
+    Warns:
+        UserWarning: on entering, if two parts have other tensors under one name: these get the same
+            numbers, as replicas should.
+
     Raises:
         TypeError: if `key`, `module` or `rename` is of another type, or if what is decorated is not
             callable, a class, a generator function or a coroutine function.
         ValueError: if `key` is an int outside [-2**63, 2**64), or `rename` is given without
             `module`. On entering, if `rename` gives two the same name or knows one that there is
-            not, or if two tensors have one name without what wrappers add.
+            not, or if two tensors of one part have one name without what wrappers add.
         NotImplementedError: on entering, if `module` holds parts of parameters that do not say
             where in them they lie (FSDP1, DeepSpeed's ZeRO-3).
         RuntimeError: if it is left on a thread that has not entered it.

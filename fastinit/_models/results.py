@@ -24,8 +24,9 @@ def named_memory(
     Returns:
         The memory by name, and the names of memory: by what is on it in the end.
     """
-    refs, names = {}, Names()
-    rename, storage_of, there = request.rename.name_of, recorder.storage_of, names.there
+    rename, storage_of = request.rename.name_of, recorder.storage_of
+    refs, names = {}, Names(lambda: map(rename, (*result.parameters, *result.buffers)))
+    there = names.there
     for table in (result.parameters, result.buffers):
         tensors = [named.tensor for named in table.values()]
         for name, tensor, storage in zip(

@@ -31,6 +31,8 @@ from fastinit._recording.recorder import Recorder
 from fastinit._recording.settle import Settled, nbytes_of
 from fastinit.key import Key, key_argument, reserve_key
 
+# All processes have to make the same calls, and only this one knows that it would like to again:
+# so who has spoken to others is not run again.
 # An initialiser may choose what it does by what it reads, so a run more may find other names.
 _MOST_RUNS = 5
 
@@ -77,17 +79,22 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
                 raise
             waits = False  # something reaches memory past the dispatcher, and must not wait
             continue
-        if found.settled.right:
+        if found.settled.right or found.recorder.communicates:
             break
     if found is None:
         found = _run_once(request, run, undo, table, waits)
     try:
         if not found.settled.right:  # who has warnings raised gets the module as it was, too
+            kind = type(found.result.module).__name__
+            why = "what they have drawn before, in a way that names do not settle"
+            if found.recorder.communicates:
+                why = (
+                    "what they have read of it, or sent to other processes, which do not send it "
+                    "again, so that they are run but once"
+                )
             warnings.warn(
-                f"fastinit.{request.where}: what initialisers of "
-                f"{type(found.result.module).__name__} draw depends on what they have drawn "
-                "before, in a way that names do not settle; their values depend on the order of "
-                "modules",
+                f"fastinit.{request.where}: what initialisers of {kind} draw depends on {why}; "
+                "their values depend on the order of modules",
                 UserWarning,
                 stacklevel=outside(),
             )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import random
-import sys
 import threading
 from typing import Any, ClassVar
 
@@ -24,19 +24,35 @@ class _Python:
 
 
 class _NumPy:
-    """NumPy's own generator, likewise."""
+    """NumPy's own generator, likewise; `random` is its module."""
+
+    def __init__(self, random: Any) -> None:
+        self._random = random
 
     def get_state(self) -> Any:
-        return sys.modules["numpy"].random.get_state()
+        return self._random.get_state()
 
     def set_state(self, state: Any) -> None:
-        sys.modules["numpy"].random.set_state(state)
+        self._random.set_state(state)
 
     def manual_seed(self, seed: int) -> None:
-        sys.modules["numpy"].random.seed([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])
+        self._random.seed([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])
 
 
-_PYTHON, _NUMPY = _Python(), _NumPy()
+_PYTHON = _Python()
+
+
+@functools.cache
+def _numpy() -> _NumPy | None:
+    """Give NumPy's own generator if NumPy is there.
+
+    It loads the module, as NumPy itself does for whoever is first to draw from it, inside perhaps.
+    """
+    try:
+        import numpy.random
+    except ImportError:
+        return None
+    return _NumPy(numpy.random)
 
 
 class Fork:
@@ -51,8 +67,8 @@ class Fork:
 
     def __init__(self, seed: int, *, torch_too: bool = True) -> None:
         generators: list[Any] = [_PYTHON]
-        if "numpy.random" in sys.modules:
-            generators.append(_NUMPY)
+        if (numpys := _numpy()) is not None:
+            generators.append(numpys)
         if torch_too:
             generators.append(torch.default_generator)
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -7,7 +7,6 @@ the complaint, if there is one.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +14,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 import fastinit.init as fast
-from fastinit._distributed.fill import OBSERVERS, tell_observers
 from fastinit._patch.dtensors import draw_whole
 from fastinit._patch.scope import (
     Scope,
     current,
     draw,
-    drawn_by_torch,
     is_ours,
     is_plain_tensor,
     is_transformed,
@@ -67,10 +64,19 @@ class _Call:
             return None
         return [*self.args, *(self.kwargs.get(name, _NOT_GIVEN) for name in names[given:])]
 
-    def draw(self, fill: Callable[..., Any], tensor: torch.Tensor, numbers: tuple[Any, ...]) -> Any:
-        """Draw into `tensor` and return it, or else return what torch's function did."""
+    def draw(
+        self,
+        fill: Callable[..., Any],
+        tensor: torch.Tensor,
+        numbers: tuple[Any, ...],
+        goal: torch.Tensor | None = None,
+    ) -> Any:
+        """Draw into `tensor` and return it, or else return what torch's function did.
+
+        With `goal` it is for that tensor, whose name it has.
+        """
         generator = self.kwargs.get("generator")
-        return draw(self.scope, fill, self.original, tensor, numbers, generator)
+        return draw(self.scope, fill, self.original, tensor, numbers, generator, goal)
 
     def draw_new(
         self,
@@ -206,7 +212,7 @@ def _normal_of_tensors(call: _Call, mean: Any, std: Any) -> Any:
         return call.original()
     dtype = reference.dtype if out is None else out.dtype
     tensor = _empty(shape, dtype=dtype, device=reference.device)
-    result = call.draw(fast.normal_, tensor, (0.0, 1.0))
+    result = call.draw(fast.normal_, tensor, (0.0, 1.0), out)
     if result is not tensor:
         return result
     with torch.no_grad():
@@ -226,7 +232,7 @@ HANDLERS: dict[Any, _Handler] = {
 
 
 # Draws that fastinit has no function for.
-_TORCH_DRAWS = frozenset(
+TORCH_DRAWS = frozenset(
     {
         torch.Tensor.bernoulli_,
         torch.Tensor.cauchy_,
@@ -236,7 +242,7 @@ _TORCH_DRAWS = frozenset(
         torch.Tensor.random_,
     }
 )
-_SEEN = HANDLERS.keys() | SLICING | _TORCH_DRAWS | {torch.Tensor.__setitem__}
+_SEEN = HANDLERS.keys() | SLICING | TORCH_DRAWS | {torch.Tensor.__setitem__}
 
 
 class PatchMode(TorchFunctionMode):
@@ -270,37 +276,9 @@ class PatchMode(TorchFunctionMode):
         if func is torch.Tensor.__setitem__ and is_dtensor(args[0]):
             return scope.slices.assign(*args)
         with scope.slices.writing_by(func, args, kwargs or {}):
-            if func in _TORCH_DRAWS and args and is_dtensor(args[0]) and not _grad_matters(args[0]):
+            if func in TORCH_DRAWS and args and is_dtensor(args[0]) and not _grad_matters(args[0]):
                 return draw_whole(func, args[0], args[1:], kwargs or {})
             return func(*args, **kwargs) if kwargs else func(*args)
-
-
-class NamingMode(PatchMode):
-    """A patch whose scope names draws: those of torch's own into what has a name, too."""
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        scope = self._scope
-        if func not in _TORCH_DRAWS or current() is not scope or is_transformed():
-            return super().__torch_function__(func, types, args, kwargs)
-        given = kwargs or {}
-        named = None
-        drawn = functools.partial(super().__torch_function__, func, types, args, kwargs)
-        if scope.named and args and is_ours(args[0]) and given.get("generator") is None:
-            scope.slices.refuse_to_name(args[0])
-            with torch._C.DisableTorchFunction():
-                named = scope.named(args[0])
-        if named is None:
-            return drawn()
-        if OBSERVERS and not is_dtensor(args[0]):  # of those into shards `draw_whole` tells
-            numbers = [x for x in (*args[1:], *given.values()) if isinstance(x, (int, float))]
-            tell_observers(args[0], func.__name__, tuple(numbers), int(named.key))
-        return drawn_by_torch(named, drawn)
 
 
 # Those that change no call but draws, and look at initialisers only to make these.

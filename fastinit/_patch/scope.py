@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.autograd import forward_ad
+from torch.compiler import is_dynamo_compiling
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._patch.fork import Fork
@@ -45,7 +46,8 @@ class Scope:
     With `take`, every draw is offered to it instead: `take(fill, tensor, arguments, generator)`.
     With `sharding`, what shards modules or tensors is, too. `slices` are copies of parts of
     DTensors that have been made under it.
-    With `named`, that says of a draw what it is by name; None for memory that has none.
+    With `named`, that says of a draw what it is by name, `named(tensor, over=True)`, `over` if what
+    was in the tensor is written over; None for memory that has none.
     """
 
     __slots__ = (
@@ -68,7 +70,7 @@ class Scope:
         key: Key | None,
         take: Callable[..., Any] | None = None,
         sharding: Sharding | None = None,
-        named: Callable[[torch.Tensor], NamedDraw | None] | None = None,
+        named: Callable[..., NamedDraw | None] | None = None,
     ) -> None:
         self.owner = owner
         self.key = key
@@ -98,6 +100,8 @@ _innermost: ContextVar[Scope | None] = ContextVar("fastinit.patch", default=None
 
 def current() -> Scope | None:
     """Return the innermost scope in force, or None while torch's own code must run."""
+    if is_dynamo_compiling():  # which cannot ask, and runs torch
+        return None
     scope = _innermost.get()
     if scope is None:
         return None
@@ -193,8 +197,9 @@ def draw(
     tensor: torch.Tensor,
     arguments: tuple[Any, ...],
     generator: torch.Generator | None,
+    goal: torch.Tensor | None = None,
 ) -> Any:
-    """Make one draw into `tensor`, by `fill(tensor, *arguments)`.
+    """Make one draw into `tensor`, by `fill(tensor, *arguments)`; its name is that of `goal`.
 
     It is keyed when the scope is, unless a generator was asked for, or a worker's of a DataLoader
     is to be used (`_in_worker`): by name if the tensor's memory has one there, else by how many
@@ -206,8 +211,8 @@ def draw(
         if scope.named is not None:
             scope.slices.refuse_to_name(tensor)
         with scope.slices.writing(tensor):
-            return _draw(scope, fill, original, tensor, arguments, generator)
-    return _draw(scope, fill, original, tensor, arguments, generator)
+            return _draw(scope, fill, original, tensor, arguments, generator, goal)
+    return _draw(scope, fill, original, tensor, arguments, generator, goal)
 
 
 def _draw(
@@ -217,6 +222,7 @@ def _draw(
     tensor: torch.Tensor,
     arguments: tuple[Any, ...],
     generator: torch.Generator | None,
+    goal: torch.Tensor | None,
 ) -> Any:
     key = scope.key
     if key is not None and (generator is not None or _in_worker(scope)):
@@ -238,7 +244,9 @@ def _draw(
             )
             if key is not None:
                 target = torch.empty_like(tensor, device="meta") if imaginary else tensor
-                named = None if scope.named is None else scope.named(tensor)
+                named = None
+                if scope.named is not None:
+                    named = scope.named(tensor if goal is None else goal)
                 own = key.fold_in(scope.drawn) if named is None else named.key
                 try:
                     result = fill(target, *arguments, key=own)

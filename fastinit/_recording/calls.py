@@ -44,7 +44,7 @@ class Calls(Waiting):
             times[id(tensor)] = times.get(id(tensor), 0) + 1
         saved = saved_arguments(func, args, kwargs) if kind.mutable else []
         beside = {self.storage_of(tensor) for tensor in saved}
-        if args and isinstance(args[0], Tensor):
+        if args and isinstance(args[0], Tensor) and not kind.receives:
             beside.discard(self.storage_of(args[0]))
         adds = kwargs.get("accumulate") or kwargs.get("reduce") or any(v is True for v in args)
         partial = kind.partial and not adds

@@ -80,6 +80,14 @@ def _own(names: Names, ref: Ref, position: int) -> _Goal | None:
     return _Goal(position, 0, name) if names.meets(ref) else _Goal(_LAST, position, name)
 
 
+def _first(goals: Sequence[_Goal | None], names: Names | None = None) -> _Goal | None:
+    """Give the first of some goals; of those that one operator writes, if that is so, by names."""
+    found = [goal for goal in goals if goal is not None]
+    if len(found) > 1 and names is not None:
+        found = [goal._replace(place=names.place(goal.name)) for goal in found]
+    return min(found, default=None)
+
+
 def _copied(names: Names, op: Op) -> _Goal:
     """Name a draw by the first that has a name of what it copies, or by what else holds it."""
     named = None
@@ -121,13 +129,9 @@ def names_of_draws(names: Names, ops: Sequence[Op], order: Mapping[Any, int]) ->
                     here = op.position, 0, only[1]
                     found[op.draw] = here if later is None else min(here, later)
                 continue
-        goal = None
-        for ref in op.writes:
-            goal, flow = _own(names, ref, op.position), flows.goal(ref)
-            if flow is not None:
-                goal = flow if goal is None else min(goal, flow)
-            if goal is not None:
-                break
+        goal = _first([_own(names, ref, op.position) for ref in op.writes], names)
+        if flows.of:
+            goal = _first([goal, *map(flows.goal, op.writes)])
         if op.draw is not None and goal is not None and op.original is None:
             later = found.get(op.draw)
             found[op.draw] = goal if later is None else min(goal, later)

@@ -17,6 +17,7 @@ from fastinit._fills.operators import (
     WHOLE,
     WHOLE_MANY,
     made_of_others,
+    receives,
 )
 from fastinit._recording.copies import in_place
 from fastinit._recording.laying import LAYING
@@ -105,6 +106,8 @@ class Kind(NamedTuple):
         keeps: whether it may keep the address of what it is given.
         joins: whether it lays tensors side by side; see `laid_by`.
         lists: whether it is one of torch's that writes to each of a list, its first argument.
+        receives: whether what it writes are values of other processes.
+        communicates: whether it has to do with others at all.
     """
 
     way: Way
@@ -117,6 +120,8 @@ class Kind(NamedTuple):
     keeps: bool
     joins: bool
     lists: bool
+    receives: bool
+    communicates: bool
 
 
 @functools.cache
@@ -136,7 +141,8 @@ def single(func: Any) -> Any:
 @functools.cache
 def kind_of(func: Any) -> Kind:
     """Say what a recording does with an operator."""
-    mutable, name = func._schema.is_mutable, func._schema.name.partition("::")[2]
+    name, given = func._schema.name.partition("::")[2], receives(func)
+    mutable = func._schema.is_mutable or given
     draws = torch.Tag.nondeterministic_seeded in func.tags
     ours = func.namespace == "fastinit"
     out = any(argument.is_out for argument in func._schema.arguments)
@@ -178,4 +184,17 @@ def kind_of(func: Any) -> Kind:
     pointwise = pointwise or (torchs and name.removesuffix("_") in _POINTWISE)
     joins = torchs and name in LAYING
     composite = made_of_others(func)
-    return Kind(way, composite, mutable, overwrites, partial, pointwise, draws, keeps, joins, lists)
+    return Kind(
+        way,
+        composite,
+        mutable,
+        overwrites,
+        partial,
+        pointwise,
+        draws,
+        keeps,
+        joins,
+        lists,
+        given,
+        communicates=func.namespace in ("c10d", "_c10d_functional"),
+    )

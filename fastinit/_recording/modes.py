@@ -27,6 +27,7 @@ _READING = READERS | frozenset(
         Tensor.__format__,
         Tensor.__reduce_ex__,
         Tensor.__repr__,
+        Tensor.is_shared,
         Tensor.tolist,
     }
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastinit._fills.by_region import ByRegion
@@ -103,13 +103,18 @@ class Names:
         others: what is held otherwise.
         before: what there was, where nothing is now that is there.
         partly: whether what is there leaves something of a storage to others.
+
+    Args:
+        listed: lists the names in their order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listed: Callable[[], Iterable[str]] = tuple) -> None:
         self.partly = False
         self.there = _Table()
         self.others = _Table()
         self.before = _Table()
+        self._listed = listed
+        self._places: dict[str, int] | None = None
 
     def holds(self, storage: Storage) -> bool:
         """Whether something that there is in the end has a storage."""
@@ -126,6 +131,12 @@ class Names:
     def covers(self, ref: Ref) -> bool:
         """Whether all of a region has a name."""
         return _cover(self.within(ref), ref.region)
+
+    def place(self, name: str) -> int:
+        """Say how manieth a name is; those of what was there before come last."""
+        if self._places is None:
+            self._places = {name: k for k, name in reversed([*enumerate(self._listed())])}
+        return self._places.get(name, len(self._places))
 
     def within(self, ref: Ref) -> list[tuple[Region, str]]:
         """List the regions with a name that a region meets, and their names."""
@@ -184,13 +195,18 @@ class Live:
             return []
         return [number for number, other in self._regions.items() if region.covers(other)]
 
-    def next(self, region: Region) -> int:
-        """Give a draw the least number that no other will have then."""
-        return min([self._least, *self._under(region)])
+    def next(self, region: Region, over: bool = True) -> int:
+        """Give a draw the least number that no other will have then.
 
-    def add(self, region: Region, number: int) -> None:
+        Args:
+            region: where it is.
+            over: whether what was there is written over.
+        """
+        return min([self._least, *self._under(region)]) if over else self._least
+
+    def add(self, region: Region, number: int, over: bool = True) -> None:
         """Note a draw that has been made."""
-        for other in self._under(region):
+        for other in self._under(region) if over else ():
             del self._regions[other]
             self._least = min(self._least, other)
         self._regions[number] = region

@@ -63,6 +63,7 @@ class Recorder(Calls):
         declared: memory that was given a name meanwhile.
         repeated: what initialisers have done that is to be done again, by what it depends on.
         apart: the names of DTensors that nobody takes care of, by the addresses of their storages.
+        communicates: whether something was said to other processes, which may not say it again.
     """
 
     def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING, *, waits: bool = True) -> None:
@@ -72,6 +73,7 @@ class Recorder(Calls):
         self.declared: list[tuple[Ref, str]] = []
         self.repeated: dict[Any, Any] = {}
         self.apart: Mapping[int, str] = {}
+        self.communicates = False
 
     def follow(self, tensor: Tensor, name: str, *, anew: bool) -> None:
         """Record what happens to a tensor that is there already.
@@ -138,6 +140,8 @@ class Recorder(Calls):
             return self.made(func(*args, **kwargs))
         if kind.mutable and not torch.is_inference_mode_enabled():
             self._check_open(func, args, kwargs)
+        if kind.communicates:
+            self.communicates = True
         with self.lock:
             fill = parse_fill(func, args, kwargs)
             if fill is not None and self._fill(func, args[0], fill):

@@ -175,6 +175,15 @@ def test_loaded_parameters_are_named() -> None:
         warn_of_loaded(named_parameters(Model(Config(), Alive)))
 
 
+def test_what_a_factory_loads_as_well_is_not_named() -> None:
+    def make() -> nn.Module:
+        return loaded(Model(Config(), Alive), "inner.linear.weight")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastinit.initialize_(make(), key=3, factory=make)
+
+
 class Added(nn.Linear):
     """What others put into a model that is there: whoever does so calls its method."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -51,3 +53,26 @@ def test_a_fork_that_ends_inside_another_leaves_that_one_its_numbers() -> None:
         second = numbers()
     assert (first, second) == expected
     assert other != second
+
+
+_FIRST = """
+import numpy, torch, fastinit
+print("numpy.random" in __import__("sys").modules)
+def make():
+    layer = torch.nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.from_numpy(numpy.random.randn(2, 2))
+    return layer
+for _ in range(2):
+    print(fastinit.materialize(make, key=0).weight.tolist())
+"""
+
+
+def test_numpy_is_seeded_though_nobody_has_drawn_from_it() -> None:
+    """NumPy loads its generators, and seeds them, when somebody first asks for them."""
+    found = {
+        subprocess.run([sys.executable, "-c", _FIRST], capture_output=True, text=True).stdout
+        for _ in range(2)
+    }
+    (printed,) = found
+    *_, first, second = printed.splitlines()
+    assert first == second != ""

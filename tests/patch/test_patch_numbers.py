@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -162,10 +163,21 @@ def test_parameters_in_one_storage() -> None:
 
 def test_parts_with_one_name_are_replicas() -> None:
     parts = [nn.Linear(3, 4) for _ in range(2)]
-    with fastinit.patch(0, module=parts):
+    replicas = "different tensors called weight, bias, which get the same numbers"
+    with pytest.warns(UserWarning, match=replicas) as found, fastinit.patch(0, module=parts):
         for part in parts:
             part.reset_parameters()
     assert_same(values_of(parts[0]), values_of(parts[1]))
+    assert found[0].filename == __file__
+
+
+def test_parts_that_share_a_tensor_have_no_replicas() -> None:
+    parts = [nn.Linear(3, 4, bias=False) for _ in range(2)]
+    parts[1].weight = parts[0].weight
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with fastinit.patch(0, module=parts):
+            parts[0].reset_parameters()
 
 
 # ---- torch's own draws ---------------------------------------------------------------------------

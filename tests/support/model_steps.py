@@ -351,6 +351,19 @@ OTHERS: dict[str, tuple[str, str]] = {
         "x = torch.cat([{t}.data, {u}.data], -1) + 1; {t}.data, {u}.data = x[:, :6], x[:, 6:]",
         "flat memory",
     ),
+    # operators with several results
+    "sorted": (
+        "x, y = {t}.data.sort(1); {t}.data.copy_(y); {u}.data.copy_(x)",
+        "several results",
+    ),
+    "variance and mean": (
+        "self.p{i}, self.q{i} = map(nn.Parameter, torch.var_mean({t}.data, 1))",
+        "several results",
+    ),
+    "qr": (
+        "x, y = torch.linalg.qr({t}.data); {u}.data.copy_(torch.cat([y, y])[:4]); {t}.data = x @ y",
+        "several results",
+    ),
     "view kept": ("self.c{i} = {t}[:, -1]", "views"),
     "detached kept": ("self.c{i} = {t}.detach()", "views"),
     "clone kept": ("self.c{i} = {t}.detach().clone()", "made anew"),

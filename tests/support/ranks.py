@@ -25,6 +25,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import fastinit
 from support import (  # noqa: F401  they have cases
+    collective_ranks,
     distinct_ranks,
     keyless,
     model_ranks,

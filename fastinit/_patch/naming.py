@@ -1,0 +1,165 @@
+"""The function mode of a patch that names draws: those of torch's own and of fastinit's, too."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch._ops import OpOverload, OpOverloadPacket
+
+from fastinit._compiled import orthogonal_many_op
+from fastinit._distributed.fill import OBSERVERS, tell_observers
+from fastinit._fills.operators import OVERWRITING, written_places
+from fastinit._patch.methods import TORCH_DRAWS, PatchMode
+from fastinit._patch.scope import (
+    NamedDraw,
+    current,
+    drawn_by_torch,
+    is_ours,
+    is_transformed,
+)
+from fastinit._patch.slices import is_dtensor
+from fastinit.key import reserve_word
+
+# What draws into `out=`, if it is given.
+_INTO_OUT = frozenset(
+    {torch.bernoulli, torch.multinomial, torch.randint, torch.randint_like, torch.randperm}
+)
+# What multiplies its first argument by a draw: always, or with `inplace=True`.
+_CHANGES = frozenset(
+    {
+        torch.alpha_dropout_,
+        torch.dropout_,
+        torch.feature_alpha_dropout_,
+        torch.feature_dropout_,
+        torch.rrelu_,
+    }
+)
+_CHANGES_IN_PLACE: Mapping[Any, int] = {  # where that stands among the arguments
+    F.alpha_dropout: 3,
+    F.dropout: 3,
+    F.dropout1d: 3,
+    F.dropout2d: 3,
+    F.dropout3d: 3,
+    F.feature_alpha_dropout: 3,
+    F.rrelu: 4,
+}
+_LOOKED_AT = TORCH_DRAWS | _INTO_OUT | _CHANGES | _CHANGES_IN_PLACE.keys()
+
+
+class _Drawn(NamedTuple):
+    """What a call draws into, and whether what was there is written over."""
+
+    tensor: Any
+    over: bool
+
+
+def _overloads(operator: Any) -> list[Any]:
+    """List an operator, or a family of them."""
+    if not isinstance(operator, OpOverloadPacket):
+        return [operator]
+    return [getattr(operator, name) for name in operator.overloads()]  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _draws(operator: Any) -> bool:
+    """Whether an operator, or one of a family, draws into its first argument."""
+    return any(
+        torch.Tag.nondeterministic_seeded in one.tags and written_places(one)[0][0] == 0
+        for one in _overloads(operator)
+        if written_places(one)
+    )
+
+
+@functools.cache
+def _overwrites(operator: Any) -> bool:
+    return any(one in OVERWRITING for one in _overloads(operator))
+
+
+def _is_ours(operator: Any) -> bool:
+    return all(one.namespace == "fastinit" for one in _overloads(operator))
+
+
+def _drawn_into(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Drawn | None:
+    """Say what a call draws into that is there already; None: nothing, or it is not known."""
+    first = args[0] if args else kwargs.get("input")
+    if func in TORCH_DRAWS:
+        return _Drawn(first, over=True)
+    if func in _INTO_OUT:
+        return _Drawn(kwargs.get("out"), over=True)
+    if func in _CHANGES:
+        return _Drawn(first, over=False)
+    place = _CHANGES_IN_PLACE.get(func)
+    if place is not None:
+        in_place = args[place] if len(args) > place else kwargs.get("inplace")
+        return _Drawn(first, over=False) if in_place else None
+    if _draws(func):
+        return _Drawn(first, over=_is_ours(func) or _overwrites(func))
+    return None
+
+
+class NamingMode(PatchMode):
+    """A patch whose scope names draws: those of torch's own into what has a name, too.
+
+    So are those of fastinit's functions that are given neither a key nor a generator.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        operator = isinstance(func, (OpOverload, OpOverloadPacket))
+        pass_on = functools.partial(super().__torch_function__, func, types)
+        looked_at = operator or func in _LOOKED_AT
+        if not looked_at or current() is not self._scope or is_transformed():
+            return pass_on(args, kwargs)
+        given = kwargs or {}
+        if given.get("generator") is not None or given.get("key") is not None:
+            return pass_on(args, kwargs)
+        if func is orthogonal_many_op and given.get("keys") is None:
+            return pass_on(args, {**given, "keys": self._keys_of_many(args)})
+        drawn = _drawn_into(func, args, given)
+        named = None if drawn is None else self._named(*drawn)
+        if drawn is None or named is None:
+            return pass_on(args, kwargs)
+        key = int(named.key)
+        if OBSERVERS and not is_dtensor(drawn.tensor):  # of those into shards others tell
+            numbers = [x for x in (*args[1:], *given.values()) if isinstance(x, (int, float))]
+            name = func.__name__.partition(".")[0]
+            tell_observers(drawn.tensor, name, tuple(numbers), key)
+        if operator and _is_ours(func):
+            result = pass_on(args, {**given, "key": _signed(key)})
+            named.made()
+            return result
+        return drawn_by_torch(named, functools.partial(pass_on, args, kwargs))
+
+    def _named(self, tensor: Any, over: bool) -> NamedDraw | None:
+        """Say what a draw into a tensor is by name, if it has one."""
+        scope = self._scope
+        if scope.named is None or not is_ours(tensor):
+            return None
+        scope.slices.refuse_to_name(tensor)
+        with torch._C.DisableTorchFunction():
+            return scope.named(tensor, over)
+
+    def _keys_of_many(self, args: tuple[Any, ...]) -> list[int]:
+        """Give each of several tensors the key of its name, or one as it would draw itself."""
+        keys = []
+        for tensor in args[0]:
+            named = self._named(tensor, True)
+            if named is not None:
+                named.made()
+            word = reserve_word(tensor.device, None) if named is None else int(named.key)
+            keys.append(_signed(word))
+        return keys
+
+
+def _signed(word: int) -> int:
+    """Give a key as operators take it."""
+    return word - 2**64 if word >= 2**63 else word

@@ -1,0 +1,99 @@
+"""`fastinit.patch(key, module=model)`: every draw into what has a name has the key of that name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.decoders import assert_same, values_of
+from torch import nn
+
+import fastinit
+
+
+class Drawn(nn.Module):
+    """Something that is initialised in a way of its own."""
+
+    def __init__(self, way: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.way = way
+        self.w = nn.Parameter(torch.ones(6))
+        self.matrix = nn.Parameter(torch.zeros(4, 4))
+        self.other = nn.Parameter(torch.zeros(4, 4))
+        self.register_buffer("b", torch.zeros(6))
+        self.register_buffer("i", torch.zeros(6, dtype=torch.int64))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.w.fill_(-1.0)
+        self.matrix.zero_()
+        self.other.zero_()
+        self.way(self)
+
+
+_aten, _ours = torch.ops.aten, torch.ops.fastinit
+WAYS: dict[str, Callable[[Any], object]] = {
+    "init": lambda m: nn.init.normal_(m.w),
+    "own": lambda m: fastinit.normal_(m.w),
+    "own, of a view": lambda m: fastinit.trunc_normal_(m.matrix[1]),
+    "own, scaled": lambda m: fastinit.kaiming_uniform_(m.matrix),
+    "own, twice": lambda m: (fastinit.normal_(m.w[:3]), fastinit.uniform_(m.w[3:])),
+    "orthogonal_": lambda m: fastinit.orthogonal_(m.matrix),
+    "orthogonal_many_": lambda m: fastinit.orthogonal_many_([m.matrix, m.other]),
+    "sparse_": lambda m: fastinit.sparse_(m.matrix, 0.5),
+    "normal(out=)": lambda m: torch.normal(torch.zeros(6), torch.ones(6), out=m.b),
+    "normal(number, out=)": lambda m: torch.normal(torch.zeros(6), 2.0, out=m.b),
+    "bernoulli(out=)": lambda m: torch.bernoulli(torch.full((6,), 0.5), out=m.b),
+    "randperm(out=)": lambda m: torch.randperm(6, out=m.i),
+    "randint(out=)": lambda m: torch.randint(99, (6,), out=m.i),
+    "multinomial(out=)": lambda m: torch.multinomial(torch.ones(6), 6, out=m.i),
+    "dropout": lambda m: F.dropout(m.w, 0.5, True, True),
+    "dropout of a draw": lambda m: (nn.init.normal_(m.w), F.dropout(m.w, inplace=True)),
+    "dropout_": lambda m: torch.dropout_(m.w, 0.5, True),
+    "alpha_dropout": lambda m: F.alpha_dropout(m.w, training=True, inplace=True),
+    "rrelu": lambda m: F.rrelu(m.w, training=True, inplace=True),
+    "operator": lambda m: _aten.normal_(m.w, 0.0, 1.0),
+    "operator's overload": lambda m: _aten.bernoulli_.float(m.b, 0.5),
+    "own operator": lambda m: _ours.normal_(m.w, 0.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_draw_into_a_name_has_its_key(way: str) -> None:
+    def patched(before: int) -> dict[str, torch.Tensor]:
+        module = Drawn(WAYS[way])
+        with fastinit.patch(0, module=module):
+            for _ in range(before):
+                torch.rand(1)
+                torch.randint(9, (1,))
+            module.reset_parameters()
+        return values_of(module)
+
+    want = values_of(fastinit.initialize_(Drawn(WAYS[way]), key=0))
+    for before in (0, 1, 3):
+        assert_same(patched(before), want)
+
+
+def test_what_changes_a_draw_has_another_number() -> None:
+    """What a dropout is multiplied by must not follow from the draw that it changes."""
+    module = Drawn(lambda m: (nn.init.normal_(m.w), F.dropout(m.w, inplace=True)))
+    with fastinit.patch(0, module=module):
+        module.reset_parameters()
+    key = fastinit.Key(0).fold_in("w")
+    drawn = fastinit.normal_(torch.empty(6), key=key.fold_in(0))
+    generator = torch.Generator().manual_seed(int(key.fold_in(1)) % 2**63)
+    kept = torch.empty(6).bernoulli_(0.5, generator=generator) > 0
+    assert torch.equal(module.w.data, torch.where(kept, 2 * drawn, 0.0))
+
+
+def test_keys_and_generators_of_ones_own_stay() -> None:
+    module, generator = Drawn(lambda m: None), torch.Generator().manual_seed(3)
+    with fastinit.patch(0, module=module), torch.no_grad():
+        fastinit.normal_(module.w, key=5)
+        fastinit.uniform_(module.b, generator=generator)
+    assert torch.equal(module.w.data, fastinit.normal_(torch.empty(6), key=5))
+    want = fastinit.uniform_(torch.empty(6), generator=generator.manual_seed(3))
+    assert torch.equal(module.get_buffer("b"), want)
