@@ -67,6 +67,15 @@ def check_untransformed(where: str) -> None:
         )
 
 
+def check_not_fake(where: str, what: str) -> None:
+    """Raise NotImplementedError inside FakeTensorMode, for what needs memory there is none of."""
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        raise NotImplementedError(
+            f"fastinit.{where}: not inside FakeTensorMode for {what}, which would need memory "
+            "meanwhile; call it outside"
+        )
+
+
 def check_unsharded(module: nn.Module, parameters: dict[str, Named], where: str) -> None:
     """Raise NotImplementedError for parameters of which there are only parts here."""
     for kind in set(map(type, modules_of(module))):

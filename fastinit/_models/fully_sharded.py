@@ -177,10 +177,15 @@ def _is_of_torchs_parallelism(hook: Any) -> bool:
     return module.startswith(("torch.distributed.fsdp.", "torch.distributed.tensor."))
 
 
-def with_memory(sharded: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Make what a DTensor on the meta device is, with memory for its shard."""
+def with_memory(
+    sharded: Any, device: torch.device, dtype: torch.dtype, memory: torch.Tensor | None = None
+) -> Any:
+    """Make what a DTensor on the meta device is, with memory for its shard: this, or its own."""
     old = sharded._local_tensor
-    local = torch.empty_strided(old.shape, old.stride(), dtype=dtype, device=device)
+    if memory is None:
+        local = torch.empty_strided(old.shape, old.stride(), dtype=dtype, device=device)
+    else:
+        local = memory.detach()
     spec = sharded._spec
     if dtype is not sharded.dtype:
         spec = dataclasses.replace(spec, tensor_meta=spec.tensor_meta._replace(dtype=dtype))

@@ -65,3 +65,24 @@ def check_have_values(
             f"fastinit.{where}: the module holds DTensors that would get no values, "
             f"{', '.join(wrong)}, {_ADVICE}"
         )
+
+
+def check_not_alone(
+    module: nn.Module, prefix: str, named: NamedTensors, where: str, sharding: Sharding
+) -> None:
+    """Refuse to hold the shard of a DTensor by itself, which has no values until all have some.
+
+    Raises:
+        NotImplementedError: if there are some; it names them.
+    """
+    if not sharding.has_shards:
+        return
+    held = [(name, one.tensor) for name, one in named.both.items()]
+    held += [(name, tensor) for name, _, tensor in held_tensors(module, prefix)]
+    alone = [name for name, tensor in held if sharding.is_shard(tensor)]
+    if alone:
+        raise NotImplementedError(
+            f"fastinit.{where}: the module holds what the factory has taken of a DTensor "
+            f"(to_local), {', '.join(alone)}, which has no values before the factory has returned; "
+            "take it of the module that is returned"
+        )

@@ -65,17 +65,18 @@ def initialize_(
     Otherwise values do not depend on the order of modules, on what else the model holds, or on what
     it is wrapped in (the segments that torch.compile, data parallelism, FSDP and checkpointing add
     to names are dropped, and those of subclasses of these; names in a wrapper of your own are those
-    in its `state_dict`; a tied parameter has the first of its names). All fills run together: one
-    launch per device.
+    of its `named_parameters`; a tied parameter has the first of its names). All fills run together:
+    one launch per device.
 
-    Without `rules`, each module runs what it defines itself, children first: `reset_parameters` or
-    `_reset_parameters`, then `init_weights` or `_init_weights`; a model of transformers runs its
-    own initialisation over everything, loaded weights included, and of what modules inside it
-    define only what their constructors call, as transformers itself; so do classes of diffusers.
-    Buffers that these write are written, too. Constructors do not run again: a UserWarning names
-    those that initialise more than this does (zero-initialised residuals, say), and `factory` gives
-    what they give. Layers that are copies of one, as those of `torch.nn.TransformerEncoder`, are
-    drawn apart; a factory, and so `materialize(factory)`, leaves them copies.
+    Without `rules`, each module runs what it defines itself, without arguments, children first:
+    `reset_parameters` or `_reset_parameters`, then `init_weights` or `_init_weights`; a model of
+    transformers runs its own initialisation over everything, loaded weights included, and of what
+    modules inside it define only what their constructors call, as transformers itself; so do
+    classes of diffusers. Buffers that these write are written, too. Constructors do not run again:
+    a UserWarning names those that initialise more than this does (zero-initialised residuals, say),
+    and `factory` gives what they give. Layers that are copies of one, as those of
+    `torch.nn.TransformerEncoder`, are drawn apart; a factory, and so `materialize(factory)`, leaves
+    them copies.
 
     A tied parameter gets what is made of the place that others are tied to: the one that
     transformers declares, else an embedding, else the first that is written. A weight that its

@@ -89,7 +89,11 @@ def places_of(
             _names_in_torch(named, module, ""),
         )
         # One that knows all: with and without the prefix a name may be that of two places.
-        first = next((way for way in ways if way.keys() >= state_dict.keys()), first)
+        known = next((way for way in ways if way.keys() >= state_dict.keys()), None)
+        if known is None:
+            renamed = _as_hooks_have_it(module, state_dict)
+            known, state_dict = (first, state_dict) if renamed is None else (ways[2], renamed)
+        first = known
     found: dict[str, Tensor] = {}
     for name, value in state_dict.items():
         if name not in first:
@@ -102,6 +106,31 @@ def places_of(
             )
         found[first[name]] = value
     return found
+
+
+def _as_hooks_have_it(
+    module: nn.Module, state_dict: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
+    """Give what is loaded by the names that modules' own hooks before loading give it.
+
+    None: something has no place then, either.
+    """
+    found: dict[str, Tensor] = {}
+
+    def load(owner: nn.Module, local: dict[str, Tensor], prefix: str) -> None:
+        for hook in owner._load_state_dict_pre_hooks.values():
+            hook(local, prefix, {}, True, [], [], [])
+        for attribute in (*owner._parameters, *owner._buffers):
+            if prefix + attribute in local:
+                found[prefix + attribute] = local[prefix + attribute]
+        for name, child in owner._modules.items():
+            begin = f"{prefix}{name}."
+            if child is not None:
+                load(child, {n: v for n, v in local.items() if n.startswith(begin)}, begin)
+
+    load(module, {**state_dict}, "")
+    placed = set(map(id, found.values()))
+    return found if all(id(value) in placed for value in state_dict.values()) else None
 
 
 def _names_in_torch(named: Mapping[str, Named], module: nn.Module, prefix: str) -> dict[str, str]:

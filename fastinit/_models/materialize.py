@@ -13,10 +13,21 @@ from torch.nn.parameter import is_lazy
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.part import is_outside
 from fastinit._models import rules as _rules
-from fastinit._models.checks import check_plain, check_prefix, check_unsharded, check_untransformed
+from fastinit._models.checks import (
+    check_not_fake,
+    check_plain,
+    check_prefix,
+    check_unsharded,
+    check_untransformed,
+)
 from fastinit._models.default_dtype import default_dtype
 from fastinit._models.fully_sharded import reshard
-from fastinit._models.held_shards import by_memory, check_have_values, held_shards
+from fastinit._models.held_shards import (
+    by_memory,
+    check_have_values,
+    check_not_alone,
+    held_shards,
+)
 from fastinit._models.history import keep_known, still_known
 from fastinit._models.loaded import check_state_dict
 from fastinit._models.names import NamedTensors, Pattern, listed, named_tensors
@@ -97,9 +108,10 @@ def materialize(
     A factory (any callable without arguments that returns a module) runs as it is, but what it
     fills waits: in the end everything that has not been overwritten since is filled in one go,
     under the keys that `initialize_` uses. So the values are those of `initialize_(factory(),
-    key=key)` wherever the module can initialise itself, but for weights that a module computes
-    (`torch.nn.utils.parametrizations`, `weight_norm`, `prune`): what a constructor draws before
-    has the names of the parts that it ends in. A constructor that reads a value gets it.
+    key=key)` wherever constructors do what `initialize_` runs, all of it, last and without
+    arguments, but for weights that a module computes (`torch.nn.utils.parametrizations`,
+    `weight_norm`, `prune`): what a constructor draws before has the names of the parts that it
+    ends in. A constructor that reads a value gets it.
     If that was drawn before it could be told what for, the factory runs again (once, as a rule; at
     most four times), with everything that it has changed in tensors put back, and what it has drawn
     from a `generator=`; so it must not count on being called once. Threads that it starts belong to
@@ -251,6 +263,7 @@ def _build(
         if distributed.is_available() and distributed.is_initialized():
             held = held_shards(module, request.prefix, tensors)
             check_have_values(held, request.where, sharding)
+            check_not_alone(module, request.prefix, tensors, request.where, sharding)
         if any(is_sharded(one.tensor) for one in tensors.both.values()):
             twins = Twins(module, tensors, request.prefix, request.where, sharding)
         return initialise_rest(recorder, request, module, tensors, given, twins=twins, made=True)
@@ -275,6 +288,7 @@ def _fill_in(
     named = tensors.both
     _warn(request, tensors)
     check_plain(module, tensors.parameters, request.where)
+    check_not_fake(request.where, "a module on the meta device")
     if named and not any(
         t.is_meta or is_lazy(t) or (is_sharded(t) and is_outside(t)) for t in tensors.tensors
     ):

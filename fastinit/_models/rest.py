@@ -58,6 +58,11 @@ def _load(recorder: Recorder, request: Request, result: Result, twins: Twins | N
     whole = {n: v for n, v in loaded.items() if twins is None or not twins.load(recorder, n, v)}
     with recording(recorder), torch.no_grad():
         for name, value in whole.items():
+            if is_sharded(value):
+                raise NotImplementedError(
+                    f"fastinit.{request.where}: argument 'state_dict': {name} is a DTensor, the "
+                    "module's is an ordinary tensor; pass the full tensor"
+                )
             named[name].tensor.copy_(value)
 
 

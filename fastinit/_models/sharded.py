@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._distributed.part import are_divided_alike, is_outside, part_of, written
 from fastinit._fills.region import Region
+from fastinit._models.checks import check_not_fake
 from fastinit._models.fully_sharded import (
     Unwrapped,
     offloaded,
@@ -28,6 +29,7 @@ from fastinit._models.names import Named, NamedTensors, named_tensors
 from fastinit._models.placing import Given, exchange, wants_dtype
 from fastinit._models.session import Run
 from fastinit._models.sharded_ops import copied, divided, zeroed
+from fastinit._models.tied_shards import Tied, check_together, place_of
 from fastinit._models.tree import modules_of
 from fastinit._models.twin import Twin, check_fixed, misplaced, take_marks
 from fastinit._recording.graph import Op, Storage
@@ -66,7 +68,10 @@ class Twins:
         self._prefix = prefix
         self._where = where
         self.named = {n: one for n, one in named.both.items() if is_sharded(one.tensor)}
+        if self.named:
+            check_not_fake(where, "DTensors")
         self._twins: dict[str, Twin] = {}
+        self._tied = Tied()
         self._given: list[Given] = []
         self._unwrapped = Unwrapped()
         # Buffers that are sums over ranks: where they are set to zero, each rank's part is.
@@ -90,12 +95,14 @@ class Twins:
             kept: the names of those that are to do so unless all of them is overwritten.
         """
         self._twins.clear()
+        self._tied = Tied()
         self._unwrapped.unwrap(self._module)
         for name, named in self.named.items():
             tensor, made = self._twin_of(name, named.tensor)
             grad = tensor.requires_grad
             twin = Twin(named, tensor, name in fixed, name in kept, grad, named.tables)
             self._twins[name] = twin
+            self._tied.add(twin)
             twin.put(tensor)
             if made:
                 with recorder.lock:
@@ -122,6 +129,8 @@ class Twins:
     def _twin_of(self, name: str, sharded: Any) -> tuple[Tensor, bool]:
         """Give a twin, and say whether it has been made now."""
         found = None if self._sharding is None else self._sharding.full(sharded)
+        if found is None and (tied := self._tied.get(sharded)) is not None:
+            found = tied.tensor.detach()
         made = found
         if made is None:
             try:
@@ -199,6 +208,7 @@ class Twins:
         sources = {name: self._source(name, twin) for name, twin in self._twins.items()}
         ran = {ref.storage for op in recorded if op.ran for ref in op.writes}
         check_fixed(self._where, self._twins, recorder, recorded, sources)
+        check_together(self._where, self._twins, sources)
         tied = misplaced(modules_of(self._module), self._twins)
         with torch.no_grad():
             self.take_out()
@@ -231,8 +241,16 @@ class Twins:
             recorder.unguard(storage)
             storage.pending.clear()
         made: list[Op] = []
+        # What shares memory with one that stays, or has been divided, is as that is.
+        done = {place_of(twin.sharded) for n, twin in self._twins.items() if n not in changed}
+        done.discard(None)
         for name, twin in changed.items():
             sharded, source, memory = twin.sharded, sources.get(name), parts.get(name)
+            place = place_of(sharded)
+            if twin.value is None and place in done:
+                continue
+            if place is not None:
+                done.add(place)
             if memory is not None and memory in whole and (held := memory.alive()) is not None:
                 source = regions[name].on(held)
             if name in self._sums and twin.value is None and not _any(source):
@@ -379,6 +397,7 @@ class Twins:
         if not on_meta and not other:
             return
         on_cpu, changed = offloaded(self._module), set()
+        memory: dict[Any, Tensor] = {}  # of those that are tied
         for name in on_meta | other:
             named, old = self.named[name], self._twins[name].sharded
             place = device or torch.device(old.device_mesh.device_type)
@@ -389,7 +408,9 @@ class Twins:
             kind = of_values[name]
             if dtype is not None and wants_dtype(named, dtype):
                 kind = dtype
-            new = with_memory(old, place, kind)
+            where = place_of(old), place, kind
+            new = with_memory(old, place, kind, None if where[0] is None else memory.get(where))
+            memory[where] = new._local_tensor
             changed.add(id(old))
             given = exchange(named, new)
             self._given.append(given)

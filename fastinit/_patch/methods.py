@@ -91,8 +91,12 @@ class _Call:
             return self.original()
         out = self.kwargs.get("out")
         if out is not None:
-            if not is_plain_tensor(out) or _grad_matters(out):
+            if _grad_matters(out) or not is_ours(out):
                 return self.original()
+            # A DTensor is not resized; nor, by torch.normal, a parameter of that size.
+            if is_dtensor(out) or (out.requires_grad and create is _empty_where_torch_would):
+                fits = out.shape == self._shape(create, *size)
+                return self.draw(fill, out, numbers) if fits else self.original()
             options["out"] = out
         try:
             tensor = create(*size, **options)
@@ -104,6 +108,15 @@ class _Call:
         if result is tensor and self.kwargs.get("requires_grad"):
             tensor.requires_grad_()
         return result
+
+    def _shape(self, create: Callable[..., torch.Tensor], *size: Any) -> torch.Size | None:
+        """Give the shape that is asked for, if nothing else is that `create` would have to do."""
+        if self.kwargs.keys() & _OPTIONS:
+            return None
+        try:
+            return create(*size, device="meta").shape
+        except Exception:  # torch shall say it
+            return None
 
 
 def _grad_matters(*values: object) -> bool:

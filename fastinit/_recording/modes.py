@@ -52,8 +52,8 @@ class OperatorWatch(DispatchMode):
                         self._recorder.check_apart(func, args, kwargs or {})
                     return NotImplemented
                 return sharding.dispatch(self, func, kind, args, kwargs or {})
-        if sharding is not None and kind.mutable:
-            sharding.check_written(func, args, kwargs or {})
+        if sharding is not None:
+            sharding.check(func, kind, args, kwargs or {})
         if kind.composite:
             with self:
                 return func.decompose(*args, **(kwargs or {}))

@@ -21,7 +21,7 @@ from fastinit._distributed.part import TensorShard, written
 from fastinit._fills.operators import NATIVE_TO_SHARDS, written_arguments
 from fastinit._fills.region import Region
 from fastinit._recording.graph import Op, Ref, Storage
-from fastinit._recording.kinds import Kind
+from fastinit._recording.kinds import Kind, Way
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._tensors import is_plain, swap
 from fastinit.initializers.orthogonal import delta_orthogonal_
@@ -274,16 +274,29 @@ class Sharding:
 
     # ---- what is done to shards ------------------------------------------------------------------
 
-    def check_written(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse to write to the memory of a shard itself, and to write what has no values."""
+    @property
+    def has_shards(self) -> bool:
+        """Whether there are some that full tensors stand for."""
+        return len(self._full) > 0
+
+    def is_shard(self, tensor: Any) -> bool:
+        """Whether this is the shard of a DTensor by itself, which is without values meanwhile."""
+        plain = is_plain(type(tensor)) and tensor.is_meta
+        return plain and extension.storage_address(tensor) in self._full
+
+    def check(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse what is done to the memory of a shard itself, and to write what has no values."""
         if not self._full or self._is_off():
             return
-        written_to = written_arguments(func, args, kwargs)
+        written_to = written_arguments(func, args, kwargs) if kind.mutable else ()
         for tensor in written_to:
             if is_plain(type(tensor)) and extension.storage_address(tensor) in self._full:
                 _refuse("writes to the shard")
         if any(is_real(tensor) for tensor in written_to):
             _check_no_meta(func, args, kwargs)
+        looks = kind.way is Way.PASS or func in NATIVE_TO_SHARDS
+        if not looks and any(map(self.is_shard, tensors_in((args, kwargs)))):
+            _refuse(f"makes others of the values ({func})")
 
     def assigned(self, tensor: Any, index: Any, value: Any) -> tuple[Any, Any, Any]:
         """Give what is to be called in the place of `tensor[index] = value`.

@@ -170,3 +170,47 @@ def test_an_error_leaves_a_module_of_outside() -> None:
         assert type(layer) is kind
         assert layer.weight is before
         assert layer.weight.is_meta
+
+
+@pytest.mark.parametrize(
+    ("take", "said"),
+    [
+        (
+            lambda w: w.to_local(),
+            "has taken of a DTensor (to_local), 0.weight, which has no values",
+        ),
+        (lambda w: w.to_local().t(), "has taken of a DTensor (to_local), 0.weight"),
+        (lambda w: w.to_local() * 2, "makes others of the values (aten.mul"),
+        (lambda w: w.full_tensor(), "makes others of the values (_c10d_functional.all_gather"),
+        (lambda w: w.redistribute(placements=[Shard(1)]), "makes others of the values"),
+        (lambda w: w.redistribute(placements=[Replicate()]), "makes others of the values"),
+    ],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_shards_alone_have_no_values_to_take(
+    take: Callable[[Any], Tensor], said: str, rank: int
+) -> None:
+    def factory() -> nn.Module:
+        layer = nn.Linear(4, 8, bias=False)
+        nn.init.constant_(layer.weight, 7.0)
+        layer.weight = nn.Parameter(take(spread(layer.weight.detach()).detach()))
+        return nn.Sequential(layer)
+
+    with pytest.raises(NotImplementedError) as error:
+        materialized(factory, rank)
+    assert said in str(error.value)
+
+
+def test_what_asks_a_shard_for_no_values_is_fine() -> None:
+    def factory() -> nn.Module:
+        layer = nn.Linear(4, 8, bias=False)
+        nn.init.constant_(layer.weight, 7.0)
+        layer.weight = spread(layer.weight.detach())
+        sharded: Any = layer.weight
+        layer.local = sharded.to_local().shape
+        sharded.redistribute(placements=[Shard(0)])
+        return layer
+
+    made = materialized(factory)
+    assert made.local == (2, 4)
+    assert bool((made.weight._local_tensor == 7).all())

@@ -303,3 +303,36 @@ def test_a_prefix_that_is_the_name_of_a_part() -> None:
     for prefix in ("model", "other", ""):
         made = materialize(Outer, key=1, prefix=prefix, state_dict=theirs).state_dict()
         assert all(same_bits(value, theirs[name]) for name, value in made.items())
+
+
+class _Renaming(nn.Module):
+    """As wrappers that hide themselves in state dicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.register_state_dict_post_hook(self._without)
+        self.register_load_state_dict_pre_hook(self._with)
+
+    @staticmethod
+    def _without(module: nn.Module, state: Any, prefix: str, _: Any) -> None:
+        for name in [name for name in state if name.startswith(f"{prefix}inner.")]:
+            state[prefix + name.removeprefix(f"{prefix}inner.")] = state.pop(name)
+
+    @staticmethod
+    def _with(module: nn.Module, state: Any, prefix: str, *_: Any) -> None:
+        for name in [name for name in state if name.startswith(prefix)]:
+            state[f"{prefix}inner.{name.removeprefix(prefix)}"] = state.pop(name)
+
+
+@pytest.mark.parametrize("make", [_Renaming, lambda: nn.Sequential(nn.Linear(2, 2), _Renaming())])
+def test_the_names_that_a_module_s_own_hooks_give(make: Any) -> None:
+    whole = make()
+    state = whole.state_dict()
+    assert not any("inner" in name for name in state)
+    found = fastinit.materialize(make, key=3, state_dict=state)
+    for name, value in whole.named_parameters():
+        assert same_bits(found.get_parameter(name).data, value.data)
+    assert state.keys() == whole.state_dict().keys()
+    with pytest.raises(ValueError, match="there is no parameter or buffer"):
+        fastinit.materialize(make, key=3, state_dict={**state, "other": torch.ones(2)})

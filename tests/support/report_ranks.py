@@ -114,3 +114,22 @@ def a_group_that_does_not_hold_all_is_refused() -> None:
     groups = [distributed.new_group([0, 1]), distributed.new_group([2, 3])]
     with pytest.raises(ValueError, match="hold 24 of the 48 numbers of weight"):
         fastinit.report(layer, distributed=groups[rank() // 2])
+
+
+@case
+def a_report_with_inputs_leaves_the_model_divided() -> None:
+    mesh = init_device_mesh("cpu", (world(),))
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    fully_shard(model[0], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    fastinit.materialize(model, key=3)
+    before = [*model.parameters()]
+    for _ in range(2):
+        fastinit.report(model, torch.ones(2, 8))
+        assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
+        assert fastinit.report(model).flags == {}
+    with torch.no_grad():
+        model(torch.ones(2, 8))
+    assert fastinit.report(model).flags == {}
+    assert fastinit.report(model, distributed=True).flags == {}
