@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import dis
+import functools
+from collections.abc import Sequence
 from types import CodeType
+from typing import NamedTuple
 
-# What is called so is looked at: tables have methods of these names, and parts, as well.
-_CHANGED = ("weight", "bias")
-_CALLS = ("copy_", "mul_", "div_")
-# What gives the memory of a tensor, or its values in another type or layout; of one made just now
-# it gives what has been made.
+Path = tuple[str, ...]  # names from where they begin: SELF, ANY, or a global
+
+SELF, ANY = "", "?"  # a function's first argument, and what is not known
+
+# What gives the memory of a tensor; of one made just now it gives what has been made.
 _VIEWS = frozenset(
-    {
-        "T",
-        "detach",
-        "expand",
-        "expand_as",
-        "flatten",
-        "mT",
-        "narrow",
-        "permute",
-        "reshape",
-        "squeeze",
-        "t",
-        "transpose",
-    }
-    | {"unsqueeze", "view", "view_as"}
-    | {"bfloat16", "clone", "contiguous", "cpu", "cuda", "double", "float", "half", "to", "type"}
+    {"T", "detach", "expand", "expand_as", "flatten", "mT", "narrow", "permute", "reshape"}
+    | {"squeeze", "t", "transpose", "unsqueeze", "view", "view_as"}
+)
+# What gives its values in other memory, in another type or layout.
+_COPIES = frozenset(
+    {"bfloat16", "clone", "contiguous", "cpu", "cuda", "double", "float", "half", "to", "type"}
 )
 _EMPTY = frozenset(  # what makes no values
     {"empty", "empty_like", "empty_strided", "new", "new_empty"}
     | {"Tensor", "FloatTensor", "DoubleTensor", "HalfTensor"}
 )
-_KEPT = "memory of others, or without values"
-SETS = frozenset(f"{changed}{what}" for changed in _CHANGED for what in (".data", "[...]"))
-CHANGES = SETS.union(f"{changed}.{call}" for changed in _CHANGED for call in _CALLS)
+_OF_PARAMETERS = frozenset({"parameters", "named_parameters", "_parameters", "state_dict"})
+_ITERATING = frozenset(
+    {"enumerate", "filter", "iter", "list", "map", "reversed", "sorted", "tuple", "zip"}
+    | {"chain", "items", "values", "named_modules", "modules", "children", "named_children"}
+)
+_ARRAYS = ("torch", "np", "numpy")  # modules whose functions make tensors and arrays
+SETS = (".data", "[...]", "=")  # how a parameter is changed, if no method does it
 
 
 def names_in(code: CodeType) -> set[str]:
@@ -43,53 +40,149 @@ def names_in(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(names_in, inner))
 
 
-def changes_in(code: CodeType) -> set[str]:
-    """Collect what code does to weights beside calling initialisers: some of `CHANGES`.
+class Change(NamedTuple):
+    """What code does to a tensor.
+
+    Attributes:
+        of: the attribute that it is; "" for a parameter whose name is not known, ANY for what may
+            be anything.
+        how: one of `SETS`, or the method that is called.
+    """
+
+    of: str
+    how: str
+
+
+class Uses(NamedTuple):
+    """What code uses and does, with the functions defined in it.
+
+    Attributes:
+        names: globals and attributes; methods that end in "_" only where they may be functions.
+        paths: the attributes of globals and of the first argument, by all their names.
+        changes: what it does to tensors that it has not made itself.
+        parts: methods of the first argument that are called for, or applied to, something of it.
+        wholes: those that are called for, or applied to, all of it.
+    """
+
+    names: frozenset[str]
+    paths: frozenset[Path]
+    changes: frozenset[Change]
+    parts: frozenset[str]
+    wholes: frozenset[str]
+
+
+class _Value(NamedTuple):
+    """Something on the interpreter's stack.
+
+    Attributes:
+        kind: "name" of the attribute that `path` leads to; "view" of its memory; "copy" of its
+            values; "made" for values made here, "empty" for memory made here without; "parameters"
+            for several of them, "parameter" for one; "new" for a parameter made here of values.
+        path: as above.
+    """
+
+    kind: str
+    path: Path = ()
+
+
+_MADE, _NONE_YET = _Value("made"), _Value("empty")
+_PARAMETERS, _PARAMETER, _NEW = _Value("parameters"), _Value("parameter"), _Value("new")
+_Held = _Value | None  # None: nothing is known of it
+_TIED = ("name", "view", "copy", "empty")  # what a weight may be set to without being changed
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def uses(code: CodeType) -> Uses:
+    """Say what code uses and does.
 
     What is tied, as `a.weight.data = b.weight.data` does, or gets memory without values, is not
     changed.
     """
-    found: set[str] = set()
-    stack = _Stack()
+    stack = _Stack(code)
     for step in dis.get_instructions(code):
-        changed = stack.changed_by(step)
-        if changed is not None:
-            found.add(changed)
+        stack.look(step)
         stack.take(step)
-    inner = (const for const in code.co_consts if isinstance(const, CodeType))
-    return found.union(*map(changes_in, inner))
+    inner = [uses(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return Uses(
+        frozenset(stack.names).union(*(one.names for one in inner)),
+        frozenset(stack.paths).union(*(one.paths for one in inner)),
+        frozenset(stack.changes).union(*(one.changes for one in inner)),
+        frozenset(stack.parts).union(*(one.parts for one in inner)),
+        frozenset(stack.wholes).union(*(one.wholes for one in inner)),
+    )
 
 
 class _Stack:
-    """The interpreter's stack: of what is on it the last attribute, None if it is no attribute.
+    """The interpreter's stack, and what has been seen of it.
 
-    The `.data` of a tensor goes by the tensor's name, and views of it are told from others. Jumps
-    are not followed: what is on the stack where two ways meet is the same mostly.
+    Jumps are not followed: what is on the stack where two ways meet is the same mostly.
     """
 
-    def __init__(self) -> None:
-        self._held: list[str | None] = []
-        self._locals: dict[str, str | None] = {}
+    def __init__(self, code: CodeType) -> None:
+        self._held: list[_Held] = []
+        self._locals: dict[str, _Held] = {}
+        if code.co_argcount:
+            self._locals[code.co_varnames[0]] = _Value("name", (SELF,))
+        self._arguments: list[_Held] | None = None  # that have been taken off before the call
+        self.names: set[str] = set()
+        self.paths: set[Path] = set()
+        self.changes: set[Change] = set()
+        self.parts: set[str] = set()
+        self.wholes: set[str] = set()
 
-    def _below(self, depth: int) -> str | None:
+    def _below(self, depth: int) -> _Held:
         return self._held[-depth] if len(self._held) >= depth else None
 
     def _pop(self, count: int) -> None:
         if count > 0:
             del self._held[-count:]
 
-    def changed_by(self, step: dis.Instruction) -> str | None:
-        """Say what an instruction that comes next changes."""
-        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval in _CALLS:
-            of, how = self._below(1), f".{step.argval}"
-        elif step.opname == "STORE_ATTR" and step.argval == "data" and self._below(2) is None:
-            of, how = self._below(1), ".data"
-        elif step.opname in ("STORE_SUBSCR", "STORE_SLICE"):
-            of, how = self._below(2 if step.opname == "STORE_SUBSCR" else 3), "[...]"
+    # ---- what is seen ----------------------------------------------------------------------------
+
+    def look(self, step: dis.Instruction) -> None:
+        """Note what an instruction that comes next uses and changes."""
+        name, how = step.opname, step.argval
+        if name in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_FROM", "IMPORT_NAME"):
+            self.names.add(how)
+        elif name in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+            self._use(self._below(1) if name != "LOAD_SUPER_ATTR" else None, how)
+        elif name == "STORE_ATTR":
+            self._set(self._below(1), how, self._below(2))
+        elif name in ("STORE_SUBSCR", "STORE_SLICE"):
+            self._change(self._below(2 if name == "STORE_SUBSCR" else 3), "[...]")
+        elif name.startswith("INPLACE_") or (name == "BINARY_OP" and step.argrepr.endswith("=")):
+            self._change(self._below(2), ".data")
+
+    def _use(self, of: _Held, name: str) -> None:
+        """Note that an attribute is asked for."""
+        path = () if of is None or of.kind not in ("name", "view") else of.path
+        if path:
+            self.paths.add((*path, name))
+        if not name.endswith("_") or name.startswith("_"):
+            self.names.add(name)
+        elif of is None or (path and path[0] not in (SELF, ANY)):
+            self.names.add(name)  # a function of a module, perhaps
+            if of is None:
+                self.changes.add(Change(ANY, name))
         else:
-            return None
-        change = f"{of}{how}"
-        return change if change in CHANGES else None
+            self._change(of, name)
+
+    def _change(self, of: _Held, how: str) -> None:
+        """Note that what is asked for is changed."""
+        if of == _PARAMETER:
+            self.changes.add(Change("", how))
+        elif of is not None and of.kind in ("name", "view") and len(of.path) > 1:
+            self.changes.add(Change(of.path[-1], how))
+
+    def _set(self, of: _Held, name: str, to: _Held) -> None:
+        """Note that an attribute is set."""
+        if name == "data":
+            if to is None or to.kind not in _TIED:
+                self._change(of, ".data")
+        elif to == _NEW and of != _Value("name", (SELF,)):
+            self.changes.add(Change(name, "="))
+
+    # ---- what instructions do to the stack -------------------------------------------------------
 
     def take(self, step: dis.Instruction) -> None:
         """Do what an instruction does to the stack."""
@@ -98,8 +191,9 @@ class _Stack:
         if name in ("LOAD_ATTR", "LOAD_METHOD"):
             of = self._below(1)
             self._pop(1)
-            self._held += [None] * effect
-            self._held.append(_attribute(of, step.argval))
+            self._push(_attribute(of, step.argval), effect)
+        elif name in ("LOAD_GLOBAL", "LOAD_NAME"):
+            self._push(_Value("name", (step.argval,)), effect - 1)
         elif name in ("SWAP", "ROT_TWO") and len(self._held) >= 2:
             depth = 2 if name == "ROT_TWO" else step.argval
             if depth <= len(self._held):
@@ -109,33 +203,143 @@ class _Stack:
         elif name == "STORE_FAST":
             self._locals[step.argval] = self._below(1)
             self._pop(1)
+        elif name == "STORE_FAST_STORE_FAST":
+            for local in step.argval:
+                self._locals[local] = self._below(1)
+                self._pop(1)
+        elif name == "STORE_FAST_LOAD_FAST":
+            self._locals[step.argval[0]] = self._below(1)
+            self._pop(1)
+            self._held.append(self._locals.get(step.argval[1]))
         elif name.startswith("LOAD_FAST"):  # one, or two at once
             names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
             self._held += map(self._locals.get, names)
-        elif name in ("BINARY_SUBSCR", "BINARY_SLICE"):
-            of = self._below(2 if name == "BINARY_SUBSCR" else 3)
+        elif name == "LOAD_DEREF" and step.argval == "self":
+            self._held.append(_Value("name", (SELF,)))
+        elif name in ("BINARY_SUBSCR", "BINARY_SLICE") or _is_subscript(step):
+            of = self._below(3 if name == "BINARY_SLICE" else 2)
             self._pop(1 - effect)
-            self._held.append(None if of is None else _KEPT)
+            self._held.append(_item(of))
+        elif name == "GET_ITER":
+            pass
+        elif name == "FOR_ITER":
+            self._held.append(_each(self._below(1)))
+        elif name == "UNPACK_SEQUENCE":
+            of = self._below(1)
+            self._pop(1)
+            self._held += [_each(of)] * step.argval
+        elif name.startswith(("BINARY_", "INPLACE_", "UNARY_")):
+            self._pop(1 - effect)
+            self._held.append(_MADE)
         elif effect > 0:
             self._held += [None] * effect
-        elif name.startswith(_TAKING) and not name.endswith("_LOAD_FAST"):
+        elif name == "PRECALL":
+            self._arguments = self._top(step.arg or 0)
+            self._pop(-effect)
+        elif name.startswith(_TAKING):
             self._pop(-effect)
         elif name not in _NOTHING:
-            # Of a call the first two are what is called and, for most calls, an object or nothing.
-            first = 1 if name.startswith("CALL_FUNCTION") else 2
-            called = self._held[effect - 1 :][:first] if "CALL" in name else ()
+            made = self._called(name, step.arg or 0, effect) if "CALL" in name else None
             self._pop(1 - effect)
-            kept = _KEPT in called or not _EMPTY.isdisjoint(called)
-            self._held.append(_KEPT if kept else None)
+            self._held.append(made)
+
+    def _push(self, value: _Held, others: int) -> None:
+        """Put something on top of what only says how it is to be called."""
+        self._held += [None] * others
+        self._held.append(value)
+
+    def _top(self, count: int) -> list[_Held]:
+        return self._held[-count:] if 0 < count <= len(self._held) else []
+
+    def _called(self, name: str, count: int, effect: int) -> _Held:
+        """Say what a call gives, and note what initialisers are called for."""
+        # The first two are what is called and, for most calls, an object or nothing.
+        first = 1 if name.startswith("CALL_FUNCTION") else 2
+        function = next(filter(None, self._held[effect - 1 :][:first]), None)
+        arguments = self._arguments
+        if arguments is None:
+            arguments = self._top(count + 1)[:-1] if name.endswith("_KW") else self._top(count)
+        self._arguments = None
+        if function is not None and function.kind == "name" and arguments:
+            self._applied(function.path, arguments[0])
+        return _result(function, arguments)
+
+    def _applied(self, path: Path, to: _Held) -> None:
+        """Note a method that is called for a part, or applied to one."""
+        if to is None or to.kind != "name" or path[0] != SELF or to.path[0] != SELF:
+            return
+        if path[-1] == "apply" and len(to.path) == 2:
+            (self.wholes if len(path) == 2 else self.parts).add(to.path[1])
+        elif len(path) == 2:
+            (self.parts if len(to.path) > 1 else self.wholes).add(path[1])
 
 
-def _attribute(of: str | None, name: str) -> str | None:
-    """Give what stands for an attribute; of a view of one, that it is its memory."""
-    if name in _VIEWS:
-        return None if of is None else _KEPT
-    return of if name == "data" else name
+def _is_subscript(step: dis.Instruction) -> bool:
+    return step.opname == "BINARY_OP" and step.argrepr == "[]"  # since Python 3.14
+
+
+def _attribute(of: _Held, name: str) -> _Held:
+    """Say what an attribute is, or the method that gives it."""
+    if name in _OF_PARAMETERS:
+        return _PARAMETERS
+    if of is None:
+        return _PARAMETER if name == "data" else _Value("name", (ANY, name))
+    if of == _PARAMETERS:
+        return of
+    if of == _PARAMETER:
+        return of if name in _VIEWS or name == "data" else None
+    if of.kind in ("made", "new"):
+        return _MADE
+    if of == _NONE_YET:
+        return of if name in _VIEWS or name in _COPIES else _MADE
+    if name in _VIEWS or name == "data":
+        return _Value("view" if of.kind == "name" else of.kind, of.path)
+    if name in _COPIES:
+        return _Value("copy", of.path)
+    return _Value("name", (*of.path, name)) if of.kind != "copy" else None
+
+
+def _item(of: _Held) -> _Held:
+    """Say what an element or a slice is."""
+    if of is None or of.kind not in ("name", "parameters"):
+        return of
+    return _PARAMETER if of == _PARAMETERS else _Value("view", of.path)
+
+
+def _each(of: _Held) -> _Held:
+    """Say what is met by going through something."""
+    return _PARAMETER if of == _PARAMETERS else of
+
+
+def _result(function: _Held, arguments: Sequence[_Held]) -> _Held:
+    """Say what a call gives."""
+    if function is None or function.kind != "name":
+        return function
+    path, first = function.path, next(iter(arguments), None)
+    last = path[-1]
+    if last in _EMPTY:
+        return _NONE_YET
+    if last in ("Parameter", "Buffer"):
+        if first is None:
+            return None
+        if first.kind in ("name", "view", "copy"):
+            return _Value("copy", first.path)
+        return _NONE_YET if first == _NONE_YET else _NEW
+    if last in _ITERATING:
+        known = [one for one in (*arguments, function) if one is not None]
+        iterated = next((one for one in known if one == _PARAMETERS), None)
+        if iterated is None and len(path) > 1:  # `self.layers.children()`
+            return _Value("name", path[:-1])
+        return iterated or next((one for one in known if one is not function), None)
+    if last.startswith("new_"):
+        return _MADE
+    if path[0] in _ARRAYS and len(path) > 1 and (path[1] != "nn"):
+        if last in _VIEWS and first is not None:
+            return _attribute(first, last)
+        return _MADE if last[0].islower() else None
+    return None
 
 
 # What puts nothing on the stack, and what has nothing to do with it.
-_TAKING = ("STORE_", "POP_", "DELETE_", "RETURN_", "RAISE_", "PRECALL")
+_TAKING = ("STORE_", "POP_", "DELETE_", "RETURN_", "RAISE_")
 _NOTHING = frozenset({"CACHE", "EXTENDED_ARG", "KW_NAMES", "MAKE_CELL", "NOP", "RESUME"})

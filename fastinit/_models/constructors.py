@@ -12,26 +12,40 @@ import inspect
 import operator
 import re
 import warnings
-from collections.abc import Callable, Iterable
-from types import FunctionType
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator, Set
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from fastinit._models.bytecode import CHANGES, SETS, changes_in, names_in
+from fastinit._models.bytecode import ANY, SELF, SETS, Change, Path, uses
 from fastinit._models.notes import outside
 from fastinit._models.tree import Tree
 
 _RUN = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
 _FRAMEWORK = ("initialize_weights", "post_init", "_initialize_weights")
-# Of torch, as others call theirs, and what is done to weights without them.
-_INITIALISERS = (
+_BY_PARTS = ("_init_weights",)  # run for all modules, whichever a constructor runs them for
+_CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.Sequential)
+# Of torch, as others call theirs, and what takes weights from elsewhere.
+_INITIALISERS = frozenset(
     {name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")}
-    | {"trunc_normal_tf_", "lecun_normal_", "lecun_uniform_", "fill_", "zero_"}
-    | CHANGES
+    | {"trunc_normal_tf_", "lecun_normal_", "lecun_uniform_", "vector_to_parameters"}
+    | {name for name in dir(torch) if name.startswith("_foreach_") and name.endswith("_")}
+)
+_LOADS = "load_state_dict"
+# Methods that end in "_" and change no values.
+_KEEP = frozenset(
+    {"as_strided_", "detach_", "rename_", "requires_grad_", "resize_", "resize_as_", "set_"}
+    | {"share_memory_", "squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_"}
+)
+_METHODS = frozenset(
+    name
+    for name in dir(torch.Tensor)
+    if name.endswith("_") and not name.startswith("_") and name not in _KEEP
 )
 _INITIALISES = re.compile(r"(reset|init).*(param|weight)")
+_DEEPEST = 4  # calls of children's methods that are followed
 
 
 def _function(value: Any) -> FunctionType | None:
@@ -45,25 +59,53 @@ def _is_of(function: FunctionType, *packages: str) -> bool:
     return (function.__module__ or "").partition(".")[0] in packages
 
 
+class _Reached(NamedTuple):
+    """What functions use and do, and what they call: see `Uses`."""
+
+    names: frozenset[str]
+    changes: frozenset[Change]
+    paths: frozenset[Path]
+
+
+def _in_modules(path: Path, function: FunctionType) -> Any:
+    """Give what a global path leads to through Python modules; None if it leads elsewhere."""
+    value = function.__globals__.get(path[0])
+    for name in path[1:]:
+        if not isinstance(value, ModuleType):
+            return None
+        value = vars(value).get(name)
+    return value
+
+
 def _reached(
     kind: type[nn.Module], start: Iterable[FunctionType], stop: Callable[[str], bool]
-) -> set[str]:
-    """Collect the names that functions use, and methods and functions which they call."""
-    found: set[str] = set()
+) -> _Reached:
+    """Collect what functions use and do, with the methods and functions which they call."""
+    names: set[str] = set()
+    changes: set[Change] = set()
+    paths: set[Path] = set()
     seen: set[FunctionType] = set()
     waiting = list(start)
     while waiting:
         function = waiting.pop()
-        if function in seen or _is_of(function, "torch"):
+        if function in seen or _is_of(function, "torch", "numpy"):
             continue
         seen.add(function)
-        names = {name for name in names_in(function.__code__) if not stop(name)}
-        found |= names | changes_in(function.__code__)
-        for name in names:
-            called = [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
+        used = uses(function.__code__)
+        own = {name for name in used.names if not stop(name)}
+        names |= own
+        changes |= used.changes
+        paths |= used.paths
+        changes |= {Change("", name) for name in used.parts - used.wholes if name in _BY_PARTS}
+        called: list[Any] = [*(function.__defaults__ or ())]
+        called += (function.__kwdefaults__ or {}).values()
+        names |= {d.__name__ for d in map(_function, called) if d and _is_of(d, "torch")}
+        for name in own:
+            called += [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
             called.append(function.__globals__.get(name))
-            waiting += [f for f in map(_function, called) if f is not None]
-    return found
+        called += [_in_modules(path, function) for path in used.paths if path[0] not in (SELF, ANY)]
+        waiting += [f for f in map(_function, called) if f is not None]
+    return _Reached(frozenset(names), frozenset(changes), frozenset(paths))
 
 
 def _needs_arguments(function: FunctionType) -> bool:
@@ -83,11 +125,47 @@ def _is_run(kind: Any, name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _by_constructor(kind: Any) -> frozenset[str]:
-    """Collect the initialisers that a class's constructor uses, past those that are run again."""
+def _by_constructor(kind: Any) -> _Reached:
+    """Collect what a class's constructor uses and does, past what is run again."""
     constructors = (vars(base).get("__init__") for base in kind.__mro__)
     start = [f for f in map(_function, constructors) if f is not None]
-    return frozenset(_reached(kind, start, functools.partial(_is_run, kind)) & _INITIALISERS)
+    return _reached(kind, start, functools.partial(_is_run, kind))
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_method(kind: Any, name: str) -> _Reached | None:
+    """Collect what a method does that its module's parent calls; None if that is run again."""
+    method = _function(getattr(kind, name, None))
+    if method is None or _is_run(kind, name) or _is_of(method, "torch", "transformers"):
+        return None
+    return _reached(kind, [method], functools.partial(_is_run, kind))
+
+
+def _children(module: nn.Module, path: Iterable[str]) -> list[nn.Module]:
+    """List the modules that a path of names leads to; of a container those that it holds, too."""
+    for name in path:
+        child = module._modules.get(name)
+        if child is None:
+            return []
+        module = child
+    held = [one for one in module._modules.values() if one is not None]
+    return [module, *(held if isinstance(module, _CONTAINERS) else [])]
+
+
+def _by_children(module: nn.Module, reached: _Reached, called: Set[str]) -> Iterator[_Reached]:
+    """Give what methods of a module's children do that are called where this was collected."""
+    waiting = [(module, reached, 0)]
+    while waiting:
+        owner, found, depth = waiting.pop()
+        for path in found.paths if depth < _DEEPEST else ():
+            if path[0] != SELF or len(path) < 3 or path[-1] in called:
+                continue
+            for child in _children(owner, path[1:-1]):
+                child_kind: Any = type(child)
+                theirs = _by_method(child_kind, path[-1])
+                if theirs is not None:
+                    yield theirs
+                    waiting.append((child, theirs, depth + 1))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -108,7 +186,7 @@ def _by_others(kind: Any) -> frozenset[str]:
             # A lazy layer's `initialize_parameters` does no more than make memory and call what
             # is run.
             used = _reached(kind, [method], functools.partial(_is_run, kind))
-            if used & _INITIALISERS - SETS:
+            if used.names & _INITIALISERS or any(c.how in _METHODS for c in used.changes if c.of):
                 found.add(name)
     return frozenset(found)
 
@@ -117,20 +195,55 @@ def _by_others(kind: Any) -> frozenset[str]:
 def _called(kind: Any) -> frozenset[str]:
     """Collect the names that the methods which are run use."""
     methods = [_function(getattr(kind, name, None)) for name in (*_RUN, *_FRAMEWORK)]
-    return frozenset(_reached(kind, [f for f in methods if f is not None], lambda _: False))
+    return _reached(kind, [f for f in methods if f is not None], lambda _: False).names
 
 
-def _of(change: str) -> str:
-    """Name what is set."""
-    return re.split(r"\W", change, maxsplit=1)[0]
+def _counts(change: Change, parameters: Set[str], buffers: Container[str]) -> bool:
+    """Whether a change is one of a parameter, for all that is known."""
+    if change.of == ANY:
+        return change.how in ("fill_", "zero_")
+    if change.how not in (*SETS, *_METHODS, *_BY_PARTS):
+        return False
+    return not change.of or (change.of in parameters and change.of not in buffers)
 
 
-def _worded(names: Iterable[str]) -> str:
+def _worded(names: Iterable[str], changes: Iterable[Change]) -> str:
     """Word what a constructor does."""
-    calls = [name for name in names if name not in SETS]
-    sets = [name for name in names if name in SETS]
+    calls, sets, parts = sorted(names), [], []
+    for change in sorted(changes):
+        of = change.of.replace(ANY, "") or "parameters"
+        if change.how in SETS:
+            sets.append(of if change.how == "=" else f"{of}{change.how}")
+        elif change.how in _BY_PARTS:
+            parts.append(f"{change.how} for parts alone")
+        else:
+            calls.append(f"{of}.{change.how}" if change.of != ANY else change.how)
+    calls = [*dict.fromkeys((*calls, *parts))]
     done = [f"{verb} {', '.join(of)}" for verb, of in (("calls", calls), ("sets", sets)) if of]
     return " and ".join(done)
+
+
+def _names_of_parameters(tree: Tree) -> Set[str]:
+    """List what modules call their parameters, and their lists of them."""
+    found: set[str] = set()
+    for module in tree.modules:
+        found.update(module._parameters)
+        if module._modules and type(module) not in _CONTAINERS:
+            lists = (nn.ParameterList, nn.ParameterDict)
+            found.update(n for n, child in module._modules.items() if isinstance(child, lists))
+    return found
+
+
+def _done_by(kind: Any, example: nn.Module, parameters: Set[str], called: Set[str]) -> str:
+    """Word what a constructor does that is not run again; "" if that is nothing."""
+    own = _by_constructor(kind)
+    every = [own, *_by_children(example, own, called)]
+    names = {name for one in every for name in one.names if name in _INITIALISERS}
+    changes = {c for one in every for c in one.changes}
+    if any(path[0] == SELF and path[-1] == _LOADS for path in own.paths):
+        names.add(_LOADS)
+    buffers = example._buffers  # a mask may be one called `bias`, of which nothing is lost
+    return _worded(names, {c for c in changes if _counts(c, parameters, buffers)})
 
 
 def lost(tree: Tree) -> list[str]:
@@ -144,20 +257,18 @@ def lost(tree: Tree) -> list[str]:
     kinds: dict[Any, bool] = dict.fromkeys(map(type, own), True)
     for kind in dict.fromkeys(map(type, tree.modules)):
         kinds.setdefault(kind, False)
-    # A mask may be a buffer called `bias`, of which nothing is lost.
-    buffers = {type(m): m._buffers for m in tree.modules if m._buffers}
-    own_of = {
-        kind: {n for n in _by_constructor(kind) if n not in SETS or _of(n) not in held}
-        for kind, free in kinds.items()
-        if free
-        for held in (buffers.get(kind, {}),)
-    }
-    suspects = [k for k in kinds if own_of.get(k) or _by_others(k)]
-    called = frozenset[str]().union(*map(_called, kinds)) if suspects else frozenset()
+    suspects = [
+        k for k, free in kinds.items() if (free and any(_by_constructor(k))) or _by_others(k)
+    ]
+    if not suspects:
+        return []
+    examples = {type(m): m for m, theirs in zip(tree.modules, framework, strict=True) if not theirs}
+    parameters = _names_of_parameters(tree)
+    called = frozenset[str]().union(*map(_called, kinds))
     found = []
     for kind in suspects:
-        if names := sorted(own_of.get(kind, ())):
-            found.append(f"{kind.__name__}() {_worded(names)}")
+        if kinds[kind] and (done := _done_by(kind, examples[kind], parameters, called)):
+            found.append(f"{kind.__name__}() {done}")
         elif names := sorted(_by_others(kind) - called):
             found.append(f"{kind.__name__}.{names[0]} needs arguments")
     return list(dict.fromkeys(found))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastinit._models.bytecode import changes_in
+from fastinit._models.bytecode import ANY, SETS, uses
 
 
 class _Does:
@@ -83,6 +83,58 @@ class _Does:
         self.x.bias.data = self.x.weight.new_empty(3)
         self.x.weight.data = torch.Tensor(4, 4)
 
+    def copies_in_pairs(self) -> None:
+        for a, b in zip(self.x.parameters(), self.y.parameters(), strict=True):
+            b.data.copy_(a.data)
+            b.requires_grad = False
+
+    def changes_all(self) -> None:
+        for _, p in self.x.named_parameters():
+            p.data.mul_(0.5).clamp_(-1)
+            p.data = p.data * 2
+
+    def changes_some(self) -> None:
+        for k, head in enumerate(self.x.heads):
+            head.weight.fill_(k)
+        for p in list(self.x.parameters()):
+            if p.dim() == 1:
+                p.zero_()
+
+    def sets_parameters(self) -> None:
+        self.x.weight = torch.nn.Parameter(torch.randn(4, 4) * 30)
+        for head in self.x.heads:
+            head.bias = torch.nn.Parameter(torch.full((3,), -4.6), requires_grad=False)
+
+    def makes_parameters(self) -> None:
+        self.weight = torch.nn.Parameter(torch.randn(4))
+        self.x.weight = torch.nn.Parameter(self.x.y.weight.data)
+        self.x.weight = self.x.y.weight
+        self.x.bias = torch.nn.Parameter(torch.empty(4))
+
+    def changes_what_it_makes(self) -> None:
+        mask = torch.empty(4, 4)
+        mask.fill_(float("-inf")).triu_(1)
+        table = torch.arange(4.0).view(2, 2)
+        table.mul_(2).fill_(1)
+        table[0].zero_()
+        self.x.weight.new_zeros(3).fill_(2)
+
+    def changes_views(self) -> None:
+        self.x.weight.T[:3].copy_(self.x)
+        self.x.bias.data.view(2, 2)[0].fill_(1)
+
+    def changes_copies(self) -> None:
+        self.x.weight.clone().mul_(2)
+        self.x.weight.data.float().fill_(3)
+
+    def changes_what_it_is_given(self, z: Any) -> None:
+        z.fill_(1)
+        z.mul_(2)
+
+    def changes_a_local(self) -> None:
+        weight = self.x.weight.data
+        weight *= 0.5
+
     def reads(self, z: Any) -> Any:
         self.x.y[self.x.weight] = 3
         z[0] = self.x.weight
@@ -111,8 +163,23 @@ class _Does:
         (_Does.ties, set()),
         (_Does.converts, set()),
         (_Does.makes_memory, set()),
-        (_Does.reads, set()),
+        (_Does.reads, {"table.copy_", "y[...]"}),
+        (_Does.copies_in_pairs, {".copy_"}),
+        (_Does.changes_all, {".mul_", ".data"}),
+        (_Does.changes_some, {"weight.fill_", ".zero_"}),
+        (_Does.sets_parameters, {"weight=", "bias="}),
+        (_Does.makes_parameters, set()),
+        (_Does.changes_what_it_makes, set()),
+        (_Does.changes_views, {"weight.copy_", "bias.fill_"}),
+        (_Does.changes_copies, set()),
+        (_Does.changes_what_it_is_given, {"?.fill_"}),
+        (_Does.changes_a_local, {"weight.data"}),
     ],
 )
 def test_changes_to_weights(method: Callable[..., Any], changes: set[str]) -> None:
-    assert changes_in(method.__code__) == changes
+    found = {
+        f"{of}{how}" if how in SETS else f"{of}.{how}"
+        for of, how in uses(method.__code__).changes
+        if of != ANY or how in ("fill_", "zero_")
+    }
+    assert found == changes

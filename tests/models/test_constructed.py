@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -294,14 +295,130 @@ class Tables(nn.Module):
         self.table.copy_(torch.ones(3)).mul_(self.layer.weight.shape[0])
 
 
+class Momentum(nn.Module):
+    """An encoder and what follows it slowly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(3, 3), nn.Linear(3, 3)
+        for ours, theirs in zip(self.query.parameters(), self.key.parameters(), strict=True):
+            theirs.data.copy_(ours.data)
+            theirs.requires_grad = False
+
+
+class Target(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.online, self.target = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.target.load_state_dict(self.online.state_dict())
+
+
+_utils = types.ModuleType("utils")
+exec("from torch import nn\ndef weight_init(m):\n nn.init.orthogonal_(m.weight)\n", vars(_utils))
+
+
+class ByModule(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = nn.Linear(3, 3)
+        self.policy.apply(_utils.weight_init)
+
+
+class Features(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.layer.weight = nn.Parameter(torch.randn(3, 3) * 30)
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 3)])
+
+    def init_bias(self) -> None:
+        nn.init.constant_(self.layers[0].bias, -4.6)
+
+
+class OfAChild(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = Head()
+        self.head.init_bias()
+
+
+class OfChildren(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(Head() for _ in range(2))
+        for head in self.heads:
+            head.init_bias()
+
+
+class ByDefault(nn.Module):
+    def __init__(self, init: Any = nn.init.ones_) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        init(self.layer.weight)
+
+
+class ForAPart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 3)
+        self._init_weights(self.head)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=9.0)
+
+
+class ForAll(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 3)
+        for module in self.modules():
+            self._init_weights(module)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=9.0)
+
+
+class Masks(nn.Module):
+    """What is changed is no weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.mask = self.build_mask()
+        self.register_buffer("queue", torch.zeros(3))
+        self.queue.fill_(1.0)
+        self.queue.data.normal_()
+        self.fill_ = self.queue
+
+    def build_mask(self) -> torch.Tensor:
+        mask = torch.empty(4, 4)
+        mask.fill_(float("-inf"))
+        return mask.triu_(1)
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
+        (Momentum, r"Momentum\(\) calls parameters\.copy_"),
+        (Target, r"Target\(\) calls load_state_dict"),
+        (ByModule, r"ByModule\(\) calls orthogonal_"),
+        (Features, r"Features\(\) sets weight"),
+        (OfAChild, r"OfAChild\(\) calls constant_"),
+        (OfChildren, r"OfChildren\(\) calls constant_"),
+        (ByDefault, r"ByDefault\(\) calls ones_"),
+        (ForAPart, r"ForAPart\(\) calls _init_weights for parts alone"),
         (Block, r"Block\(\) calls uniform_, zeros_"),
         (ByFunction, r"ByFunction\(\) calls trunc_normal_"),
         (ByApply, r"ByApply\(\) calls trunc_normal_"),
-        (ByMethod, r"ByMethod\(\) calls normal_"),
-        (Inherits, r"Inherits\(\) calls normal_"),
+        (ByMethod, r"ByMethod\(\) calls weight\.normal_"),
+        (Inherits, r"Inherits\(\) calls weight\.normal_"),
         (NeedsArguments, r"NeedsArguments\(\) calls normal_"),
         (Adapter, r"Adapter\.reset_adapter_parameters needs arguments"),
         (Copies, r"Copies\(\) calls bias.mul_, weight.copy_"),
@@ -324,6 +441,9 @@ def test_constructors_that_initialise_are_named(make: Any, text: str) -> None:
         OfItsParent,
         Tables,
         SetsOthers,
+        Masks,
+        Head,
+        ForAll,
         AsksInputs,
         lambda: nn.Transformer(8, 2, 1, 1, 8),
         lambda: nn.LSTM(3, 3),
