@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Iterable
-from types import CodeType, FunctionType
+from collections.abc import Callable, Collection, Iterable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 
@@ -44,15 +47,65 @@ class _Exchange:
             vars(self.function).pop("_torchdynamo_disable", None)
 
 
+class _Told(Loader):
+    """Loads a module as another does, and tells of it."""
+
+    def __init__(self, loader: Any, tell: Callable[[], None]) -> None:
+        self._loader = loader
+        self._tell = tell
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        made: ModuleType | None = self._loader.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        self._tell()
+
+
+class _Finder(MetaPathFinder):
+    """Tells when one of some modules has been loaded.
+
+    Args:
+        names: theirs.
+        tell: called then.
+    """
+
+    def __init__(self, names: Collection[str], tell: Callable[[], None]) -> None:
+        self._names = names
+        self._tell = tell
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in self._names:
+            return None
+        for finder in sys.meta_path:
+            find = None if finder is self else getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = None if find is None else find(name, path, target)
+            if spec is not None:
+                if hasattr(spec.loader, "exec_module"):
+                    spec.loader = _Told(spec.loader, self._tell)
+                return spec
+        return None
+
+
 class Exchanges:
     """Functions whose code is exchanged while there are users of that.
 
     Args:
-        wanted: lists them; asked again by each user, for modules that have come since.
+        wanted: lists them; asked again by each user, and when a module has been loaded.
+        modules: those whose functions are wanted.
     """
 
-    def __init__(self, wanted: Callable[[], Iterable[Wanted]]) -> None:
+    def __init__(
+        self, wanted: Callable[[], Iterable[Wanted]], modules: Collection[str] = ()
+    ) -> None:
         self._wanted = wanted
+        self._finder = _Finder(modules, self._look)
         self._lock = threading.RLock()
         self._users = 0
         # Kept between users: compiling takes a while.
@@ -65,11 +118,19 @@ class Exchanges:
             try:
                 for wanted in self._wanted():
                     self._exchange(wanted)
+                if self._users == 0:
+                    sys.meta_path.insert(0, self._finder)
             except BaseException:
                 if self._users == 0:
                     self._restore()
                 raise
             self._users += 1
+
+    def _look(self) -> None:
+        """Exchange what is there now, if there are still users."""
+        with self._lock:
+            for wanted in self._wanted() if self._users > 0 else ():
+                self._exchange(wanted)
 
     def uninstall(self) -> None:
         """Count one user less; the last one puts all code back."""
@@ -98,6 +159,8 @@ class Exchanges:
         exchange.make()
 
     def _restore(self) -> None:
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
         while self._exchanged:
             function, exchange = next(reversed(self._exchanged.items()))
             exchange.undo()  # before it is forgotten: there may be an interrupt in between

@@ -173,4 +173,4 @@ def _wanted() -> Iterator[Wanted]:
         yield Wanted(forward, module_name, fast_paths.asking_us, traceable=True)
 
 
-EXCHANGES = Exchanges(_wanted)
+EXCHANGES = Exchanges(_wanted, (*_TIMM_MODULES, *sharding.MODULES))

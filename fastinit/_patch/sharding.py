@@ -15,10 +15,12 @@ from fastinit._patch.scope import current
 from fastinit._patch.stubs import code_calling
 from fastinit._recording.sharding import Sharding
 
+MODULES = ("torch.distributed.tensor", "torch.distributed.fsdp")
+
 
 def functions() -> list[tuple[FunctionType, Callable[[FunctionType], CodeType | None]]]:
     """List the functions, if their modules are loaded, and what makes other code for each."""
-    tensor, fsdp = (sys.modules.get(f"torch.distributed.{name}") for name in ("tensor", "fsdp"))
+    tensor, fsdp = map(sys.modules.get, MODULES)
     # What is around it looks after the state of modules.
     inner = getattr(getattr(fsdp, "fully_shard", None), "__wrapped__", None)
     found: list[tuple[FunctionType, Callable[[FunctionType], CodeType | None]]] = []

@@ -7,8 +7,11 @@ dispatch mode that sees which random kernels ran.
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,7 +71,7 @@ def test_timm_s_truncated_normals(timm_like: types.ModuleType) -> None:
 
 
 def test_timm_imported_inside_a_patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next patch to be entered finds it; until then its tensor methods are reached."""
+    """Put there by hand: the next patch finds it; until then its tensor methods are reached."""
     module = types.ModuleType("timm.layers.weight_init")
     exec(TIMM_LIKE.replace("fill_(-77.0)", "uniform_(a, b)"), module.__dict__)
     code = module._trunc_normal_.__code__
@@ -80,6 +83,52 @@ def test_timm_imported_inside_a_patch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(first, direct("uniform_", (9,), -2.0, 2.0, key=nth(0, 0)))
     assert same(second, direct("trunc_normal_", (9,), key=nth(1, 0)))
     assert module._trunc_normal_.__code__ is code
+
+
+_IMPORTS_TIMM = """
+import sys
+import torch, fastinit
+sys.path.insert(0, {folder!r})
+def build():
+    from timm.layers.weight_init import trunc_normal_
+    layer = torch.nn.Linear(64, 64)
+    trunc_normal_(layer.weight, std=0.02)
+    return layer
+finders = sys.meta_path[:]
+if {patched}:
+    with fastinit.patch(0):
+        first = build().weight
+    with fastinit.patch(0):
+        second = build().weight
+else:
+    first, second = (fastinit.materialize(build, key=0).weight for _ in range(2))
+assert torch.equal(first, second)
+assert sys.meta_path == finders
+module = sys.modules["timm.layers.weight_init"]
+assert type(module.__loader__).__name__ == type(module.__spec__.loader).__name__
+assert type(module.__loader__).__module__.startswith(("_frozen_importlib", "importlib"))
+key = fastinit.Key(0)
+key = key.fold_in(2) if {patched} else key.fold_in("weight").fold_in(0)
+want = fastinit.trunc_normal_(torch.empty(64, 64), 0.0, 0.02, key=key)
+assert torch.equal(first, want)
+"""
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_timm_imported_for_the_first_time_inside(tmp_path: Path, patched: bool) -> None:
+    """Whoever has imported it before gets the same."""
+    folder = tmp_path / "timm" / "layers"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "__init__.py").touch()
+    (folder / "weight_init.py").write_text(TIMM_LIKE.replace("fill_(-77.0)", "uniform_(a, b)"))
+    program = _IMPORTS_TIMM.format(folder=str(tmp_path), patched=patched)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PYTHONPATH"] = str(Path(fastinit.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_real_timm(monkeypatch: pytest.MonkeyPatch) -> None:
