@@ -3,8 +3,8 @@
     torchrun --nproc-per-node=1 examples/fsdp2_init.py
     torchrun --nproc-per-node=4 examples/fsdp2_init.py
 
-Both print the same digest. No rank makes, holds or sends more than its own shards; the full tensors
-are put together below only to look at them.
+Both print the same digest. No rank holds or sends more than its own shards, or makes more, but of
+orthogonal matrices; the full tensors are put together below only to look at them.
 """
 
 import hashlib

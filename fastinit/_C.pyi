@@ -127,9 +127,14 @@ def tensor_state(
     dict[str, Any],
     dict[int, Any] | None,
     dict[int, Any] | None,
+    int,
 ]:
     """Give what belongs to the object: itself, a tensor on its memory, whether it is a leaf.
 
     Then its gradient if it is one, whether it requires one, and copies of its attributes, hooks,
-    and hooks after the accumulation of gradients; None if there are no hooks.
+    and hooks after the accumulation of gradients; None if there are no hooks. Last its version; -1
+    if it has none.
     """
+
+def set_version(tensor: torch.Tensor, version: int, /) -> None:
+    """Have autograd count a tensor's writes from there on; -1 changes nothing."""

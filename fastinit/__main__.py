@@ -130,7 +130,9 @@ def _check_file(path: Path) -> None:
 
 def _check_outputs(options: argparse.Namespace) -> None:
     """Complain of what could not be written in the end, before the work."""
-    used = [getattr(options, "weights", None), getattr(options, "config", None)]
+    weights = getattr(options, "weights", None)
+    read = [] if weights is None else saved.files_of(weights)
+    used = [weights, getattr(options, "config", None), *read]
     for path in (options.json, options.plot):
         if path is None:
             continue

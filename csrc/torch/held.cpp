@@ -170,11 +170,27 @@ PyObject* tensor_state(PyObject*, PyObject* object) {
   const bool is_leaf = tensor.is_leaf();
   const auto data = owned(THPVariable_Wrap(tensor.variable_data()));
   const auto grad = is_leaf ? owned(THPVariable_Wrap(tensor.grad())) : py::none();
+  const int64_t version = tensor.is_inference() ? -1 : tensor._version();
   return py::make_tuple(py::handle(object), data, is_leaf, grad, tensor.requires_grad(),
                         owned(PyDict_Copy(marks.ptr())), hooks_of(object, hooks),
-                        hooks_of(object, after))
+                        hooks_of(object, after), version)
       .release()
       .ptr();
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* set_version(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 2 && THPVariable_Check(args[0]),
+                   "set_version: expects a tensor and a number");
+  const int64_t version = PyLong_AsLongLong(args[1]);
+  if (version == -1 && PyErr_Occurred() != nullptr) throw python_error();
+  const at::Tensor& tensor = THPVariable_Unpack(args[0]);
+  if (version >= 0 && !tensor.is_inference()) {
+    c10::VariableVersion counter = tensor.unsafeGetTensorImpl()->version_counter();  // the same one
+    counter.set_version(version);
+  }
+  Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }
 

@@ -18,7 +18,11 @@ PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count);
 
 // What belongs to the object that a tensor is: (itself, a tensor on the same memory, whether it is a
 // leaf, its gradient if so, whether it requires one, its attributes, its hooks, those after the
-// accumulation of gradients). Dicts are copies; None for no hooks. No class's own code is asked.
+// accumulation of gradients, its version, -1 if it has none). Dicts are copies; None for no hooks. No
+// class's own code is asked.
 PyObject* tensor_state(PyObject*, PyObject* tensor);
+
+// set_version(tensor, version): has autograd count its writes from there on; -1 changes nothing.
+PyObject* set_version(PyObject*, PyObject* const* arguments, Py_ssize_t count);
 
 }  // namespace fastinit::ops

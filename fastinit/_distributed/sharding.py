@@ -72,7 +72,7 @@ def _shard(
     Returns:
         A stand-in that has the full size, and `tensor`'s memory, dtype and device. Initialisers of
         fastinit take it, and those of torch under `fastinit.patch()`; they return it. It can be
-        used again. Anything else raises NotImplementedError.
+        used again. Torch's operators other than `fill_` and `zero_` raise NotImplementedError.
 
     Raises:
         TypeError: if `tensor` is no ordinary strided tensor, or a conjugate or negative view that

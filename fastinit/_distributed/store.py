@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
 # Of this process, by what they are for and who comes; ranks count alike.
-_uses: dict[str, Iterator[int]] = {}
+_uses: dict[str, int] = {}
 
 
 def ranks_as_text(ranks: Collection[int]) -> str:
@@ -62,7 +61,9 @@ class Store:
         self._timeout = timeout
         self._purpose = purpose
         self._path = f"fastinit/{purpose}{digest(ranks) if ranks else ''}"
-        self._number = next(_uses.setdefault(self._path, itertools.count()))
+        self._number = _uses.get(self._path, 0)
+        _uses[self._path] = self._number + 1
+        self._said: set[str] = set()
         self.rank = int(distributed.get_rank())
 
     def _key(self, what: str, of: Any) -> str:
@@ -70,7 +71,14 @@ class Store:
 
     def publish(self, what: str, value: Any) -> None:
         """Say something for this rank."""
+        self._said.add(self._key(what, self.rank))
         self._store.set(self._key(what, self.rank), json.dumps(value))
+
+    def _withdraw(self) -> None:
+        """Take back what this rank has said: where somebody does not come there was no meeting."""
+        for key in self._said:
+            self._store.delete_key(key)
+        _uses[self._path] = min(self._number, _uses[self._path])
 
     def share(self, value: Any) -> str:
         """Say something that others may say, too; give its digest."""
@@ -96,6 +104,7 @@ class Store:
                 raise RuntimeError(
                     f"fastinit.{self._purpose}: the store of the process group fails: {error}"
                 ) from error
+        self._withdraw()
         raise RuntimeError(
             f"fastinit.{self._purpose}: {ranks_as_text(absent)} did not come to this call, number "
             f"{self._number}, within {self._timeout:g} s"

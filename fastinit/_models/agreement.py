@@ -157,7 +157,7 @@ class check_ranks:
         store.publish("seen", {"meshes": seen, "named": store.share(self._named)})
         for ranks, calls in self._calls.items():
             self._compare(store, ranks, calls)
-        if self._named or self._distinct:
+        if self._parts is not None:  # others may have drawn, or have left with an exception
             self._compare_named(store)
 
     @staticmethod

@@ -62,6 +62,7 @@ class Uses(NamedTuple):
         changes: what it does to tensors that it has not made itself.
         parts: methods of the first argument that are called for, or applied to, something of it.
         wholes: those that are called for, or applied to, all of it.
+        loads: what is called with the parameters, or the state dict, of something.
     """
 
     names: frozenset[str]
@@ -69,6 +70,7 @@ class Uses(NamedTuple):
     changes: frozenset[Change]
     parts: frozenset[str]
     wholes: frozenset[str]
+    loads: frozenset[Path]
 
 
 class _Value(NamedTuple):
@@ -87,6 +89,7 @@ class _Value(NamedTuple):
 
 _MADE, _NONE_YET = _Value("made"), _Value("empty")
 _PARAMETERS, _PARAMETER, _NEW = _Value("parameters"), _Value("parameter"), _Value("new")
+_SELF = _Value("name", (SELF,))
 _Held = _Value | None  # None: nothing is known of it
 _TIED = ("name", "view", "copy", "empty")  # what a weight may be set to without being changed
 
@@ -102,13 +105,18 @@ def uses(code: CodeType) -> Uses:
     for step in dis.get_instructions(code):
         stack.look(step)
         stack.take(step)
-    inner = [uses(const) for const in code.co_consts if isinstance(const, CodeType)]
+    inner = [
+        uses(const)
+        for const in code.co_consts
+        if isinstance(const, CodeType) and const.co_name not in stack.hooks
+    ]
     return Uses(
         frozenset(stack.names).union(*(one.names for one in inner)),
         frozenset(stack.paths).union(*(one.paths for one in inner)),
         frozenset(stack.changes).union(*(one.changes for one in inner)),
         frozenset(stack.parts).union(*(one.parts for one in inner)),
         frozenset(stack.wholes).union(*(one.wholes for one in inner)),
+        frozenset(stack.loads).union(*(one.loads for one in inner)),
     )
 
 
@@ -122,13 +130,15 @@ class _Stack:
         self._held: list[_Held] = []
         self._locals: dict[str, _Held] = {}
         if code.co_argcount:
-            self._locals[code.co_varnames[0]] = _Value("name", (SELF,))
+            self._locals[code.co_varnames[0]] = _SELF
         self._arguments: list[_Held] | None = None  # that have been taken off before the call
         self.names: set[str] = set()
         self.paths: set[Path] = set()
         self.changes: set[Change] = set()
         self.parts: set[str] = set()
         self.wholes: set[str] = set()
+        self.loads: set[Path] = set()
+        self.hooks: set[str] = set()  # functions that are defined here, to be called later
 
     def _below(self, depth: int) -> _Held:
         return self._held[-depth] if len(self._held) >= depth else None
@@ -145,13 +155,15 @@ class _Stack:
         if name in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_FROM", "IMPORT_NAME"):
             self.names.add(how)
         elif name in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
-            self._use(self._below(1) if name != "LOAD_SUPER_ATTR" else None, how)
+            self._use(self._below(1) if name != "LOAD_SUPER_ATTR" else _SELF, how)
         elif name == "STORE_ATTR":
             self._set(self._below(1), how, self._below(2))
         elif name in ("STORE_SUBSCR", "STORE_SLICE"):
             self._change(self._below(2 if name == "STORE_SUBSCR" else 3), "[...]")
         elif name.startswith("INPLACE_") or (name == "BINARY_OP" and step.argrepr.endswith("=")):
-            self._change(self._below(2), ".data")
+            of = self._below(2)
+            own = of is not None and of.kind == "name" and len(of.path) < 3  # a number, perhaps
+            self._change(None if own else of, ".data")
 
     def _use(self, of: _Held, name: str) -> None:
         """Note that an attribute is asked for."""
@@ -179,7 +191,7 @@ class _Stack:
         if name == "data":
             if to is None or to.kind not in _TIED:
                 self._change(of, ".data")
-        elif to == _NEW and of != _Value("name", (SELF,)):
+        elif to == _NEW and of != _SELF:
             self.changes.add(Change(name, "="))
 
     # ---- what instructions do to the stack -------------------------------------------------------
@@ -214,8 +226,18 @@ class _Stack:
         elif name.startswith("LOAD_FAST"):  # one, or two at once
             names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
             self._held += map(self._locals.get, names)
+        elif name == "LOAD_CONST" and isinstance(step.argval, CodeType):
+            self._held.append(_Value("function", (step.argval.co_name,)))
+        elif name == "MAKE_FUNCTION":
+            made = next((v for v in self._held[effect - 1 :] if v and v.kind == "function"), None)
+            self._pop(1 - effect)
+            self._held.append(made)
+        elif name == "SET_FUNCTION_ATTRIBUTE":  # since Python 3.13
+            made = self._below(1)
+            self._pop(2)
+            self._held.append(made)
         elif name == "LOAD_DEREF" and step.argval == "self":
-            self._held.append(_Value("name", (SELF,)))
+            self._held.append(_SELF)
         elif name in ("BINARY_SUBSCR", "BINARY_SLICE") or _is_subscript(step):
             of = self._below(3 if name == "BINARY_SLICE" else 2)
             self._pop(1 - effect)
@@ -262,6 +284,11 @@ class _Stack:
         self._arguments = None
         if function is not None and function.kind == "name" and arguments:
             self._applied(function.path, arguments[0])
+            if "hook" in function.path[-1]:
+                given = filter(None, arguments)
+                self.hooks |= {one.path[0] for one in given if one.kind == "function"}
+            if arguments[0] == _PARAMETERS:
+                self.loads.add(function.path)
         return _result(function, arguments)
 
     def _applied(self, path: Path, to: _Held) -> None:
@@ -287,6 +314,8 @@ def _attribute(of: _Held, name: str) -> _Held:
     if of == _PARAMETERS:
         return of
     if of == _PARAMETER:
+        if name in _COPIES:
+            return _Value("copy")
         return of if name in _VIEWS or name == "data" else None
     if of.kind in ("made", "new"):
         return _MADE
@@ -317,6 +346,8 @@ def _result(function: _Held, arguments: Sequence[_Held]) -> _Held:
         return function
     path, first = function.path, next(iter(arguments), None)
     last = path[-1]
+    if path == ("super",):
+        return _SELF
     if last in _EMPTY:
         return _NONE_YET
     if last in ("Parameter", "Buffer"):

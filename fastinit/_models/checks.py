@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._models.names import Named, without_wrappers
@@ -64,6 +65,16 @@ def check_untransformed(where: str) -> None:
             f"fastinit.{where}: not inside torch.func transforms (vmap, grad, jvp, functionalize); "
             "initialise the module outside and pass its parameters in, for instance by "
             "torch.func.functional_call"
+        )
+
+
+def check_not_lazy(named: Mapping[str, Named], where: str) -> None:
+    """Raise ValueError for parameters and buffers that have no shape yet."""
+    lazy = [name for name, one in named.items() if is_lazy(one.tensor)]
+    if lazy:
+        raise ValueError(
+            f"fastinit.{where}: parameters without a shape yet: {', '.join(lazy)}; call "
+            "fastinit.initialize_, which waits for the first call of the module"
         )
 
 

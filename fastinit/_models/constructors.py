@@ -49,7 +49,10 @@ _DEEPEST = 4  # calls of children's methods that are followed
 
 
 def _function(value: Any) -> FunctionType | None:
-    value = inspect.unwrap(value) if callable(value) else value
+    try:
+        value = inspect.unwrap(value) if callable(value) else value
+    except Exception:  # of an object that has something else under that name, or itself
+        return None
     while isinstance(value, (functools.partial, staticmethod, classmethod)):
         value = value.func if isinstance(value, functools.partial) else value.__func__
     return value if isinstance(value, FunctionType) else None
@@ -65,6 +68,7 @@ class _Reached(NamedTuple):
     names: frozenset[str]
     changes: frozenset[Change]
     paths: frozenset[Path]
+    loads: frozenset[Path]
 
 
 def _in_modules(path: Path, function: FunctionType) -> Any:
@@ -84,6 +88,7 @@ def _reached(
     names: set[str] = set()
     changes: set[Change] = set()
     paths: set[Path] = set()
+    loads: set[Path] = set()
     seen: set[FunctionType] = set()
     waiting = list(start)
     while waiting:
@@ -96,16 +101,18 @@ def _reached(
         names |= own
         changes |= used.changes
         paths |= used.paths
+        loads |= used.loads
         changes |= {Change("", name) for name in used.parts - used.wholes if name in _BY_PARTS}
         called: list[Any] = [*(function.__defaults__ or ())]
         called += (function.__kwdefaults__ or {}).values()
         names |= {d.__name__ for d in map(_function, called) if d and _is_of(d, "torch")}
-        for name in own:
+        methods = {path[1] for path in used.paths if path[0] == SELF} & own
+        for name in methods:
             called += [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
-            called.append(function.__globals__.get(name))
+        called += map(function.__globals__.get, own)
         called += [_in_modules(path, function) for path in used.paths if path[0] not in (SELF, ANY)]
         waiting += [f for f in map(_function, called) if f is not None]
-    return _Reached(frozenset(names), frozenset(changes), frozenset(paths))
+    return _Reached(frozenset(names), frozenset(changes), frozenset(paths), frozenset(loads))
 
 
 def _needs_arguments(function: FunctionType) -> bool:
@@ -240,7 +247,7 @@ def _done_by(kind: Any, example: nn.Module, parameters: Set[str], called: Set[st
     every = [own, *_by_children(example, own, called)]
     names = {name for one in every for name in one.names if name in _INITIALISERS}
     changes = {c for one in every for c in one.changes}
-    if any(path[0] == SELF and path[-1] == _LOADS for path in own.paths):
+    if any(path[0] == SELF and path[-1] == _LOADS for path in own.loads):
         names.add(_LOADS)
     buffers = example._buffers  # a mask may be one called `bias`, of which nothing is lost
     return _worded(names, {c for c in changes if _counts(c, parameters, buffers)})

@@ -64,9 +64,9 @@ def initialize_(
     tell: those that go through NumPy, numbers, pickles or files count together, in their order.
     Otherwise values do not depend on the order of modules, on what else the model holds, or on what
     it is wrapped in (the segments that torch.compile, data parallelism, FSDP and checkpointing add
-    to names are dropped, and those of subclasses of these; names in a wrapper of your own are those
-    of its `named_parameters`; a tied parameter has the first of its names). All fills run together:
-    one launch per device.
+    to names are dropped, and those of subclasses of these; names in a wrapper of your own begin
+    with what it calls the module inside; a tied parameter has the first of its names). All fills
+    run together: one launch per device.
 
     Without `rules`, each module runs what it defines itself, without arguments, children first:
     `reset_parameters` or `_reset_parameters`, then `init_weights` or `_init_weights`; a model of
@@ -128,11 +128,12 @@ def initialize_(
             the memory of a second module meanwhile.
         progress: whether to show a progress bar (needs tqdm).
         prefix: the name of `module` inside a larger one, so that its values match those that the
-            whole would get. As in the names of parameters, without what wrappers add to it.
+            whole would get. As in the names of parameters, without what wrappers add to it. Rules,
+            patterns and `rename` see names that begin with it.
         rename: from names in this module to those in the whole model, which keys derive from: a
             mapping (names that it has not stay) or a callable. For experts and pipeline stages that
             are shared out by hand: each rank calls its first one `...0`, and the same name under
-            one key is the same weight. Rules and patterns see the names in this module.
+            one key is the same weight. Rules and patterns see the names before that.
 
     Returns:
         `module`.
@@ -321,4 +322,5 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
 
     known = still_known(untouched.values())
     found = complete(request, run, undo, twins.divide)
+    state.put_versions_back(named.tensor for named in found.result.untouched)
     keep_known(known, found.result.untouched)

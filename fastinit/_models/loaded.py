@@ -91,7 +91,7 @@ def places_of(
         # One that knows all: with and without the prefix a name may be that of two places.
         known = next((way for way in ways if way.keys() >= state_dict.keys()), None)
         if known is None:
-            renamed = _as_hooks_have_it(module, state_dict)
+            renamed = _as_hooks_have_it(module, state_dict, argument)
             known, state_dict = (first, state_dict) if renamed is None else (ways[2], renamed)
         first = known
     found: dict[str, Tensor] = {}
@@ -109,28 +109,40 @@ def places_of(
 
 
 def _as_hooks_have_it(
-    module: nn.Module, state_dict: Mapping[str, Tensor]
+    module: nn.Module, state_dict: Mapping[str, Tensor], argument: str
 ) -> dict[str, Tensor] | None:
     """Give what is loaded by the names that modules' own hooks before loading give it.
 
     None: something has no place then, either.
+
+    Raises:
+        ValueError: if a hook objects.
     """
     found: dict[str, Tensor] = {}
+    unexpected: list[str] = []
+    wrong: list[str] = []
+    versions = getattr(state_dict, "_metadata", None) or {}
 
     def load(owner: nn.Module, local: dict[str, Tensor], prefix: str) -> None:
+        about = versions.get(prefix[:-1], {})
         for hook in owner._load_state_dict_pre_hooks.values():
-            hook(local, prefix, {}, True, [], [], [])
-        for attribute in (*owner._parameters, *owner._buffers):
-            if prefix + attribute in local:
-                found[prefix + attribute] = local[prefix + attribute]
+            hook(local, prefix, about, True, [], unexpected, wrong)
+        own = {*owner._parameters, *owner._buffers}
+        for name, value in local.items():
+            attribute, _, below = name.removeprefix(prefix).partition(".")
+            if not below and attribute in own:
+                found[name] = value
+            elif not below or attribute not in owner._modules:
+                unexpected.append(name)
         for name, child in owner._modules.items():
             begin = f"{prefix}{name}."
             if child is not None:
                 load(child, {n: v for n, v in local.items() if n.startswith(begin)}, begin)
 
     load(module, {**state_dict}, "")
-    placed = set(map(id, found.values()))
-    return found if all(id(value) in placed for value in state_dict.values()) else None
+    if wrong:
+        raise ValueError(f"{argument}: {'; '.join(wrong)}")
+    return None if unexpected else found
 
 
 def _names_in_torch(named: Mapping[str, Named], module: nn.Module, prefix: str) -> dict[str, str]:

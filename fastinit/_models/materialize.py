@@ -8,13 +8,13 @@ from typing import Any, SupportsIndex, TypeVar, overload
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.parameter import is_lazy
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.part import is_outside
 from fastinit._models import rules as _rules
 from fastinit._models.checks import (
     check_not_fake,
+    check_not_lazy,
     check_plain,
     check_prefix,
     check_unsharded,
@@ -149,7 +149,8 @@ def materialize(
             given values as it made it.
         key: a `Key` or an int; None draws one from torch's default generator.
         progress: whether to show a progress bar (needs tqdm).
-        prefix: the name of the module inside a larger one, as for `initialize_`.
+        prefix: the name of the module inside a larger one, as for `initialize_`: names begin with
+            it, those in `state_dict` with or without.
         skip: globs or compiled regular expressions; parameters and buffers whose names match are
             not initialised: they get memory without values, or keep what they have. Each has to
             match one.
@@ -162,7 +163,7 @@ def materialize(
         rename: from names in this module to those in the whole model, which keys derive from: a
             mapping (names that it has not stay) or a callable. For experts and pipeline stages that
             are shared out by hand: each rank calls its first one `...0`, and the same name under
-            one key is the same weight. Rules and patterns see the names in this module.
+            one key is the same weight. Rules and patterns see the names before that.
 
     Returns:
         The module: the one that was given, or made.
@@ -287,11 +288,10 @@ def _fill_in(
     tensors = named_tensors(module, request.prefix)
     named = tensors.both
     _warn(request, tensors)
+    check_not_lazy(named, request.where)
     check_plain(module, tensors.parameters, request.where)
     check_not_fake(request.where, "a module on the meta device")
-    if named and not any(
-        t.is_meta or is_lazy(t) or (is_sharded(t) and is_outside(t)) for t in tensors.tensors
-    ):
+    if named and not any(t.is_meta or (is_sharded(t) and is_outside(t)) for t in tensors.tensors):
         raise ValueError(
             f"fastinit.{request.where}: nothing of {type(module).__name__} is on the meta device, "
             f"so nothing would be initialised; {', '.join(list(named)[:5])} have memory, and "
@@ -322,6 +322,7 @@ def _fill_in(
 
     known = still_known(tensors.parameters.values())
     found = complete(request, run, undo, moves)
+    state.put_versions_back(named.tensor for named in found.result.untouched)
     keep_known(known, found.result.untouched)
 
 

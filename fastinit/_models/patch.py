@@ -107,8 +107,8 @@ class patch:
             numbers, as replicas should.
 
     Raises:
-        TypeError: if `key`, `module` or `rename` is of another type, or if what is decorated is not
-            callable, a class, a generator function or a coroutine function.
+        TypeError: if `key`, `module` or `rename` is of another type, or if what is decorated cannot
+            be called, or is a class, a generator function or a coroutine function.
         ValueError: if `key` is an int outside [-2**63, 2**64), or `rename` is given without
             `module`. On entering, if `rename` gives two the same name or knows one that there is
             not, or if two tensors of one part have one name without what wrappers add.

@@ -6,11 +6,11 @@ from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._fills.region import Region
 from fastinit._models import rules as _rules
+from fastinit._models.checks import check_not_lazy
 from fastinit._models.held import held_tensors
 from fastinit._models.names import (
     Named,
@@ -90,12 +90,7 @@ def initialise_rest(
         made: whether the module has been made under the same recording.
     """
     named = tensors.both
-    lazy = [name for name, one in named.items() if is_lazy(one.tensor)]
-    if lazy:
-        raise ValueError(
-            f"fastinit.{request.where}: parameters without a shape yet: {', '.join(lazy)}; call "
-            "fastinit.initialize_, which waits for the first call of the module"
-        )
+    check_not_lazy(named, request.where)
     together = [
         name for name, one in named.items() if one.tensor.is_meta and is_put_together(one.tensor)
     ]

@@ -8,7 +8,7 @@ from fastinit._fills.region import Region
 from fastinit._models.held import held_tensors
 from fastinit._models.names import Named, matches
 from fastinit._models.request import Request, Result
-from fastinit._recording.graph import Ref
+from fastinit._recording.graph import Op, Ref
 from fastinit._recording.naming import Names
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import is_put_together, parts_of
@@ -89,6 +89,25 @@ def unwritten_of(refs: Mapping[str, Ref], result: Result) -> list[str]:
         elif not ref.storage.has_values(ref.region):
             missing.append(name)
     return missing
+
+
+def bare_of(refs: Mapping[str, Ref], result: Result, ops: Iterable[Op]) -> list[str]:
+    """List the names of parameters that are to stay untouched, and are memory without values.
+
+    Args:
+        refs: their memory.
+        result: what has come out.
+        ops: what was done, of which what waits for these is not going to be.
+    """
+    written = {ref.storage for op in ops if op.ran for ref in op.writes}
+    found = []
+    for named in result.untouched:
+        ref = refs.get(named.name) if named.name in result.parameters else None
+        if ref is not None and not (
+            ref.storage.known or ref.storage.outside or ref.storage in written
+        ):
+            found.append(named.name)
+    return found
 
 
 def _sort(result: Result, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastinit._compiled import extension
+from fastinit._distributed.part import TensorShard
 from fastinit._models.layouts import with_fans
 from fastinit._models.names import Computed, Named, matches
 from fastinit._models.notes import note, outside
@@ -315,6 +316,8 @@ def _initialise(initialiser: Initialiser, named: Named) -> None:
         result = initialiser(named.tensor, name=named.name)
     else:
         result = with_fans(initialiser, named)(named.tensor)
+    if isinstance(result, TensorShard):  # what has filled a part that is a shard of something
+        result = result.part.local
     if isinstance(result, Tensor) and not _share_memory(result, named.tensor):
         raise ValueError(
             "an initialiser fills the tensor that it is given; this one has returned another, of "

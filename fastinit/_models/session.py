@@ -14,6 +14,7 @@ from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._fills.region import Region
 from fastinit._models import module_methods
 from fastinit._models import rules as _rules
+from fastinit._models.again import agreed
 from fastinit._models.history import History
 from fastinit._models.names import (
     Named,
@@ -24,15 +25,13 @@ from fastinit._models.notes import note, outside
 from fastinit._models.placing import refresh
 from fastinit._models.recording import recording
 from fastinit._models.request import Request, Result
-from fastinit._models.results import check_written, named_memory, unwritten_of
+from fastinit._models.results import bare_of, check_written, named_memory, unwritten_of
 from fastinit._patch.fork import Fork
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.settle import Settled, nbytes_of
 from fastinit.key import Key, key_argument, reserve_key
 
-# All processes have to make the same calls, and only this one knows that it would like to again:
-# so who has spoken to others is not run again.
 # An initialiser may choose what it does by what it reads, so a run more may find other names.
 _MOST_RUNS = 5
 
@@ -72,25 +71,29 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
             found.recorder.restore()
             found = None  # its memory goes before there is more
             undo()
+        recorder = Recorder(request.key, table, waits=waits)
         try:
-            found = _run_once(request, run, undo, table, waits)
+            found = _run_once(request, run, undo, recorder)
         except RuntimeError as error:
-            if not waits or _PENDING not in str(error):
+            pending = waits and _PENDING in str(error)
+            if not (pending and agreed(recorder, True, request.where)):
                 raise
             waits = False  # something reaches memory past the dispatcher, and must not wait
             continue
-        if found.settled.right or found.recorder.communicates:
+        finally:
+            del recorder  # with its memory, which `found` has
+        if not agreed(found.recorder, not found.settled.right, request.where):
             break
     if found is None:
-        found = _run_once(request, run, undo, table, waits)
+        found = _run_once(request, run, undo, Recorder(request.key, table, waits=waits))
     try:
         if not found.settled.right:  # who has warnings raised gets the module as it was, too
             kind = type(found.result.module).__name__
             why = "what they have drawn before, in a way that names do not settle"
-            if found.recorder.communicates:
+            if found.recorder.spoken.any:
                 why = (
-                    "what they have read of it, or sent to other processes, which do not send it "
-                    "again, so that they are run but once"
+                    "what they have read of it, or sent to other processes, which have not agreed "
+                    "to run theirs again"
                 )
             warnings.warn(
                 f"fastinit.{request.where}: what initialisers of {kind} draw depends on {why}; "
@@ -111,10 +114,8 @@ def _run_once(
     request: Request,
     run: Callable[[Recorder], Result],
     undo: Callable[[], object],
-    table: Mapping[Any, int],
-    waits: bool,
+    recorder: Recorder,
 ) -> Run:
-    recorder = Recorder(request.key, table, waits=waits)
     try:
         with Fork.of_python(int(request.key.fold_in(_PYTHON))):
             result = run(recorder)
@@ -124,7 +125,7 @@ def _run_once(
     except BaseException as error:
         recorder.restore()
         undo()
-        if table and isinstance(error, Exception):
+        if recorder.runs_again and isinstance(error, Exception):
             note(
                 error,
                 f"in a further run of the initialisers, which fastinit.{request.where} needs as "
@@ -186,6 +187,7 @@ def finish(
         if not (spared and _is_spared(ref, spared))
     ]
     of_parameters = {n: refs[n] for n in result.parameters if n in refs}
+    missing = missing.union(bare_of(refs, result, settled.ops))
     history = History(of_parameters, result.applied, done, recorder.log, missing)
     drawn = [*_drawn(done, settled, request, result)] if OBSERVERS else []
     for op in ops if spared else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from fastinit._tensors import PLAIN_TYPES, copy_values, is_put_together
 
 
 class _TensorState(NamedTuple):
-    """A tensor as it was: which memory it is on, what hangs on it."""
+    """A tensor as it was: which memory it is on, what hangs on it, how often it was written."""
 
     tensor: Tensor
     data: Tensor
@@ -41,6 +41,7 @@ class _TensorState(NamedTuple):
     marks: dict[str, Any]
     hooks: dict[int, Any] | None
     after: dict[int, Any] | None
+    version: int
 
     def put_on_memory(self) -> None:
         """Put it on the memory that it was on."""
@@ -258,6 +259,20 @@ class Snapshot:
                 state.put_back_marks()
             for tensor, before in self._together:
                 copy_values(tensor, before)
+            for state in states:
+                extension.set_version(state.tensor, state.version)
+
+    def put_versions_back(self, stay: Iterable[Tensor]) -> None:
+        """Have autograd see no write to tensors that were put back, in memory that is theirs alone.
+
+        What was written and put back has the values that graphs have seen.
+        """
+        address = extension.storage_address
+        sharing = Counter(address(tensor) for tensor in self.tensors) if self._tensors else {}
+        for tensor in stay:
+            state = self._tensors.get(id(tensor))
+            if state is not None and sharing[address(tensor)] == 1:
+                extension.set_version(tensor, _TensorState._make(state).version)
 
     def restore_tensor(self, tensor: Tensor) -> None:
         """Put one tensor back."""

@@ -54,6 +54,9 @@ class _Told(Loader):
         self._loader = loader
         self._tell = tell
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         made: ModuleType | None = self._loader.create_module(spec)
         return made
@@ -159,8 +162,8 @@ class Exchanges:
         exchange.make()
 
     def _restore(self) -> None:
-        if self._finder in sys.meta_path:
-            sys.meta_path.remove(self._finder)
+        # Another list: threads may be going through this one.
+        sys.meta_path = [finder for finder in sys.meta_path if finder is not self._finder]
         while self._exchanged:
             function, exchange = next(reversed(self._exchanged.items()))
             exchange.undo()  # before it is forgotten: there may be an interrupt in between

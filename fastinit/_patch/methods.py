@@ -95,7 +95,7 @@ class _Call:
                 return self.original()
             # A DTensor is not resized; nor, by torch.normal, a parameter of that size.
             if is_dtensor(out) or (out.requires_grad and create is _empty_where_torch_would):
-                fits = out.shape == self._shape(create, *size)
+                fits = self._fits(out) and out.shape == self._shape(create, *size)
                 return self.draw(fill, out, numbers) if fits else self.original()
             options["out"] = out
         try:
@@ -109,10 +109,15 @@ class _Call:
             tensor.requires_grad_()
         return result
 
+    def _fits(self, out: torch.Tensor) -> bool:
+        """Whether nothing else is asked for than what `out` is."""
+        dtype, layout = self.kwargs.get("dtype"), self.kwargs.get("layout")
+        device = self.kwargs.get("device")
+        fits = dtype in (None, out.dtype) and layout in (None, torch.strided)
+        return fits and device is None and not self.kwargs.get("pin_memory")
+
     def _shape(self, create: Callable[..., torch.Tensor], *size: Any) -> torch.Size | None:
-        """Give the shape that is asked for, if nothing else is that `create` would have to do."""
-        if self.kwargs.keys() & _OPTIONS:
-            return None
+        """Give the shape that is asked for; None if torch has something to say of that."""
         try:
             return create(*size, device="meta").shape
         except Exception:  # torch shall say it
@@ -218,11 +223,14 @@ def _normal_of_tensors(call: _Call, mean: Any, std: Any) -> Any:
     if (
         not accepted
         or call.kwargs.keys() & (_OPTIONS | {"requires_grad"})
-        or (out is not None and (not is_plain_tensor(out) or _grad_matters(out)))
+        or (out is not None and (not is_ours(out) or _grad_matters(out)))
+        or (out is not None and is_dtensor(out) and (out is mean or out is std))
         # Then torch broadcasts to the output, and refuses to resize it.
         or (out is not None and not isinstance(std, torch.Tensor) and out.shape != shape)
     ):
         return call.original()
+    if out is not None and is_dtensor(out):
+        return _into_shards(call, mean, std, out) if out.shape == shape else call.original()
     dtype = reference.dtype if out is None else out.dtype
     tensor = _empty(shape, dtype=dtype, device=reference.device)
     result = call.draw(fast.normal_, tensor, (0.0, 1.0), out)
@@ -231,6 +239,15 @@ def _normal_of_tensors(call: _Call, mean: Any, std: Any) -> Any:
     with torch.no_grad():
         # Not drawn into `out` directly, which may be the mean itself.
         return torch.add(tensor.mul_(std), mean, out=tensor if out is None else out)
+
+
+def _into_shards(call: _Call, mean: Any, std: Any, out: torch.Tensor) -> Any:
+    """Draw a standard normal into a DTensor, and scale and shift it there."""
+    result = call.draw(fast.normal_, out, (0.0, 1.0))
+    if result is out:
+        with torch.no_grad():
+            out.mul_(std).add_(mean)
+    return result
 
 
 HANDLERS: dict[Any, _Handler] = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,26 +29,33 @@ from fastinit.key import reserve_word
 _INTO_OUT = frozenset(
     {torch.bernoulli, torch.multinomial, torch.randint, torch.randint_like, torch.randperm}
 )
-# What multiplies its first argument by a draw: always, or with `inplace=True`.
-_CHANGES = frozenset(
-    {
-        torch.alpha_dropout_,
-        torch.dropout_,
-        torch.feature_alpha_dropout_,
-        torch.feature_dropout_,
-        torch.rrelu_,
-    }
-)
-_CHANGES_IN_PLACE: Mapping[Any, int] = {  # where that stands among the arguments
-    F.alpha_dropout: 3,
-    F.dropout: 3,
-    F.dropout1d: 3,
-    F.dropout2d: 3,
-    F.dropout3d: 3,
-    F.feature_alpha_dropout: 3,
-    F.rrelu: 4,
+# What multiplies its first argument by a draw: always, or with `inplace=True`; their arguments.
+_DROPPING = ("input", "p", "training", "inplace")
+_CHANGES: Mapping[Any, Sequence[str]] = {
+    torch.alpha_dropout_: ("input", "p", "train"),
+    torch.dropout_: ("input", "p", "train"),
+    torch.feature_alpha_dropout_: ("input", "p", "train"),
+    torch.feature_dropout_: ("input", "p", "train"),
+    torch.rrelu_: ("input", "lower", "upper", "training"),
 }
-_LOOKED_AT = TORCH_DRAWS | _INTO_OUT | _CHANGES | _CHANGES_IN_PLACE.keys()
+_CHANGES_IN_PLACE: Mapping[Any, Sequence[str]] = {
+    F.alpha_dropout: _DROPPING,
+    F.dropout: _DROPPING,
+    F.dropout1d: _DROPPING,
+    F.dropout2d: _DROPPING,
+    F.dropout3d: _DROPPING,
+    F.feature_alpha_dropout: _DROPPING,
+    F.rrelu: ("input", "lower", "upper", "training", "inplace"),
+}
+_DEFAULTS: Mapping[Any, Mapping[str, Any]] = {
+    func: {
+        name: parameter.default
+        for name, parameter in inspect.signature(func).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    for func in _CHANGES_IN_PLACE
+}
+_LOOKED_AT = TORCH_DRAWS | _INTO_OUT | _CHANGES.keys() | _CHANGES_IN_PLACE.keys()
 
 
 class _Drawn(NamedTuple):
@@ -83,6 +91,15 @@ def _is_ours(operator: Any) -> bool:
     return all(one.namespace == "fastinit" for one in _overloads(operator))
 
 
+def _changes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether one of `_CHANGES` changes its first argument by a draw."""
+    names = _CHANGES.get(func) or _CHANGES_IN_PLACE[func]
+    given = {**_DEFAULTS.get(func, {}), **dict(zip(names, args, strict=False)), **kwargs}
+    in_place = func in _CHANGES or given.get("inplace")
+    draws = given.get("training", given.get("train"))
+    return bool(in_place and draws and given.get("p") not in (0, 1))
+
+
 def _drawn_into(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Drawn | None:
     """Say what a call draws into that is there already; None: nothing, or it is not known."""
     first = args[0] if args else kwargs.get("input")
@@ -90,12 +107,8 @@ def _drawn_into(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         return _Drawn(first, over=True)
     if func in _INTO_OUT:
         return _Drawn(kwargs.get("out"), over=True)
-    if func in _CHANGES:
-        return _Drawn(first, over=False)
-    place = _CHANGES_IN_PLACE.get(func)
-    if place is not None:
-        in_place = args[place] if len(args) > place else kwargs.get("inplace")
-        return _Drawn(first, over=False) if in_place else None
+    if func in _CHANGES or func in _CHANGES_IN_PLACE:
+        return _Drawn(first, over=False) if _changes(func, args, kwargs) else None
     if _draws(func):
         return _Drawn(first, over=_is_ours(func) or _overwrites(func))
     return None
@@ -123,6 +136,12 @@ class NamingMode(PatchMode):
         if given.get("generator") is not None or given.get("key") is not None:
             return pass_on(args, kwargs)
         if func is orthogonal_many_op and given.get("keys") is None:
+            with (
+                torch._C.DisableTorchFunction(),
+                torch.no_grad(),
+            ):  # which objects, or draws nothing
+                examples = [torch.empty(t.shape, dtype=t.dtype, device="meta") for t in args[0]]
+                func(examples, *args[1:], **given)
             return pass_on(args, {**given, "keys": self._keys_of_many(args)})
         drawn = _drawn_into(func, args, given)
         named = None if drawn is None else self._named(*drawn)

@@ -118,9 +118,23 @@ class Calls(Waiting):
         self._note(op, kind, tensors, written, saved, missing, drawn, result, partly, marks)
         if op.writes or (op.read and drawn):
             laid = self._laid(name, args, kwargs, result, moved) if kind.joins else None
-            for one in [op] if laid is None else _pieces(op, laid):
-                self._log(one)
+            if kind.receives:
+                self._log_each(op)
+            else:
+                for one in [op] if laid is None else _pieces(op, laid):
+                    self._log(one)
         return result
+
+    def _log_each(self, op: Op) -> None:
+        """Log what was received: where that is what was sent, each element for itself."""
+        sent = {(ref.storage, ref.region) for ref in op.reads}
+        if sent != {(ref.storage, ref.region) for ref in op.writes}:
+            self._log(op)
+            return
+        for ref in op.writes:
+            piece = Op(op.label, [ref], [ref], operator=op.operator)
+            piece.elementwise = True
+            self._log(piece)
 
     def _laid(
         self,

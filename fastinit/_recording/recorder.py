@@ -31,6 +31,7 @@ from fastinit._fills.region import Region
 from fastinit._recording.calls import Calls
 from fastinit._recording.counting import counting
 from fastinit._recording.graph import Op, Ref, Storage
+from fastinit._recording.groups import Groups
 from fastinit._recording.kinds import Kind, Way, kind_of, single
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.values import bytes_of
@@ -63,7 +64,7 @@ class Recorder(Calls):
         declared: memory that was given a name meanwhile.
         repeated: what initialisers have done that is to be done again, by what it depends on.
         apart: the names of DTensors that nobody takes care of, by the addresses of their storages.
-        communicates: whether something was said to other processes, which may not say it again.
+        spoken: with which groups of processes initialisers communicate.
     """
 
     def __init__(self, key: Key, table: Mapping[Any, int] = NOTHING, *, waits: bool = True) -> None:
@@ -73,7 +74,7 @@ class Recorder(Calls):
         self.declared: list[tuple[Ref, str]] = []
         self.repeated: dict[Any, Any] = {}
         self.apart: Mapping[int, str] = {}
-        self.communicates = False
+        self.spoken = Groups()
 
     def follow(self, tensor: Tensor, name: str, *, anew: bool) -> None:
         """Record what happens to a tensor that is there already.
@@ -141,7 +142,7 @@ class Recorder(Calls):
         if kind.mutable and not torch.is_inference_mode_enabled():
             self._check_open(func, args, kwargs)
         if kind.communicates:
-            self.communicates = True
+            self.spoken.note(args)
         with self.lock:
             fill = parse_fill(func, args, kwargs)
             if fill is not None and self._fill(func, args[0], fill):

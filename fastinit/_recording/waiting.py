@@ -104,6 +104,7 @@ class Waiting(Values):
         self.thread = OfThread()
         self._busy = _Busy(self.lock, self.thread)
         self._table = table
+        self.runs_again = len(table) > 0
         self._guesses = Keys(key)
         self.guessed: dict[Any, int] = {}
         self._threads = itertools.count(1)

@@ -101,15 +101,11 @@ def _flags_of_history(
 
 
 def _drawn(named: Named) -> bool:
-    """Whether a parameter may have been drawn, for all that is known.
-
-    What nothing is known to have written in a recording is made of constants: a table.
-    """
+    """Whether a parameter may have been drawn, for all that is known."""
     history = history_of(named.owner, named.attribute)
-    if history is None:
-        return True
-    known = {write.fill or write.label.partition("(")[0] for write in history.writes}
-    return not known <= _CONSTANT
+    writes = [] if history is None else history.writes
+    known = {write.fill or write.label.partition("(")[0] for write in writes}
+    return not known or not known <= _CONSTANT
 
 
 def _padding_is_set(named: Named) -> bool:

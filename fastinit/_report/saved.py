@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# What checkpoints of training runs call the weights.
+_CALLED = frozenset({"model", "model_state_dict", "module", "net", "network", "state_dict"})
 _INDEX = ".index.json"
 # How folders name their weights, the first that are there count: in pieces or whole.
 _IN_FOLDERS = (f"*.safetensors{_INDEX}", "*.safetensors", f"*.bin{_INDEX}", "*model*.bin", "*.pt")
@@ -63,7 +65,11 @@ def _by_name(state: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 def _in_checkpoint(state: Mapping[Any, Any]) -> dict[str, dict[str, Tensor]]:
     """Find the state dicts that a checkpoint of a training run holds beside other things."""
-    held = {str(name): value for name, value in state.items() if isinstance(value, Mapping)}
+    held = {
+        str(name): value
+        for name, value in state.items()
+        if isinstance(value, Mapping) and not str(name).endswith("_extra_state")
+    }
     return {name: found for name, value in held.items() if (found := _by_name(value))}
 
 
@@ -78,14 +84,25 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{file} cannot be read as weights: {lines[0]}") from error
     found, inside = _by_name(state), _in_checkpoint(state)
+    named = not inside.keys().isdisjoint(_CALLED)
     most = max(map(len, inside.values()), default=0)
-    if state and len(found) <= most:  # what lies beside a state dict is not the weights
+    # What lies beside a state dict is not the weights, nor what lies inside one.
+    if state and (named or len(found) < most or not found):
         if len(inside) != 1:
             listed = ", ".join(repr(name) for name in state)
             several = f"; save one of {', '.join(map(repr, inside))} by itself" if inside else ""
             raise ValueError(f"{file} holds no weights by name, but {listed}{several}")
         (found,) = inside.values()
     yield from found.items()
+
+
+def files_of(path: Path) -> list[Path]:
+    """List the files that `load` reads: none if it would fail."""
+    try:
+        files = _files(path) if path.exists() else {}
+    except (OSError, ValueError):
+        return []
+    return [*files, *(path.glob(f"*{_INDEX}") if path.is_dir() else ())]
 
 
 def load(path: Path) -> nn.Module:

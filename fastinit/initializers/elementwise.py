@@ -189,9 +189,9 @@ def trunc_normal_tf_(
 
     Raises:
         RuntimeError: if `mean` or `std` is not finite, `std` is negative, a bound is NaN, or `a` >
-            `b`; if no value of the dtype lies between the bounds; if elements of `tensor` share
-            memory; if `tensor` is an inference tensor outside of inference mode; if a generator
-            would be drawn from while a CUDA graph is captured.
+            `b`; if all between the bounds is beyond what the dtype can hold; if elements of
+            `tensor` share memory; if `tensor` is an inference tensor outside of inference mode; if
+            a generator would be drawn from while a CUDA graph is captured.
         TypeError: if a number, `key` or `generator` has the wrong type.
         ValueError: if both `key` and `generator` are given, or `key` is outside [-2**63, 2**64).
         NotImplementedError: if `key` is given and the dtype, layout or class of `tensor` cannot

@@ -133,6 +133,10 @@ def test_shards_beside_each_other_in_one_memory_are_no_ties() -> None:
         lambda w: torch.rand(*w.shape, out=w.detach()),
         lambda w: torch.normal(1.0, 2.0, tuple(w.shape), out=w.data),
         torch.no_grad()(lambda w: torch.normal(1.0, 2.0, w.shape, out=w)),
+        lambda w: torch.randn(w.shape, out=w.data, dtype=torch.float32, layout=torch.strided),
+        lambda w: torch.rand(w.shape, out=w.data, pin_memory=False),
+        lambda w: torch.normal(torch.ones(8, 4), 2.0, out=w.data),
+        lambda w: torch.normal(torch.ones(8, 4), torch.full((8, 4), 2.0), out=w.data),
     ],
 )
 def test_draws_with_out_have_the_bits_of_the_whole(draw: Callable[[Any], object]) -> None:

@@ -403,9 +403,65 @@ class Masks(nn.Module):
         return mask.triu_(1)
 
 
+class _Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.more()
+
+    def more(self) -> None: ...
+
+
+class Optional(nn.Module):
+    def __init__(self, saved: str | None = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        if saved:
+            self.load_state_dict(torch.load(saved))
+
+
+class Converts(_Base):
+    def more(self) -> None:
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(torch.float64)
+
+
+class Average(_Base):
+    def more(self) -> None:
+        settings: dict[str, float] = {}
+        settings.update(decay=0.9)
+
+    def update(self, other: nn.Module) -> None:
+        for ours, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            ours.data.mul_(0.9).add_(theirs.data, alpha=0.1)
+
+
+class Clips(_Base):
+    def more(self) -> None:
+        def clip(module: nn.Module, args: Any) -> None:
+            for parameter in module.parameters():
+                parameter.data.clamp_(-1, 1)
+
+        self.layer.register_forward_pre_hook(clip)
+
+
+class Counts(_Base):
+    def more(self) -> None:
+        self.weight = 1
+        self.weight += 2
+
+
+class OfItsBase(ByMethod):
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.layer = nn.Linear(3, 3)
+        super()._setup()
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
+        (OfItsBase, r"OfItsBase\(\) calls weight\.normal_"),
         (Momentum, r"Momentum\(\) calls parameters\.copy_"),
         (Target, r"Target\(\) calls load_state_dict"),
         (ByModule, r"ByModule\(\) calls orthogonal_"),
@@ -442,6 +498,11 @@ def test_constructors_that_initialise_are_named(make: Any, text: str) -> None:
         Tables,
         SetsOthers,
         Masks,
+        Optional,
+        Converts,
+        Average,
+        Clips,
+        Counts,
         Head,
         ForAll,
         AsksInputs,

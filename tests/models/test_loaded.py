@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -336,3 +337,102 @@ def test_the_names_that_a_module_s_own_hooks_give(make: Any) -> None:
     assert state.keys() == whole.state_dict().keys()
     with pytest.raises(ValueError, match="there is no parameter or buffer"):
         fastinit.materialize(make, key=3, state_dict={**state, "other": torch.ones(2)})
+
+
+class _Hooked(nn.Module):
+    def __init__(self, hook: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        self.register_load_state_dict_pre_hook(hook)
+
+
+def _renames(module: Any, state: Any, prefix: str, about: Any, *rest: Any) -> None:
+    if f"{prefix}old.weight" in state:
+        state[f"{prefix}b.weight"] = state.pop(f"{prefix}old.weight")
+
+
+def _turns_old_ones(module: Any, state: Any, prefix: str, about: Any, *rest: Any) -> None:
+    _renames(module, state, prefix, about, *rest)
+    if about.get("version", 1) < 2:
+        a, b = f"{prefix}a.weight", f"{prefix}b.weight"
+        state[a], state[b] = state[b], state[a]
+
+
+def _refuses(module: Any, state: Any, prefix: str, about: Any, *rest: Any) -> None:
+    _renames(module, state, prefix, about, *rest)
+    rest[-1].append("too old")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_hooks_are_told_of_versions(version: int) -> None:
+    state: Any = OrderedDict({"a.weight": torch.zeros(2, 2), "old.weight": torch.ones(2, 2)})
+    state._metadata = {"": {"version": version}}
+    want = _Hooked(_turns_old_ones)
+    want.load_state_dict(state)
+    found = fastinit.materialize(lambda: _Hooked(_turns_old_ones), key=3, state_dict=state)
+    for name, value in want.named_parameters():
+        assert same_bits(found.get_parameter(name).data, value.data)
+
+
+def test_hooks_may_object_and_names_may_be_wrong() -> None:
+    ones = torch.ones(2, 2)
+    for hook, state, said in (
+        (_refuses, {"a.weight": ones, "old.weight": ones}, "too old"),
+        (_renames, {"typo.weight": ones, "old.weight": ones}, "no parameter or buffer"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fastinit.materialize(lambda hook=hook: _Hooked(hook), key=3, state_dict=state)
+
+
+def test_a_module_that_is_lazy_is_named() -> None:
+    for device in ("cpu", "meta"):
+        with pytest.raises(ValueError, match="without a shape yet: weight, bias; call"):
+            fastinit.materialize(nn.LazyLinear(3, device=device), key=0)
+
+
+# ---- what stays is not written, for autograd either ----------------------------------------------
+
+
+def _loss(model: Any) -> torch.Tensor:
+    loss: torch.Tensor = model[0](torch.ones(1, 3, requires_grad=True)).sum()
+    return loss
+
+
+def _two() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+
+
+def test_a_graph_of_what_is_skipped_can_be_differentiated() -> None:
+    model = _two()
+    loss = _loss(model)
+    versions = [p._version for p in model.parameters()]
+    fastinit.initialize_(model, key=0, skip="0.*")
+    loss.backward()
+    now = [p._version for p in model.parameters()]
+    assert now[:2] == versions[:2]
+    assert all(a > b for a, b in zip(now[2:], versions[2:], strict=True))
+
+
+def test_a_graph_of_what_is_real_can_be_differentiated() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, device="meta"))
+    loss = _loss(model)
+    fastinit.materialize(model, key=0)
+    loss.backward()
+
+
+def test_a_graph_can_be_differentiated_after_an_error() -> None:
+    model = _two()
+    loss = _loss(model)
+    with pytest.raises(ZeroDivisionError):
+        fastinit.initialize_(model, {"1.weight": lambda w: 1 / 0, "default": None}, key=0)
+    loss.backward()
+
+
+def test_memory_that_is_shared_with_what_is_initialised_counts_its_writes() -> None:
+    table = torch.zeros(2, 3)
+    model = nn.Module()
+    model.a, model.b = nn.Parameter(table[0]), nn.Parameter(table[1])
+    version = model.a._version
+    fastinit.initialize_(model, {"*": nn.init.normal_}, key=0, skip="a")
+    assert model.b._version > version
+    assert model.a.data.count_nonzero() == 0

@@ -128,3 +128,15 @@ def test_a_shard_is_left_to_its_shape() -> None:
     initialize_(made, {"default": fastinit.xavier_uniform_}, key=3)
     expected = fastinit.xavier_uniform_(torch.empty(12, 8), key=drawn("in_proj_weight"))
     assert same_bits(made.in_proj_weight.data, expected)
+
+
+def test_a_rule_may_return_the_shard_that_it_has_filled() -> None:
+    layer = nn.Linear(8, 3, bias=False)
+
+    def rule(weight: torch.Tensor) -> torch.Tensor:
+        return fastinit.kaiming_uniform_(fastinit.shard(weight, (12, 8), (3, 0)))
+
+    fastinit.initialize_(layer, {"weight": rule}, key=0)
+    whole = fastinit.Key(0).fold_in("weight").fold_in(0)
+    want = fastinit.kaiming_uniform_(torch.empty(12, 8), key=whole)[3:6]
+    assert torch.equal(layer.weight.data, want)

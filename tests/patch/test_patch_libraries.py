@@ -10,6 +10,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,45 @@ def test_transformers_dictionary_and_guard() -> None:
     assert same(b, direct("xavier_uniform_", (3, 4), key=nth(0, 1)))
     assert same(c, direct("normal_", (9,), key=nth(0, 2)))
     assert torch.isfinite(d).all()
+
+
+def test_an_import_of_another_thread_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, go = threading.Event(), threading.Event()
+
+    class Slow:
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+            if name == "a_module_of_nobody":
+                there.set()
+                go.wait(20)
+
+    class Last:
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+            return importlib.util.find_spec("json") if name == "a_module_of_nobody" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Slow, Last])
+    found: list[Any] = []
+
+    def work() -> None:
+        found.append(importlib.util.find_spec("a_module_of_nobody"))
+
+    with fastinit.patch(0):
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert there.wait(20)
+    go.set()
+    thread.join(20)
+    assert found[0] is not None
+
+
+def test_loaders_are_what_they_are_inside(tmp_path: Path) -> None:
+    program = """
+import importlib.util, fastinit
+with fastinit.patch(0):
+    loader = importlib.util.find_spec("torch.distributed.fsdp").loader
+    assert loader.is_package("torch.distributed.fsdp")
+    assert loader.get_source("torch.distributed.fsdp")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

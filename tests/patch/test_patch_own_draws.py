@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -97,3 +98,23 @@ def test_keys_and_generators_of_ones_own_stay() -> None:
     assert torch.equal(module.w.data, fastinit.normal_(torch.empty(6), key=5))
     want = fastinit.uniform_(torch.empty(6), generator=generator.manual_seed(3))
     assert torch.equal(module.get_buffer("b"), want)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: F.dropout(m.matrix.data, 0.5, training=False, inplace=True),
+        lambda m: F.dropout(m.matrix.data, 0.0, True, True),
+        lambda m: F.dropout(m.matrix.data, 0.5, True),
+        lambda m: torch.dropout_(m.matrix.data, 0.5, False),
+        lambda m: fastinit.orthogonal_many_([m.matrix, m.w]),
+    ],
+)
+def test_what_draws_nothing_does_not_count(call: Callable[[Any], object]) -> None:
+    module = Drawn(lambda m: None)
+    with fastinit.patch(0, module=module), torch.no_grad():
+        with contextlib.suppress(ValueError):  # of the last, which has one dimension
+            call(module)
+        fastinit.normal_(module.matrix[:2])
+    key = fastinit.Key(0).fold_in("matrix").fold_in(0)
+    assert torch.equal(module.matrix.data[:2], fastinit.normal_(torch.empty(2, 4), key=key))

@@ -112,7 +112,8 @@ def test_report_of_a_checkpoint_of_a_training_run(
 def test_report_of_a_state_dict_with_a_state_of_its_own_inside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved = nn.Linear(4, 4).state_dict() | {"_extra_state": {"scale": torch.ones(3)}}
+    inside = {"scale": torch.ones(3), "more": torch.ones(3), "most": torch.ones(3)}
+    saved = nn.Linear(4, 4).state_dict() | {"_extra_state": inside}
     torch.save(saved, tmp_path / "w.pt")
     assert main(["report", str(tmp_path / "w.pt")]) == 0
     assert "\n20 parameters" in capsys.readouterr().out
@@ -131,6 +132,17 @@ def test_init_of_a_class_that_is_named_alone(
     config.write_text(json.dumps(CONFIG | {"architectures": "GPT2LMHeadModel"}))
     assert main(["init", "--config", str(config), "--key", "0"]) == 0
     assert "transformer.wte.weight" in capsys.readouterr().out
+
+
+def test_a_report_is_not_written_over_what_it_is_about(config: Path) -> None:
+    folder = config.parent / "saved"
+    assert main(["init", "--config", str(config), "--key", "0", "--save", str(folder)]) == 0
+    weights = folder / "model.safetensors"
+    before = weights.read_bytes()
+    for option in ("--json", "--plot"):
+        with pytest.raises(SystemExit, match="is also what is read"):
+            main(["report", str(folder), option, str(weights)])
+    assert weights.read_bytes() == before
 
 
 def test_report_of_a_folder_shows_what_is_saved(

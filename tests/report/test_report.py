@@ -421,15 +421,20 @@ def test_what_is_no_draw_is_no_copy() -> None:
     assert report(initialize_(layers, {"default": nn.init.eye_}, key=3)).flags == {}
 
 
-class _Table(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.log(torch.arange(1.0, 17.0).repeat(8, 1)))
+@pytest.mark.parametrize("on_meta", [False, True])
+def test_what_is_skipped_without_values_was_never_written(on_meta: bool) -> None:
+    with torch.device("meta" if on_meta else "cpu"):
+        made = nn.Linear(4, 4)
 
+    def make() -> nn.Module:
+        layer = nn.Linear(4, 4)
+        layer.weight = nn.Parameter(torch.empty(4, 4))
+        return layer
 
-def test_a_table_of_every_layer_is_no_copy() -> None:
-    made = fastinit.materialize(lambda: nn.Sequential(_Table(), _Table()), key=3)
-    assert report(made).flags == {}
+    found = report(materialize(made if on_meta else make, key=3, skip="weight")).flags
+    assert "never written" in found["weight"]
+    assert "bias" not in found
+    assert report(initialize_(nn.Linear(4, 4), key=3, skip="weight")).flags == {}
 
 
 def test_a_copy_that_a_factory_makes_is_one() -> None:

@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import checkpoint
+from torch.distributed.device_mesh import init_device_mesh
 
 import fastinit
 from support.common import same_bits
-from support.rank_cases import CASES, case, rank
+from support.rank_cases import CASES, case, mesh_of, rank
 
 
 def _world() -> int:
@@ -133,38 +135,79 @@ for name in WAYS:
     CASES[f"what_{name}_gives_counts"] = lambda name=name: received(name)
 
 
+def _weight(n: int = 0) -> Tensor:
+    key = fastinit.Key(3).fold_in("weight").fold_in(n)
+    return fastinit.normal_(torch.empty(3), key=key)
+
+
 @case
 def what_one_rank_draws_for_all() -> None:
-    """The one that draws would like to know what for, and run again; the others would not."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
+    """The one that draws would like to know what for, and run again; so the others do, too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
         module = fastinit.materialize(lambda: Received(lambda: _broadcast(True)), key=3)
-    told = [str(one.message) for one in said if "run but once" in str(one.message)]
-    assert len(told) == (rank() == 0), told
-    assert same_bits(module.weight.data, _broadcast_of(module.weight.data))
-    assert module.weight.data.unique().numel() == 3
+    sent = module.weight.data.clone()
+    distributed.broadcast(sent, 0)
+    assert same_bits(module.weight.data, sent)
+    assert same_bits(sent, _weight())
+
+
+class _Looked(nn.Module):
+    """One rank looks at what all draw, and all communicate."""
+
+    def __init__(self, communicate: Callable[[], object]) -> None:
+        super().__init__()
+        drawn = nn.init.normal_(torch.empty(3))
+        if rank() == 1:
+            self.seen = drawn.sum().item()
+        communicate()
+        self.weight = nn.Parameter(drawn)
+
+
+WAYS_TO_MEET: dict[str, Callable[[], object]] = {
+    "a_sum": _summed,
+    "a_barrier": distributed.barrier,
+    "a_new_group": lambda: distributed.new_group([0, 1]),
+    "a_mesh": lambda: init_device_mesh("cpu", (_world(),)),
+    "a_sum_in_a_part": lambda: (
+        distributed.all_reduce(torch.ones(1), group=_pair()) if rank() < 2 else None
+    ),
+}
+
+
+def _pair() -> Any:
+    return mesh_of("2").get_group()
+
+
+def looked(way: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        module = fastinit.materialize(lambda: _Looked(WAYS_TO_MEET[way]), key=3)
+    assert same_bits(module.weight.data, _weight())
+    assert same_bits(_summed(), torch.full((3,), float(_world())))
+
+
+for name in WAYS_TO_MEET:
+    CASES[f"a_rank_that_looks_and_{name}"] = lambda name=name: looked(name)
 
 
 @case
-def a_rank_that_looks_at_what_it_draws_communicates_no_more_often() -> None:
-    class Looked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(nn.init.normal_(torch.empty(4)))
-            if rank() == 1:
-                self.seen = self.weight.sum().item()
-            self.register_buffer("sum", _summed())
+def data_parallelism_in_a_factory() -> None:
+    """Its constructor reads weights by code that nobody can tell to wait, and sends them."""
+    want = fastinit.materialize(lambda: nn.Linear(3, 3), key=3)
+    for before in (0, 2):
 
-    with warnings.catch_warnings(record=True):
-        warnings.simplefilter("always", UserWarning)
-        module = fastinit.materialize(Looked, key=3)
-    assert same_bits(module.get_buffer("sum"), torch.full((3,), float(_world())))
+        def make(before: int = before) -> nn.Module:
+            layers = [nn.Linear(2, 2) for _ in range(before)]
+            model = nn.parallel.DistributedDataParallel(nn.ModuleList([*layers, nn.Linear(3, 3)]))
+            inner: nn.Module = model.module
+            return inner[-1]  # type: ignore[index,no-any-return]
 
-
-def _broadcast_of(tensor: Tensor) -> Tensor:
-    other = tensor.clone()
-    distributed.broadcast(other, 0)
-    return other
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            module = fastinit.materialize(make, key=3)
+        for name, value in want.named_parameters():
+            assert same_bits(module.get_parameter(name).data, value.data), (before, name)
 
 
 @case
