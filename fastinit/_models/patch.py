@@ -86,6 +86,7 @@ class patch:
           `delta_orthogonal_`, which counts for itself.
         - Draws into other memory (`torch.rand`, a buffer that is copied into a parameter later)
           count for themselves, as below. `initialize_` can say what they are for, a patch cannot.
+        - A draw into a slice of a DTensor, which is a copy, raises NotImplementedError.
 
     Under a key, without `module`:
         - The values depend on the order of construction: a layer added in the middle changes those
