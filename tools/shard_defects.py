@@ -146,8 +146,24 @@ SHARD_DEFECTS = [
     Defect(
         "distinct weights that were not drawn pass", SHARDS, "fastinit/_models/agreement.py",
         "check_ranks.__exit__",
-        "self._named or self._distinct", "self._named",
+        "self._parts is not None", "self._named",
         (PROCESSES, "-k", "distinct_does_not_meet"),
+    ),
+    Defect(
+        "what is received counts for nothing", SHARDS, "fastinit/_fills/operators.py", "receives",
+        '"c10d"', '"c10e"',
+        (PROCESSES, "-k", "gives_counts"),
+    ),
+    Defect(
+        "a rank runs initialisers again alone", SHARDS, "fastinit/_models/again.py", "agreed",
+        'any(store.collect("again", largest))', "again",
+        (PROCESSES, "-k", "a_rank_that_looks"),
+    ),
+    Defect(
+        "shards that share memory are apart", SHARDS, "fastinit/_models/tied_shards.py",
+        "Tied.get",
+        "known.tensor.shape == sharded.shape", "known.tensor.shape != sharded.shape",
+        ("tests/distributed/test_tied_shards.py",),
     ),
     Defect(
         "ranks that draw the same are never too much alike", SHARDS,
