@@ -74,8 +74,11 @@ class Store:
         self._said.add(self._key(what, self.rank))
         self._store.set(self._key(what, self.rank), json.dumps(value))
 
-    def _withdraw(self) -> None:
-        """Take back what this rank has said: where somebody does not come there was no meeting."""
+    def withdraw(self) -> None:
+        """Take back what this rank has said, as if there had been no meeting.
+
+        Not where others still look who has come: they would take this rank for absent.
+        """
         for key in self._said:
             self._store.delete_key(key)
         _uses[self._path] = min(self._number, _uses[self._path])
@@ -104,7 +107,6 @@ class Store:
                 raise RuntimeError(
                     f"fastinit.{self._purpose}: the store of the process group fails: {error}"
                 ) from error
-        self._withdraw()
         raise RuntimeError(
             f"fastinit.{self._purpose}: {ranks_as_text(absent)} did not come to this call, number "
             f"{self._number}, within {self._timeout:g} s"

@@ -33,4 +33,5 @@ def agreed(recorder: Recorder, again: bool, where: str) -> bool:
     try:
         return any(store.collect("again", largest))
     except RuntimeError:  # one of them is not in an initialiser
+        store.withdraw()
         return False

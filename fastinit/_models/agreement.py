@@ -42,9 +42,10 @@ class check_ranks:
 
     It goes through the store of the default process group, not through collectives, and waits no
     longer than its time limit, so it never hangs. Without a process group, or with torch's fake
-    one, there is nothing to compare. What `fastinit.shard` describes is not compared: nothing says
-    which ranks share it. Nor are draws without a key into tensors of one rank, those in graphs of
-    torch.compile, and constants.
+    one, there is nothing to compare. All ranks have to come equally often: once one has stayed
+    away, its later calls meet earlier ones of the others. What `fastinit.shard` describes is not
+    compared: nothing says which ranks share it. Nor are draws without a key into tensors of one
+    rank, those in graphs of torch.compile, and constants.
 
     Args:
         module: the module, or its parts that are here. Without it DTensors have shapes alone in
