@@ -267,8 +267,8 @@ class Snapshot:
 
         What was written and put back has the values that graphs have seen.
         """
-        address = extension.storage_address
-        sharing = Counter(address(tensor) for tensor in self.tensors) if self._tensors else {}
+        address, stay = extension.storage_address, [*stay]
+        sharing = Counter(map(address, self.tensors)) if stay else {}
         for tensor in stay:
             state = self._tensors.get(id(tensor))
             if state is not None and sharing[address(tensor)] == 1:
