@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import random
 import threading
 from typing import Any, ClassVar
@@ -49,10 +50,9 @@ def _numpy() -> _NumPy | None:
     It loads the module, as NumPy itself does for whoever is first to draw from it, inside perhaps.
     """
     try:
-        import numpy.random
+        return _NumPy(importlib.import_module("numpy.random"))
     except ImportError:
         return None
-    return _NumPy(numpy.random)
 
 
 class Fork:
