@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -80,7 +81,8 @@ class Store:
         Not where others still look who has come: they would take this rank for absent.
         """
         for key in self._said:
-            self._store.delete_key(key)
+            with suppress(RuntimeError):  # the store may be what has failed
+                self._store.delete_key(key)
         _uses[self._path] = min(self._number, _uses[self._path])
 
     def share(self, value: Any) -> str:

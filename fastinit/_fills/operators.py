@@ -236,10 +236,9 @@ def _given(
     found: list[Tensor] = []
     for place, name in places:
         value = args[place] if place < len(args) else kwargs.get(name)
-        values = [*value] if isinstance(value, (list, tuple)) else [value]
-        for given in values:
-            found += [v for v in given if isinstance(v, Tensor)] if type(given) is list else []
-            found += [given] if isinstance(given, Tensor) else []
+        for given in value if isinstance(value, (list, tuple)) else [value]:
+            parts = given if isinstance(given, (list, tuple)) else [given]  # as all_gather has
+            found += [part for part in parts if isinstance(part, Tensor)]
     return found
 
 

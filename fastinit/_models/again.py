@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import distributed
+
 from fastinit._distributed.store import Store, is_fake_group
 from fastinit._recording.recorder import Recorder
 
@@ -21,8 +23,8 @@ def agreed(recorder: Recorder, again: bool, where: str) -> bool:
         where: the function, for the meeting's name.
     """
     spoken = recorder.spoken
-    if not spoken.any or is_fake_group():
-        return again
+    if not (spoken.any and distributed.is_initialized()) or is_fake_group():
+        return again  # all alone, or a group that was there for a while
     largest = spoken.largest
     if largest is None:  # there is nobody who knows all of them
         return False
