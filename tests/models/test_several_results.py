@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -89,3 +91,22 @@ def test_memory_that_is_asked_whether_it_is_shared(door: Callable[[], _Shared]) 
     assert weight.is_shared()
     assert same_bits(weight.data, door().weight.data)
     assert weight.data.any()
+
+
+_ALONE = """
+import torch, fastinit
+from torch import distributed, nn
+def make():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    layer = nn.Linear(3, 3)
+    distributed.broadcast(layer.weight.data, 0)
+    distributed.destroy_process_group()
+    return layer
+made, want = (fastinit.materialize(f, key=0).weight for f in (make, lambda: nn.Linear(3, 3)))
+assert torch.equal(made, want)
+"""
+
+
+def test_a_process_group_that_is_there_for_a_while() -> None:
+    done = subprocess.run([sys.executable, "-c", _ALONE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

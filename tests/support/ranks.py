@@ -212,6 +212,17 @@ def an_absent_rank_is_named() -> None:
 
 
 @case
+def a_rank_that_fails_is_named_where_nothing_was_drawn() -> None:
+    def check() -> None:
+        with fastinit.check_ranks(nn.Linear(2, 2), timeout=20):
+            if rank() == 2:
+                raise RuntimeError("out of paint")
+
+    said = error_of(check)
+    assert ("rank 2 has left with RuntimeError: out of paint" in said) == (rank() != 2), said
+
+
+@case
 def a_rank_that_fails_is_named() -> None:
     def check() -> None:
         with fastinit.check_ranks():
