@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -212,6 +213,15 @@ def written_places(func: Any) -> tuple[tuple[int, str], ...]:
 def written_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """List the tensors that an operator writes to."""
     return _given(written_places(func), args, kwargs)
+
+
+def refuse_lists_early(
+    func: Any, tensors: Sequence[Tensor], rest: tuple[Any, ...], given: dict[str, Any]
+) -> None:
+    """Have an operator on a list say what it objects to, before any of it is written or drawn."""
+    examples = [torch.empty(t.shape, dtype=t.dtype, device="meta") for t in tensors]
+    with torch.no_grad():
+        func(examples, *rest, **given)
 
 
 def saved_arguments(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

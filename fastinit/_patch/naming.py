@@ -13,7 +13,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 
 from fastinit._compiled import orthogonal_many_op
 from fastinit._distributed.fill import OBSERVERS, tell_observers
-from fastinit._fills.operators import OVERWRITING, written_places
+from fastinit._fills.operators import OVERWRITING, refuse_lists_early, written_places
 from fastinit._patch.methods import TORCH_DRAWS, PatchMode
 from fastinit._patch.scope import (
     NamedDraw,
@@ -23,7 +23,7 @@ from fastinit._patch.scope import (
     is_transformed,
 )
 from fastinit._patch.slices import is_dtensor
-from fastinit.key import reserve_word
+from fastinit.key import key_argument, reserve_word
 
 # What draws into `out=`, if it is given.
 _INTO_OUT = frozenset(
@@ -136,12 +136,8 @@ class NamingMode(PatchMode):
         if given.get("generator") is not None or given.get("key") is not None:
             return pass_on(args, kwargs)
         if func is orthogonal_many_op and given.get("keys") is None:
-            with (
-                torch._C.DisableTorchFunction(),
-                torch.no_grad(),
-            ):  # which objects, or draws nothing
-                examples = [torch.empty(t.shape, dtype=t.dtype, device="meta") for t in args[0]]
-                func(examples, *args[1:], **given)
+            with torch._C.DisableTorchFunction():
+                refuse_lists_early(func, args[0], args[1:], given)
             return pass_on(args, {**given, "keys": self._keys_of_many(args)})
         drawn = _drawn_into(func, args, given)
         named = None if drawn is None else self._named(*drawn)
@@ -153,7 +149,7 @@ class NamingMode(PatchMode):
             name = func.__name__.partition(".")[0]
             tell_observers(drawn.tensor, name, tuple(numbers), key)
         if operator and _is_ours(func):
-            result = pass_on(args, {**given, "key": _signed(key)})
+            result = pass_on(args, {**given, "key": _word(named)})
             named.made()
             return result
         return drawn_by_torch(named, functools.partial(pass_on, args, kwargs))
@@ -174,11 +170,14 @@ class NamingMode(PatchMode):
             named = self._named(tensor, True)
             if named is not None:
                 named.made()
-            word = reserve_word(tensor.device, None) if named is None else int(named.key)
-            keys.append(_signed(word))
+                keys.append(_word(named))
+            else:
+                keys.append(reserve_word(tensor.device, None))
         return keys
 
 
-def _signed(word: int) -> int:
-    """Give a key as operators take it."""
-    return word - 2**64 if word >= 2**63 else word
+def _word(named: NamedDraw) -> int:
+    """Give the key of a draw as operators take it."""
+    word = key_argument(named.key, None, "patch")
+    assert word is not None
+    return word

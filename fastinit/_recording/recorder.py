@@ -25,6 +25,7 @@ from fastinit._fills.operators import (
     NATIVE_TO_SHARDS,
     TOGETHER,
     WHOLE_MANY,
+    refuse_lists_early,
     written_arguments,
 )
 from fastinit._fills.region import Region
@@ -220,9 +221,7 @@ class Recorder(Calls):
     def _each(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         single, tensors, numbers = WHOLE_MANY[func], args[0], args[1]
         keys = kwargs.get("keys") or [None] * len(tensors)
-        examples = [torch.empty(t.shape, dtype=t.dtype, device="meta") for t in tensors]
-        with torch.no_grad():  # whatever it objects to is said before any is written
-            func(examples, *args[1:], **kwargs)
+        refuse_lists_early(func, tensors, args[1:], kwargs)
         for tensor, number, key in zip(tensors, numbers, keys, strict=True):
             rest = {"key": key, "generator": kwargs.get("generator")}
             self.dispatch(single, kind_of(single), (tensor, number, *args[2:]), rest)
