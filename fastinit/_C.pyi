@@ -74,6 +74,12 @@ def tensor_on(
     None if it is dead, or has not so much memory.
     """
 
+def reserve(size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, /) -> torch.Tensor:
+    """Make a tensor on the CPU of address space alone, until somebody touches it.
+
+    RuntimeError if the system refuses to give so much.
+    """
+
 def hold_storage(tensor: torch.Tensor) -> tuple[object, int, int, bool]:
     """Refer weakly to a tensor's storage for as long as the first of what is returned lives.
 
@@ -85,6 +91,9 @@ def storage_address(tensor: object) -> int:
 
 def guard_storage(storage: int, closed: bool, /) -> None:
     """Make access to the memory of a storage (its `_cdata`) an error, or allow it again."""
+
+def modules_of(root: torch.nn.Module, /) -> list[torch.nn.Module]:
+    """List a module and all below it, each object once, in no order in particular."""
 
 def walk_held(
     waiting: list[Any],

@@ -89,6 +89,26 @@ py::object walk(const Walk& to) {
   return others;
 }
 
+// Appends the children of a module that have not been met.
+void add_children(PyObject* children, PyObject* found, PyObject* seen) {
+  const auto add = [&](PyObject* child) {
+    if (child == Py_None) return;
+    const auto id = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(child));
+    const Py_ssize_t before = PySet_GET_SIZE(seen);
+    if (!id || PySet_Add(seen, id.ptr()) != 0) throw py::error_already_set();
+    if (PySet_GET_SIZE(seen) > before && PyList_Append(found, child) != 0)
+      throw py::error_already_set();
+  };
+  if (PyDict_Check(children)) {
+    Py_ssize_t at = 0;
+    PyObject *name = nullptr, *child = nullptr;
+    while (PyDict_Next(children, &at, &name, &child)) add(child);
+    return;
+  }
+  for (const py::handle item : py::handle(children).attr("items")())  // of a scripted module
+    add(item.cast<py::tuple>()[1].ptr());
+}
+
 // Whether two lists hold the same objects.
 bool same(PyObject* now, PyObject* before) {
   const Py_ssize_t size = PyList_GET_SIZE(now);
@@ -114,6 +134,25 @@ py::object hooks_of(PyObject* tensor, PyObject* name) {
 }
 
 }  // namespace
+
+PyObject* modules_of(PyObject*, PyObject* root) {
+  static PyObject* const name = PyUnicode_InternFromString("_modules");
+  try {
+    py::list found;
+    py::set seen{py::make_tuple(py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(root)))};
+    found.append(py::handle(root));
+    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(found.ptr()); ++k) {
+      PyObject* module = PyList_GET_ITEM(found.ptr(), k);
+      const auto children = py::reinterpret_steal<py::object>(PyObject_GetAttr(module, name));
+      if (!children) throw py::error_already_set();
+      add_children(children.ptr(), found.ptr(), seen.ptr());
+    }
+    return found.release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return nullptr;
+  }
+}
 
 PyObject* walk_held(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 8 || !PyList_Check(arguments[0]) || !PySet_Check(arguments[1]) ||

@@ -5,6 +5,9 @@
 
 namespace fastinit::ops {
 
+// A list of a module and all below it, each object once, in no order in particular.
+PyObject* modules_of(PyObject*, PyObject* root);
+
 // walk_held(waiting, seen, containers, copies, empty, plain, atoms, module): takes what waits, last
 // first, until nothing does, and gives what is neither a container of a class in `plain`, nor an
 // instance of `module`, nor of a class in `atoms`, which hold nothing. Containers, the attributes of

@@ -1,6 +1,7 @@
 #include "torch/storage_guard.h"
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty_strided.h>
 #include <c10/core/StorageImpl.h>
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/DynamicTypes.h>
@@ -8,12 +9,18 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/headeronly/version.h>
 
+#include <cerrno>
+#include <cstring>
 #include <optional>
 #include <vector>
 
+#include "cpu/reserve.h"
 #include "torch/handled.h"
 
 namespace fastinit::ops {
+
+// Below this many bytes an allocator has some at hand, and is faster than the system.
+constexpr size_t kLeastReserved = size_t{1} << 20;
 
 PyObject* storage_address(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS
@@ -89,6 +96,44 @@ PyObject* tensor_on(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
       c10::Storage(std::move(storage)), keys, c10::scalarTypeToTypeMeta(type));
   tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, offset);
+  return THPVariable_Wrap(std::move(tensor));
+  END_HANDLE_TH_ERRORS
+}
+
+// Memory that is reserved, and how much of it.
+struct Reserved {
+  void* begin;
+  size_t bytes;
+
+  static void free(void* context) {
+    const auto* reserved = static_cast<Reserved*>(context);
+    cpu::unreserve(reserved->begin, reserved->bytes);
+    delete reserved;
+  }
+};
+
+PyObject* reserve(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(count == 3 && PyTuple_Check(arguments[0]) && PyTuple_Check(arguments[1]) &&
+                       THPDtype_Check(arguments[2]),
+                   "reserve: expects a size, strides and a dtype");
+  const auto type = reinterpret_cast<THPDtype*>(arguments[2])->scalar_type;
+  const auto sizes = numbers_of(arguments[0]), strides = numbers_of(arguments[1]);
+  if (PyErr_Occurred() != nullptr) return nullptr;
+  const size_t bytes = at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(type));
+  if (bytes < kLeastReserved || !cpu::can_reserve())
+    return THPVariable_Wrap(
+        at::empty_strided(sizes, strides, at::TensorOptions(at::kCPU).dtype(type)));
+  void* begin = cpu::reserve(bytes);
+  TORCH_CHECK(begin != nullptr, "reserve: ", bytes, " bytes: ", std::strerror(errno));
+  c10::DataPtr data(begin, new Reserved{begin, bytes}, &Reserved::free, at::kCPU);
+  auto storage = c10::make_intrusive<c10::StorageImpl>(
+      c10::StorageImpl::use_byte_size_t(), bytes, std::move(data),
+      c10::GetAllocator(at::kCPU), true);
+  at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
+      c10::Storage(std::move(storage)), c10::DispatchKeySet(c10::DispatchKey::CPU),
+      c10::scalarTypeToTypeMeta(type));
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides);
   return THPVariable_Wrap(std::move(tensor));
   END_HANDLE_TH_ERRORS
 }

@@ -113,9 +113,9 @@ class _Unhooked(NamedTuple):
         self.table.update(now)
 
 
-def _is_forward_method(value: Any) -> bool:
+def _is_forward_method(method: MethodType) -> bool:
     """Whether this is what `register_fsdp_forward_method` has put in the place of a method."""
-    function = value.__func__ if isinstance(value, MethodType) else None
+    function = method.__func__
     where = getattr(function, "__globals__", {}).get("__name__", "")
     return where.startswith("torch.distributed.fsdp.") and hasattr(function, "__wrapped__")
 
@@ -141,7 +141,10 @@ class Unwrapped:
             kinds: Any = type(owner).__mro__
             owner.__class__ = kinds[kinds.index(_fsdp_module()) + 1]
             held = vars(owner)
-            for name, method in [(n, m) for n, m in held.items() if _is_forward_method(m)]:
+            methods = [(n, m) for n, m in held.items() if type(m) is MethodType]
+            for name, method in methods:
+                if not _is_forward_method(method):
+                    continue
                 self._methods.append((held, name, method))
                 held[name] = method.__wrapped__
         for owner in modules_of(module):

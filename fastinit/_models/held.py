@@ -73,6 +73,19 @@ def put_in_slots(value: Any, held: Mapping[str, Any]) -> None:
             continue
 
 
+def held_by(function: FunctionType) -> list[Any]:
+    """List what a function holds: in its closure, as defaults."""
+    held: list[Any] = []
+    for cell in function.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # not bound yet
+            continue
+    held += function.__defaults__ or ()
+    held += (function.__kwdefaults__ or {}).values()
+    return held
+
+
 def inside(value: Any) -> Iterator[tuple[str, Any]]:
     """List what a container, a function or another object holds; a tensor, as attributes."""
     if isinstance(value, dict):
@@ -80,14 +93,7 @@ def inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
         yield from ((str(k), item) for k, item in enumerate(list(value)))
     elif isinstance(value, FunctionType):
-        cells = []
-        for cell in value.__closure__ or ():
-            try:
-                cells.append(cell.cell_contents)
-            except ValueError:  # not bound yet
-                continue
-        given = *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()
-        yield from (("", item) for item in (*cells, *given))
+        yield from (("", item) for item in held_by(value))
         yield from list(vars(value).items())
     elif type(value) in PLAIN_TYPES:
         yield from list(vars(value).items())

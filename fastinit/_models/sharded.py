@@ -29,7 +29,7 @@ from fastinit._models.names import Named, NamedTensors, named_tensors
 from fastinit._models.placing import Given, exchange, wants_dtype
 from fastinit._models.session import Run
 from fastinit._models.sharded_ops import copied, divided, zeroed
-from fastinit._models.tied_shards import Tied, check_together, place_of
+from fastinit._models.tied_shards import Tied, any_share, check_together, place_of
 from fastinit._models.tree import modules_of
 from fastinit._models.twin import Twin, check_fixed, misplaced, take_marks
 from fastinit._recording.graph import Op, Storage
@@ -71,6 +71,7 @@ class Twins:
         if self.named:
             check_not_fake(where, "DTensors")
         self._twins: dict[str, Twin] = {}
+        self._share = any_share(one.tensor for one in self.named.values())
         self._tied = Tied()
         self._given: list[Given] = []
         self._unwrapped = Unwrapped()
@@ -102,7 +103,8 @@ class Twins:
             grad = tensor.requires_grad
             twin = Twin(named, tensor, name in fixed, name in kept, grad, named.tables)
             self._twins[name] = twin
-            self._tied.add(twin)
+            if self._share:
+                self._tied.add(twin)
             twin.put(tensor)
             if made:
                 with recorder.lock:
@@ -129,7 +131,7 @@ class Twins:
     def _twin_of(self, name: str, sharded: Any) -> tuple[Tensor, bool]:
         """Give a twin, and say whether it has been made now."""
         found = None if self._sharding is None else self._sharding.full(sharded)
-        if found is None and (tied := self._tied.get(sharded)) is not None:
+        if found is None and self._share and (tied := self._tied.get(sharded)) is not None:
             found = tied.tensor.detach()
         made = found
         if made is None:
@@ -208,7 +210,8 @@ class Twins:
         sources = {name: self._source(name, twin) for name, twin in self._twins.items()}
         ran = {ref.storage for op in recorded if op.ran for ref in op.writes}
         check_fixed(self._where, self._twins, recorder, recorded, sources)
-        check_together(self._where, self._twins, sources)
+        if self._share:
+            check_together(self._where, self._twins, sources)
         tied = misplaced(modules_of(self._module), self._twins)
         with torch.no_grad():
             self.take_out()
@@ -242,14 +245,14 @@ class Twins:
             storage.pending.clear()
         made: list[Op] = []
         # What shares memory with one that stays, or has been divided, is as that is.
-        done = {place_of(twin.sharded) for n, twin in self._twins.items() if n not in changed}
+        stay = self._twins.keys() - changed.keys() if self._share else ()
+        done = {place_of(self._twins[name].sharded) for name in stay}
         done.discard(None)
         for name, twin in changed.items():
             sharded, source, memory = twin.sharded, sources.get(name), parts.get(name)
-            place = place_of(sharded)
-            if twin.value is None and place in done:
-                continue
-            if place is not None:
+            if self._share and (place := place_of(sharded)) is not None:
+                if twin.value is None and place in done:
+                    continue
                 done.add(place)
             if memory is not None and memory in whole and (held := memory.alive()) is not None:
                 source = regions[name].on(held)
@@ -408,7 +411,7 @@ class Twins:
             kind = of_values[name]
             if dtype is not None and wants_dtype(named, dtype):
                 kind = dtype
-            where = place_of(old), place, kind
+            where = place_of(old) if self._share else None, place, kind
             new = with_memory(old, place, kind, None if where[0] is None else memory.get(where))
             memory[where] = new._local_tensor
             changed.add(id(old))

@@ -19,8 +19,8 @@ from fastinit._models.held import (
     CONTAINERS,
     PLAIN,
     has_attributes,
+    held_by,
     in_slots,
-    inside,
     put_in_slots,
     slots_of,
     slots_of_class,
@@ -158,6 +158,7 @@ class Snapshot:
         for one, kind in self._classes if slotted else ():
             if kind in slotted:
                 waiting += self._keep_slots(one)
+        apart: set[Any] = set()  # classes whose instances hold nothing that counts
         while waiting:
             for value in self._walk(waiting, seen):
                 kind = type(value)
@@ -165,6 +166,11 @@ class Snapshot:
                     self._keep_tensor(value)
                     if marks := vars(value):
                         waiting += marks.values()
+                    continue
+                if kind in apart:
+                    continue
+                if kind is FunctionType:
+                    waiting += (*held_by(value), *vars(value).values())
                     continue
                 if isinstance(value, CONTAINERS):
                     self._containers.append(value)
@@ -177,9 +183,10 @@ class Snapshot:
                         self._keep_tensor(value)
                 elif isinstance(value, (tuple, frozenset)):
                     waiting += value
-                elif kind is FunctionType:
-                    waiting += [item for _, item in inside(value)]
-                if kind not in ATOMS_SET and kind is not tuple and has_attributes(value):
+                elif not has_attributes(value):
+                    apart.add(kind)
+                    continue
+                if kind is not tuple and has_attributes(value):
                     if put_back := putting_back(value):
                         self._generators.append(put_back)
                     own = getattr(value, "__dict__", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +20,12 @@ def place_of(sharded: Any) -> Any:
     if not is_plain(type(local)):
         return None
     return extension.storage_address(local), Region.of(local)
+
+
+def any_share(sharded: Iterable[Any]) -> bool:
+    """Whether some of these DTensors have their shards in one memory; mostly none do."""
+    addresses = [extension.storage_address(one._local_tensor) for one in sharded]
+    return len(set(addresses)) < len(addresses)
 
 
 class Tied:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from fastinit._compiled import extension
+
 _GETATTR = nn.Module.__getattr__
 
 
@@ -31,13 +33,7 @@ def method_of(module: nn.Module, name: str) -> Callable[..., Any] | None:
 
 def modules_of(root: nn.Module) -> list[nn.Module]:
     """List a module and all below it, each once, in no order in particular; torch takes longer."""
-    found, seen = [root], {root}
-    for module in found:
-        if module._modules:
-            new = {child for _, child in module._modules.items() if child is not None} - seen
-            seen |= new
-            found += new
-    return found
+    return extension.modules_of(root)
 
 
 # What modules define for their initialisation.

@@ -62,6 +62,8 @@ def full_sized(sharded: Any, device: torch.device | str = "cpu") -> Tensor:
     """
     dtype, size = sharded.dtype, sharded.shape
     stride = _compact(size, sharded.stride())
+    if device == "cpu":
+        return extension.reserve(size, stride, dtype)
     return torch.empty_strided(size, stride, dtype=dtype, device=device)
 
 

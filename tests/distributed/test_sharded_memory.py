@@ -68,3 +68,18 @@ def test_no_memory_of_the_full_size(road: str) -> None:
             fastinit.shard(want, (1 << 13, 1 << 17), (140, 0)), a=5**0.5, key=key
         )
         assert same_bits(model.layers[2].weight.to_local().detach(), want)
+
+
+def test_full_tensors_larger_than_the_machine() -> None:
+    """8 TiB, which no system promises: it is address space that nobody touches."""
+    with as_rank(70, 1 << 18):
+        mesh = init_device_mesh("cpu", (1 << 18,))
+        with torch.device("meta"):
+            model = nn.Linear(1 << 23, 1 << 18, bias=False)
+        fastinit.materialize(fully_shard(model, mesh=mesh), key=3)
+        want = torch.empty(1, 1 << 23)
+        key = fastinit.Key(3).fold_in("weight").fold_in(0)
+        part = fastinit.shard(want, (1 << 18, 1 << 23), (70, 0))
+        fastinit.kaiming_uniform_(part, a=5**0.5, key=key)
+        weight: Any = model.weight
+        assert same_bits(weight.to_local().detach(), want)

@@ -285,3 +285,46 @@ def test_which_containers_hold_the_same() -> None:
         ({1}, {1}, False),  # not known
     ):
         assert _C.holds_same(now, before) is same
+
+
+def test_what_is_reserved_is_an_ordinary_tensor() -> None:
+    for size, stride in (((700, 900), (1, 700)), ((3, 2), (2, 1)), ((0, 5), (5, 1)), ((), ())):
+        made = _C.reserve(size, stride, torch.float32)
+        assert (made.shape, made.stride(), made.dtype) == (size, stride, torch.float32)
+        assert made.is_cpu
+        assert made.is_leaf
+        assert not made.requires_grad
+        assert made.untyped_storage().resizable()
+        assert torch.equal(made.fill_(2), torch.full(size, 2.0))
+    made = _C.reserve((1 << 20,), (1,), torch.bfloat16)
+    grown = made.fill_(3).resize_(1 << 21)
+    assert bool((grown[: 1 << 20] == 3).all())
+    assert torch.equal(copy.deepcopy(made), made)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system may refuse")
+def test_more_is_reserved_than_the_machine_has() -> None:
+    made = _C.reserve((1 << 41,), (1,), torch.int8)  # 2 TiB
+    made[1 << 40] = 5
+    assert int(made[1 << 40]) == 5
+
+
+def test_what_cannot_be_reserved_raises() -> None:
+    with pytest.raises(RuntimeError, match="reserve: 281474976710656 bytes"):
+        _C.reserve((1 << 45,), (1,), torch.float64)
+    with pytest.raises(TypeError, match="reserve: expects a size, strides and a dtype"):
+        _C.reserve([1], (1,), torch.float64)  # type: ignore[arg-type]
+
+
+def test_modules_are_listed_once() -> None:
+    shared = torch.nn.Linear(2, 2)
+    inner = torch.nn.Sequential(shared, torch.nn.Sequential(shared))
+    inner.register_module("nothing", None)
+    scripted = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+    root = torch.nn.ModuleDict({"a": inner, "b": shared, "c": scripted})
+    root["itself"] = root
+    found = _C.modules_of(root)
+    assert len(found) == 6
+    assert {*map(id, found)} >= {*map(id, (root, inner, inner[1], shared, scripted))}
+    with pytest.raises(AttributeError, match="_modules"):
+        _C.modules_of(3)  # type: ignore[arg-type]
