@@ -89,7 +89,7 @@ def hold_storage(tensor: torch.Tensor) -> tuple[object, int, int, bool]:
 def storage_address(tensor: object) -> int:
     """Give the address of a tensor's storage (its `_cdata`); 0 for what has none."""
 
-def guard_storage(storage: int, closed: bool, /) -> None:
+def guard_storage(storage: int, closed: bool, message: str = ..., /) -> None:
     """Make access to the memory of a storage (its `_cdata`) an error, or allow it again."""
 
 def modules_of(root: torch.nn.Module, /) -> list[torch.nn.Module]:

@@ -179,14 +179,18 @@ static void open_storage(c10::StorageImpl& storage) { storage.clear_data_ptr_acc
 
 PyObject* guard_storage(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 2 && PyLong_Check(arguments[0]) && PyBool_Check(arguments[1]),
-                   "guard_storage: expects an address and a bool");
+  TORCH_CHECK_TYPE((count == 2 || count == 3) && PyLong_Check(arguments[0]) &&
+                       PyBool_Check(arguments[1]) && (count == 2 || PyUnicode_Check(arguments[2])),
+                   "guard_storage: expects an address, a bool, and perhaps a message");
   auto& storage = *static_cast<c10::StorageImpl*>(PyLong_AsVoidPtr(arguments[0]));
+  const char* message =
+      "fill pending: this memory is filled when the fastinit.batch(), initialize_ or materialize "
+      "that allocated it ends. Read it afterwards, or by a torch function on the thread that "
+      "runs it.";
+  if (count == 3) message = PyUnicode_AsUTF8(arguments[2]);
+  if (message == nullptr) return nullptr;
   if (arguments[1] == Py_True)
-    storage.release_data_and_set_meta_custom_data_ptr_error_msg_(
-        "fill pending: this memory is filled when the fastinit.batch(), initialize_ or materialize "
-        "that allocated it ends. Read it afterwards, or by a torch function on the thread that "
-        "runs it.");
+    storage.release_data_and_set_meta_custom_data_ptr_error_msg_(message);
   else
     open_storage(storage);
   Py_RETURN_NONE;

@@ -29,8 +29,8 @@ PyObject* reserve(PyObject* module, PyObject* const* arguments, Py_ssize_t count
 // the address, its bytes, whether it is resizable).
 PyObject* hold_storage(PyObject* module, PyObject* tensor);
 
-// guard_storage(address, closed): makes every access to the memory of the StorageImpl at an address
-// an error, or allows it again.
+// guard_storage(address, closed, message): makes every access to the memory of the StorageImpl at an
+// address an error, which says this if something is given, or allows it again.
 PyObject* guard_storage(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
 }  // namespace fastinit::ops

@@ -34,6 +34,8 @@ from fastinit.key import Key, key_argument, reserve_key
 
 # An initialiser may choose what it does by what it reads, so a run more may find other names.
 _MOST_RUNS = 5
+# Bytes that are computed after an error for whoever may hold some: a fraction of a second.
+_MOST_LEFT = 1 << 28
 
 
 class Run(NamedTuple):
@@ -64,13 +66,16 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
     """
     table: Mapping[Any, int] = {}
     found: Run | None = None
+    recorder: Recorder | None = None
     waits = True
     for _ in range(_MOST_RUNS):
         if found is not None:
-            table = found.settled.keys
-            found.recorder.restore()
+            table, recorder = found.settled.keys, found.recorder
+            recorder.restore()
             found = None  # its memory goes before there is more
             undo()
+        if recorder is not None:
+            recorder.leave(table)
         recorder = Recorder(request.key, table, waits=waits)
         try:
             found = _run_once(request, run, undo, recorder)
@@ -80,8 +85,7 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
                 raise
             waits = False  # something reaches memory past the dispatcher, and must not wait
             continue
-        finally:
-            del recorder  # with its memory, which `found` has
+        recorder = None  # with its memory, which `found` has
         if not agreed(found.recorder, not found.settled.right, request.where):
             break
     if found is None:
@@ -104,8 +108,7 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
         missing = unwritten_of(found.refs, found.result)
         check_written(missing, request, found.result)
     except BaseException:
-        found.recorder.restore()
-        undo()
+        _give_up(found, undo)
         raise
     return found._replace(unwritten=frozenset(missing))
 
@@ -125,6 +128,7 @@ def _run_once(
     except BaseException as error:
         recorder.restore()
         undo()
+        recorder.leave(most=_MOST_LEFT)
         if recorder.runs_again and isinstance(error, Exception):
             note(
                 error,
@@ -132,6 +136,12 @@ def _run_once(
                 "they have read what they drew before it was known what it is for",
             )
         raise
+
+
+def _give_up(run: Run, undo: Callable[[], object]) -> None:
+    run.recorder.restore()
+    undo()
+    run.recorder.leave(run.settled.keys, _MOST_LEFT)
 
 
 _PENDING = "fill pending"  # what memory that waits says to whom nobody has told
@@ -156,8 +166,7 @@ def complete(
     try:
         finish(found, request, lambda ops: moves(found, ops))
     except BaseException:
-        found.recorder.restore()
-        undo()
+        _give_up(found, undo)
         raise
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -106,13 +106,15 @@ class Memory:
         """List the storages that have been met."""
         return list(self._storages.values())
 
-    def open_all(self) -> None:
-        """Let everybody at all memory again; what still waits is not done any more."""
+    def open_all(self, but: Collection[Storage] = ()) -> None:
+        """Let everybody at all memory again but this; what still waits is not done any more."""
         self.ended = True
         for scope in self.scopes:  # of threads that outlive it
             scope.ended = True
         self.huge_pages.end()
         for storage in list(self._storages.values()):
+            if storage in but:
+                continue
             storage.pending.clear()
             storage.poison = None  # histories keep what has been done, not what memory held
             if storage.guarded and storage.is_alive:
@@ -143,10 +145,10 @@ class Memory:
         self.guard(storage)
         return storage
 
-    def guard(self, storage: Storage) -> None:
-        """Make reaching the memory past the dispatcher an error."""
+    def guard(self, storage: Storage, *message: str) -> None:
+        """Make reaching the memory past the dispatcher an error, which may say something else."""
         storage.guarded = True
-        extension.guard_storage(storage.address, True)
+        extension.guard_storage(storage.address, True, *message)
 
     def unguard(self, storage: Storage) -> None:
         """Let everybody at the memory again."""

@@ -120,6 +120,10 @@ class Recorder(Calls):
             self.names.there.add(Ref(storage, Region.of(tensor)), name)
             self.declared.append((Ref(storage, Region.of(tensor)), name))
 
+    def leave(self, keys: Mapping[Any, int] = NOTHING, most: int | None = None) -> None:
+        self.followed.clear()  # which holds tensors
+        super().leave(keys, most)
+
     def compute_all(self) -> None:
         """Compute all that waits, for somebody who may read any of it."""
         with self.busy():

@@ -105,7 +105,11 @@ def unpoisoned(tensor: Any) -> Spans | None:
 
 
 class Values(Memory):
-    """Memory of which it is known what has values."""
+    """Memory of which it is known what has values.
+
+    Attributes:
+        left: what still waits although all else has been undone.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,6 +118,7 @@ class Values(Memory):
         # Generators as they were before they were drawn from, by address: torch gives operators
         # further objects for one.
         self._states: dict[int, tuple[torch.Generator, Tensor]] = {}
+        self.left: set[Storage] = set()
 
     def made(self, result: Any, given: Iterable[Tensor] = ()) -> Any:
         """Note that an operator has made memory: what it returns, but for what it was given."""
@@ -154,8 +159,12 @@ class Values(Memory):
         return None if found is None else found[1]
 
     def restore(self) -> None:
-        """Undo what was written, and forget what waits."""
-        self.open_all()
+        """Undo what was written, and forget what waits, but for memory that was made meanwhile.
+
+        For that who has called `leave` when he has let go of what he had of it.
+        """
+        self.left = {s for s in self.storages() if s.pending and not s.outside and s.is_alive}
+        self.open_all(self.left)
         for untyped, before in self._before.values():
             size = before.numel()
             if untyped.nbytes() != size and untyped.resizable():
