@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,11 @@ from fastinit._fills.region import Region
 from fastinit._models import rules as _rules
 from fastinit._models.checks import check_not_lazy
 from fastinit._models.held import held_tensors
+from fastinit._models.marks import Marks
 from fastinit._models.names import (
     Named,
     NamedTensors,
+    Pattern,
     check_patterns,
     matches,
     named_tensors,
@@ -122,7 +124,7 @@ def initialise_rest(
         untouched = {
             n: one for n, one in named.items() if n in alone or not (n in on_meta or n in unmade)
         }
-        aside = _set_aside(recorder, untouched.values()) if made else []
+        aside = _Aside(recorder, untouched.values() if made else ())
         if aside:
             tensors = named_tensors(module, request.prefix)
         result = run_initialisers(
@@ -138,20 +140,20 @@ def initialise_rest(
         result.buffers.update({one.name: one for one in _held_on_meta(request, module)})
         if made:
             result.untouched = [one for one in result.untouched if one.name in alone]
-            recorder.unfollow(aside)
+            aside.put_back(recorder, request.skip)
     elif request.rules is not None:
-        untouched, aside = dict(alone), list[Tensor]()
+        untouched, aside = dict(alone), _Aside(recorder, ())
         if made:  # what has no rule is as it was made, unless that gave it no values
             free = _without_rule(request, tensors, alone)
             made_so = {n: one for n, one in named.items() if n in free}
             kept = {n: one for n, one in made_so.items() if _has_values(recorder, one.tensor)}
             untouched |= kept
             if any(name in free and name not in kept for name in tensors.parameters):
-                aside = _set_aside(recorder, untouched.values())
+                aside = _Aside(recorder, untouched.values())
                 tensors = named_tensors(module, request.prefix)
         result = run_initialisers(recorder, request, module, tensors, untouched, made=made)
         result.untouched = [one for one in result.untouched if one.name in alone]
-        recorder.unfollow(aside)
+        aside.put_back(recorder, request.skip)
     else:
         result = Result(module, *tensors, untouched=list(alone.values()))
     _load(recorder, request, result, twins)
@@ -183,24 +185,36 @@ def _has_values(recorder: Recorder, tensor: Tensor) -> bool:
     return storage is None or recorder.has_values(Ref(storage, Region.of(tensor)))
 
 
-def _set_aside(recorder: Recorder, named: Iterable[Named]) -> list[Tensor]:
-    """Put copies in the places of what a factory has made, which initialisers may change.
+class _Aside:
+    """What a factory has made, which initialisers may change copies of.
 
-    Returns:
-        The copies.
+    Args:
+        recorder: what records them.
+        named: what they are to find copies of.
     """
-    copies: list[Tensor] = []
-    with recording(recorder), torch.no_grad():
-        for one in named:
-            storage = recorder.storage_of(one.tensor)
-            inside = recorder.is_inside(one.tensor) if storage is None else not storage.outside
-            if not inside or not is_real(one.tensor):
-                continue
-            copy = one.tensor.detach().clone()
-            if isinstance(one.tensor, nn.Parameter):
-                copy = nn.Parameter(copy, one.tensor.requires_grad)
-            copies.append(copy)
-            for table, attribute in one.tables:
-                table[attribute] = copy
-            refresh(one)
-    return copies
+
+    def __init__(self, recorder: Recorder, named: Iterable[Named]) -> None:
+        self._copies: list[tuple[Named, Marks]] = []
+        with recording(recorder), torch.no_grad():
+            for one in named:
+                storage = recorder.storage_of(one.tensor)
+                inside = recorder.is_inside(one.tensor) if storage is None else not storage.outside
+                if not inside or not is_real(one.tensor):
+                    continue
+                copy = one.tensor.detach().clone()
+                if isinstance(one.tensor, nn.Parameter):
+                    copy = nn.Parameter(copy, one.tensor.requires_grad)
+                self._copies.append((one, Marks(copy, one.tensor)))
+                for table, attribute in one.tables:
+                    table[attribute] = copy
+                refresh(one)
+
+    def __bool__(self) -> bool:
+        return bool(self._copies)
+
+    def put_back(self, recorder: Recorder, skip: Sequence[Pattern] | Pattern) -> None:
+        """Let go of the copies; what has been hung on them hangs on what is not to be skipped."""
+        recorder.unfollow(marks.stand_in for _, marks in self._copies)
+        for one, marks in self._copies:
+            if not matches(one.name, skip):
+                marks.hand_over(one.tensor)

@@ -25,13 +25,14 @@ from fastinit._models.fully_sharded import (
     with_memory,
 )
 from fastinit._models.held import held_tensors
+from fastinit._models.marks import Marks
 from fastinit._models.names import Named, NamedTensors, named_tensors
 from fastinit._models.placing import Given, exchange, wants_dtype
 from fastinit._models.session import Run
 from fastinit._models.sharded_ops import copied, divided, zeroed
 from fastinit._models.tied_shards import Tied, any_share, check_together, place_of
 from fastinit._models.tree import modules_of
-from fastinit._models.twin import Twin, check_fixed, misplaced, take_marks
+from fastinit._models.twin import Twin, check_fixed, misplaced
 from fastinit._recording.graph import Op, Storage
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding, full_sized
@@ -100,8 +101,8 @@ class Twins:
         self._unwrapped.unwrap(self._module)
         for name, named in self.named.items():
             tensor, made = self._twin_of(name, named.tensor)
-            grad = tensor.requires_grad
-            twin = Twin(named, tensor, name in fixed, name in kept, grad, named.tables)
+            marks = Marks(tensor, named.tensor)
+            twin = Twin(named, tensor, name in fixed, name in kept, marks, named.tables)
             self._twins[name] = twin
             if self._share:
                 self._tied.add(twin)
@@ -148,7 +149,6 @@ class Twins:
                 made = torch.Tensor._make_subclass(nn.Parameter, made, sharded.requires_grad)
         elif sharded.requires_grad and found is None:
             made.requires_grad_()
-        take_marks(made, sharded)
         return made, found is None
 
     def load(self, recorder: Recorder, name: str, value: Tensor) -> bool:
@@ -225,10 +225,7 @@ class Twins:
         self._tell_observers(storages, recorded)
         changed = {n: t for n, t in self._twins.items() if not t.fixed or t.value is not None}
         for name, twin in changed.items():
-            take_marks(twin.sharded, twin.tensor)
-            grad = sources[name].requires_grad
-            if grad is not twin.grad:
-                twin.sharded.requires_grad_(grad)
+            twin.marks.hand_over(twin.sharded, sources[name].requires_grad)
         whole = {s for s in ours if s in ran or s.poison is not None}
         whole |= {s for n, s in storages.items() if n in self._sums and s is not None}
         parts = {n: s for n in changed if (s := storages[n]) is not None and s not in whole}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastinit._compiled import extension
 from fastinit._fills.region import Region
+from fastinit._models.marks import Marks
 from fastinit._models.names import Named, named_parameters, tensor_in
 from fastinit._models.tree import Tree
 from fastinit._models.writes import WriteWatch
@@ -38,7 +39,7 @@ class Tie:
     tensors: list[nn.Parameter]
     source: int = 0
     declared: bool = False
-    _twins: dict[int, nn.Parameter] = field(default_factory=dict)
+    _twins: dict[int, Marks] = field(default_factory=dict)
 
     def part(self, watch: WriteWatch) -> None:
         """Give all places but the source memory of their own."""
@@ -47,7 +48,8 @@ class Tie:
                 tensor = self.tensors[k]
                 if k != self.source:
                     twin = nn.Parameter(torch.empty_like(tensor), tensor.requires_grad)
-                    owner._parameters[attribute] = self._twins[k] = twin
+                    owner._parameters[attribute] = twin
+                    self._twins[k] = Marks(twin, tensor)
                     watch.watch(twin)
                 else:
                     watch.watch(tensor)
@@ -55,15 +57,17 @@ class Tie:
     def join(self, watch: WriteWatch) -> None:
         """Tie them again. If nothing wrote the source, the first place that was written decides."""
         twins, self._twins = self._twins, {}
-        for k, twin in twins.items():
+        for k, marks in twins.items():
             owner, attribute = self.places[k]
-            if tensor_in(owner._parameters, attribute) is twin:  # initialisers may put others there
+            # Initialisers may put others there.
+            if tensor_in(owner._parameters, attribute) is marks.stand_in:
                 owner._parameters[attribute] = self.tensors[k]
+                marks.hand_over(self.tensors[k])
         if not twins or watch.wrote(self.tensors[self.source]):
             return
-        written = next((k for k, twin in twins.items() if watch.wrote(twin)), None)
+        written = next((k for k, marks in twins.items() if watch.wrote(marks.stand_in)), None)
         if written is not None:
-            self.tensors[written].copy_(twins[written])
+            self.tensors[written].copy_(twins[written].stand_in)
 
 
 class Ties:

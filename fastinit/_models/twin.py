@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
+from fastinit._models.marks import Marks
 from fastinit._models.names import Named
 from fastinit._models.placing import refresh
 from fastinit._recording.graph import Op, Storage
@@ -25,7 +26,7 @@ class Twin:
         tensor: the twin.
         fixed: whether the DTensor is to stay as it is.
         kept: whether it is to do so unless all of it is overwritten.
-        grad: whether it has wanted a gradient.
+        marks: what initialisers hang on it.
         places: the tables of modules in which it stands there, and under which name.
         value: what is loaded into it.
     """
@@ -34,7 +35,7 @@ class Twin:
     tensor: Tensor
     fixed: bool
     kept: bool
-    grad: bool
+    marks: Marks
     places: list[tuple[dict[str, Any], str]]
     value: Tensor | None = None
 
@@ -50,7 +51,7 @@ class Twin:
     def let_go(self) -> Tensor:
         """Give the twin, which is then nobody's."""
         tensor = self.tensor
-        del self.tensor
+        del self.tensor, self.marks
         return tensor
 
     def put(self, tensor: Any) -> None:
@@ -58,13 +59,6 @@ class Twin:
         for table, attribute in self.places:
             table[attribute] = tensor
         refresh(self.named)
-
-
-def take_marks(tensor: Tensor, other: Tensor) -> None:
-    """Give a tensor the attributes that somebody has set on another."""
-    marks = vars(other)
-    if len(marks) > ("_is_param" in marks):
-        vars(tensor).update({k: v for k, v in marks.items() if k != "_is_param"})
 
 
 def misplaced(

@@ -63,7 +63,7 @@ def module_of(table: Table) -> type[nn.Module]:
 
 
 def is_value(tensor: Tensor) -> bool:
-    """Whether this is not what memory holds that nobody has written: tiny, or huge, or no number."""
+    """Whether this is not what unwritten memory holds: tiny, or huge, or no number."""
     size = tensor.abs()
     return bool(((size == 0) | ((size > 1e-6) & (size < 100))).all())
 
@@ -185,7 +185,7 @@ def test_much_is_not_computed_after_an_error(monkeypatch: pytest.MonkeyPatch) ->
         fastinit.materialize(Fails, key=3)
     has = [is_value(tensor) for tensor in kept[1:]]
     assert has == [True, True]
-    with pytest.raises(RuntimeError, match="fill pending: .* ended in an error .* Make it anew"):
+    with pytest.raises(RuntimeError, match=r"fill pending: .* ended in an error .* Make it anew"):
         kept[0].sum()
     with pytest.raises(RuntimeError, match="fill pending"):
         kept[0].numpy()
@@ -214,5 +214,3 @@ def test_what_only_holds_itself_is_not_computed(monkeypatch: pytest.MonkeyPatch)
     gc.collect()
     fastinit.materialize(Knot, key=3)
     assert filled.count(300 * 300) == 1
-
-
