@@ -127,9 +127,9 @@ PyObject* reserve(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   void* begin = cpu::reserve(bytes);
   TORCH_CHECK(begin != nullptr, "reserve: ", bytes, " bytes: ", std::strerror(errno));
   c10::DataPtr data(begin, new Reserved{begin, bytes}, &Reserved::free, at::kCPU);
-  auto storage = c10::make_intrusive<c10::StorageImpl>(
-      c10::StorageImpl::use_byte_size_t(), bytes, std::move(data),
-      c10::GetAllocator(at::kCPU), true);
+  auto storage =
+      c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), bytes,
+                                            std::move(data), c10::GetAllocator(at::kCPU), true);
   at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
       c10::Storage(std::move(storage)), c10::DispatchKeySet(c10::DispatchKey::CPU),
       c10::scalarTypeToTypeMeta(type));

@@ -141,7 +141,9 @@ class Unwrapped:
             kinds: Any = type(owner).__mro__
             owner.__class__ = kinds[kinds.index(_fsdp_module()) + 1]
             held = vars(owner)
-            methods = [(n, m) for n, m in held.items() if type(m) is MethodType]
+            methods: list[tuple[str, Any]] = [
+                (n, m) for n, m in held.items() if type(m) is MethodType
+            ]
             for name, method in methods:
                 if not _is_forward_method(method):
                     continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from contextvars import ContextVar
 from types import TracebackType
@@ -85,8 +85,8 @@ class _Queue(Memory):
             if storage.is_alive:
                 self.unguard(storage)
 
-    def open_all(self) -> None:
-        self.open(list(self._storages.values()))
+    def open_all(self, but: Collection[Storage] = ()) -> None:
+        self.open([storage for storage in self._storages.values() if storage not in but])
 
 
 # Those of this task: tasks that take turns on a thread have each other's modes on their stack.
