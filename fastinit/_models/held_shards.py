@@ -61,25 +61,44 @@ def check_have_values(
         or (sharding is not None and sharding.is_changed(tensor))
     ]
     if wrong:
+        advice = "; set gradients when it has values"
+        if not all(name.endswith(".grad") for name in wrong):
+            advice = f", {_ADVICE}"
         raise NotImplementedError(
             f"fastinit.{where}: the module holds DTensors that would get no values, "
-            f"{', '.join(wrong)}, {_ADVICE}"
+            f"{', '.join(wrong)}{advice}"
         )
 
 
 def check_not_alone(
     module: nn.Module, prefix: str, named: NamedTensors, where: str, sharding: Sharding
 ) -> None:
-    """Refuse to hold the shard of a DTensor by itself, which has no values until all have some.
+    """Refuse what a factory has done to DTensors that nobody would do to their shards.
+
+    To hold the shard of one by itself, which has no values until all have some, or a view of one,
+    which would be of the full size, and to change one that the module does not hold.
 
     Raises:
-        NotImplementedError: if there are some; it names them.
+        NotImplementedError: if there is something of the sort; it names that.
     """
     if not sharding.has_shards:
         return
-    held = [(name, one.tensor) for name, one in named.both.items()]
-    held += [(name, tensor) for name, _, tensor in held_tensors(module, prefix)]
-    alone = [name for name, tensor in held if sharding.is_shard(tensor)]
+    held = {name: one.tensor for name, one in named.both.items()}
+    changed = sharding.changed_outside(held.values())
+    if changed:
+        raise NotImplementedError(
+            f"fastinit.{where}: the factory changes DTensors that the module does not hold, with "
+            f"shards of shape {', '.join(str(tuple(local.shape)) for local in changed)}; change "
+            "them when it has returned"
+        )
+    held |= {name: tensor for name, _, tensor in held_tensors(module, prefix)}
+    views = sharding.views(held)
+    if views:
+        raise NotImplementedError(
+            f"fastinit.{where}: the module holds views of DTensors, {', '.join(views)}, which have "
+            "no values before the factory has returned; take them of the module that is returned"
+        )
+    alone = [name for name, tensor in held.items() if sharding.is_shard(tensor)]
     if alone:
         raise NotImplementedError(
             f"fastinit.{where}: the module holds what the factory has taken of a DTensor "

@@ -33,9 +33,10 @@ from fastinit._models.sharded_ops import copied, divided, zeroed
 from fastinit._models.tied_shards import Tied, any_share, check_together, place_of
 from fastinit._models.tree import modules_of
 from fastinit._models.twin import Twin, check_fixed, misplaced
+from fastinit._recording.full_tensors import full_sized
 from fastinit._recording.graph import Op, Storage
 from fastinit._recording.recorder import Recorder
-from fastinit._recording.sharding import Sharding, full_sized
+from fastinit._recording.sharding import Sharding
 from fastinit._tensors import is_plain
 
 
@@ -132,6 +133,11 @@ class Twins:
     def _twin_of(self, name: str, sharded: Any) -> tuple[Tensor, bool]:
         """Give a twin, and say whether it has been made now."""
         found = None if self._sharding is None else self._sharding.full(sharded)
+        if found is not None:
+            # Another may be on the same memory, as what detach() gives.
+            mine = isinstance(found, nn.Parameter) is isinstance(sharded, nn.Parameter)
+            if not mine or any(found is twin.tensor for twin in self._twins.values()):
+                found = found.detach()
         if found is None and self._share and (tied := self._tied.get(sharded)) is not None:
             found = tied.tensor.detach()
         made = found

@@ -21,8 +21,8 @@ from fastinit._distributed.store import digest
 from fastinit._patch.scope import current, draw, torch_only
 from fastinit._patch.slices import is_dtensor
 from fastinit._patch.stubs import code_calling
+from fastinit._recording.full_tensors import full_sized
 from fastinit._recording.seeded import default_generator
-from fastinit._recording.sharding import full_sized
 
 MODULE = "torch.distributed.tensor"
 FILLS: dict[str, tuple[Callable[..., Any], tuple[float, float]]] = {

@@ -7,10 +7,10 @@ that. No rank waits for another, and in the end each computes its part.
 
 from __future__ import annotations
 
-import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,19 @@ from fastinit._compiled import extension
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.part import TensorShard, written
 from fastinit._fills.operators import NATIVE_TO_SHARDS, written_arguments
-from fastinit._fills.region import Region
-from fastinit._recording.graph import Op, Ref, Storage
+from fastinit._recording.alike import (
+    changes_nothing,
+    filled,
+    fills_alike,
+    makes_alike,
+    number_of,
+)
+from fastinit._recording.full_tensors import FullTensors, full_sized, refuse
 from fastinit._recording.kinds import Kind, Way
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._tensors import is_plain, swap
 from fastinit.initializers.orthogonal import delta_orthogonal_
 from fastinit.initializers.structured import dirac_, eye_
-
-if TYPE_CHECKING:
-    from fastinit._recording.recorder import Recorder
 
 # Initialisers that are operators for shards alone.
 _FOR_SHARDS: dict[str, Callable[..., Any]] = {
@@ -36,42 +39,6 @@ _FOR_SHARDS: dict[str, Callable[..., Any]] = {
     "fastinit_shards::dirac_": dirac_,
     "fastinit_shards::eye_": eye_,
 }
-
-
-class _Full(NamedTuple):
-    """The full tensor of a shard.
-
-    Attributes:
-        local: the shard, held so that its address is its own.
-        tensor: the full tensor.
-        kept: whether the shard has values, which stay unless all are overwritten.
-        barrier: what waits for the shard meanwhile, to stop who reads it.
-    """
-
-    local: Tensor
-    tensor: Tensor
-    kept: bool = False
-    barrier: tuple[Storage, Op] | None = None
-
-
-def full_sized(sharded: Any, device: torch.device | str = "cpu") -> Tensor:
-    """Give memory of the full size, which costs address space until it is touched, on the CPU.
-
-    Raises:
-        RuntimeError: if there is none for it.
-    """
-    dtype, size = sharded.dtype, sharded.shape
-    stride = _compact(size, sharded.stride())
-    if device == "cpu":
-        return extension.reserve(size, stride, dtype)
-    return torch.empty_strided(size, stride, dtype=dtype, device=device)
-
-
-@functools.lru_cache(maxsize=1 << 12)
-def _compact(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
-    """Give the strides of a full tensor, without the gaps between its elements if it has some."""
-    whole = Region(size, stride, 0, torch.uint8)
-    return torch.empty(size, device="meta").stride() if whole.span[1] > whole.numel else stride
 
 
 def _meta_like(tensor: Any) -> Any:
@@ -101,16 +68,16 @@ def _on_meta(tensors: Iterable[Tensor]) -> Iterator[None]:
             swap(tensor, meta)
 
 
-def _stop(tensor: Tensor, key: int | None) -> NoReturn:
-    _refuse("reads the values")
+def _is_empty(tensor: Any) -> bool:
+    """Whether there is nothing of a DTensor here, where it is not on the meta device."""
+    return tensor._local_tensor.numel() == 0 and not tensor._local_tensor.is_meta
 
 
-def _refuse(what: str) -> NoReturn:
-    raise NotImplementedError(
-        f"fastinit.materialize: the factory {what} of a DTensor, whose values are computed when it "
-        "has returned; initialise before sharding, or shard on the meta device and materialize the "
-        "module"
-    )
+def _replicated(tensor: Tensor, mesh: Any) -> Any:
+    """Make a DTensor of what all ranks have."""
+    module: Any = sys.modules["torch.distributed.tensor"]
+    placements = [module.Replicate()] * mesh.ndim
+    return module.DTensor.from_local(tensor, mesh, placements, run_check=False)
 
 
 def _check_no_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -131,109 +98,8 @@ def _listed(index: Any) -> Any:
     return index
 
 
-class Sharding:
-    """The full tensors of what is sharded while a recording is on.
-
-    Args:
-        recorder: the recording.
-    """
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._full: dict[int, _Full] = {}  # by the address of the shard's storage
-
-    def _is_off(self) -> bool:
-        return self._recorder.ended or self._recorder.thread.busy > 0
-
-    # ---- which tensor stands for a shard ---------------------------------------------------------
-
-    def _found(self, tensor: Any) -> _Full | None:
-        if type(tensor) is TensorShard or not is_sharded(tensor) or not self._full:
-            return None
-        found = self._full.get(extension.storage_address(tensor._local_tensor))
-        return found if found is not None and found.tensor.shape == tensor.shape else None
-
-    def full(self, tensor: Any) -> Tensor | None:
-        """Give the full tensor of a DTensor; None if there is none."""
-        found = self._found(tensor)
-        if found is not None:
-            return found.tensor
-        if type(tensor) is TensorShard or not is_sharded(tensor):
-            return None
-        local: Tensor = tensor._local_tensor
-        whole = is_real(local) and all(p.is_replicate() for p in tensor.placements)
-        return local if whole and local.shape == tensor.shape else None
-
-    def keeps(self, tensor: Any) -> bool:
-        """Whether a DTensor had values of its own before something was done to it."""
-        found = self._found(tensor)
-        return found is not None and found.kept
-
-    def is_drawn(self, tensor: Any) -> bool:
-        """Whether the shard of a DTensor depends on draws that were made for it alone."""
-        storage = self._recorder.storage_of(tensor._local_tensor)
-        return self.full(tensor) is None and storage is not None and storage.drawn
-
-    def is_changed(self, tensor: Any) -> bool:
-        """Whether something has been done to a DTensor here, or to its shard alone."""
-        if type(tensor) is TensorShard:
-            return False
-        return self._found(tensor) is not None or self.is_drawn(tensor)
-
-    def has_values(self, tensor: Any) -> bool:
-        """Whether a DTensor's shard has values; of an empty one that is not known of the others."""
-        local: Tensor = tensor._local_tensor
-        if local.is_meta or local.numel() == 0:
-            return False
-        storage = self._recorder.storage_of(local)
-        return storage is None or self._recorder.has_values(Ref(storage, Region.of(local)))
-
-    def _full_or_new(self, tensor: Any) -> Tensor | None:
-        """Give the full tensor of a DTensor that something is about to be done to."""
-        full = self.full(tensor)
-        local: Tensor = tensor._local_tensor
-        if full is not None or not is_real(local):
-            return full
-        if any(p.is_partial() for p in tensor.placements):
-            return None
-        recorder, kept = self._recorder, self.has_values(tensor)
-        made = full_sized(tensor)
-        storage = recorder.close(made, stands_in=True)
-        if storage is not None:
-            storage.known = kept
-        self._put(tensor, made, kept)
-        return made
-
-    def to_write(self, tensor: Any) -> Any:
-        """Give what is to be written in the place of a tensor: the full one of a DTensor."""
-        if type(tensor) is TensorShard or not is_sharded(tensor):
-            return tensor
-        with self._recorder.busy():
-            full = self._full_or_new(tensor)
-        if full is None:
-            return tensor
-        written(tensor)
-        return full
-
-    def _put(self, tensor: Any, full: Tensor, kept: bool = False) -> None:
-        local: Tensor = tensor._local_tensor
-        barrier = None
-        if is_real(local) and local.numel() > 0:
-            recorder = self._recorder
-            storage = recorder.storage_of(local) or recorder.register(local, known=True)
-            op = Op("a shard", (), (Ref(storage, Region.of(local)),), run=_stop, ran=False)
-            storage.pending.append(op)
-            if not storage.escaped:
-                recorder.guard(storage)
-            barrier = storage, op
-        self._full[extension.storage_address(local)] = _Full(local, full, kept, barrier)
-
-    def end(self) -> None:
-        """Let everybody at the shards again."""
-        for found in self._full.values():
-            if found.barrier is not None:
-                storage, op = found.barrier
-                storage.pending = [other for other in storage.pending if other is not op]
+class Sharding(FullTensors):
+    """What shards, and what is done to shards, while a recording is on."""
 
     # ---- what shards -----------------------------------------------------------------------------
 
@@ -244,7 +110,11 @@ class Sharding:
         with self._recorder.busy():
             with _on_meta([tensor]):
                 result = function(tensor, *args, **how)
-            self._put(result, tensor)
+            full = tensor.detach()
+            self._put(result, full)
+        if not isinstance(tensor, nn.Parameter) and not tensor.is_inference():
+            # What becomes of it is another thing; modules let go of their parameters.
+            tensor.data = full.clone()
         return result
 
     def fully_shard(self, function: Callable[..., Any], module: Any, **how: Any) -> Any:
@@ -276,16 +146,6 @@ class Sharding:
 
     # ---- what is done to shards ------------------------------------------------------------------
 
-    @property
-    def has_shards(self) -> bool:
-        """Whether there are some that full tensors stand for."""
-        return len(self._full) > 0
-
-    def is_shard(self, tensor: Any) -> bool:
-        """Whether this is the shard of a DTensor by itself, which is without values meanwhile."""
-        plain = is_plain(type(tensor)) and tensor.is_meta
-        return plain and extension.storage_address(tensor) in self._full
-
     def check(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse what is done to the memory of a shard itself, and to write what has no values."""
         if not self._full or self._is_off():
@@ -293,12 +153,19 @@ class Sharding:
         written_to = written_arguments(func, args, kwargs) if kind.mutable else ()
         for tensor in written_to:
             if is_plain(type(tensor)) and extension.storage_address(tensor) in self._full:
-                _refuse("writes to the shard")
+                refuse("writes to the shard")
         if any(is_real(tensor) for tensor in written_to):
             _check_no_meta(func, args, kwargs)
+        place = kwargs.get("device") if func in NATIVE_TO_SHARDS else None
+        if (
+            place is not None
+            and torch.device(place).type != "meta"
+            and any(map(self.is_shard, args))
+        ):
+            refuse("asks for memory for the shard")  # to load it, say, which nobody would get
         looks = kind.way is Way.PASS or func in NATIVE_TO_SHARDS
         if not looks and any(map(self.is_shard, tensors_in((args, kwargs)))):
-            _refuse(f"makes others of the values ({func})")
+            refuse(f"makes others of the values ({func})")
 
     def assigned(self, tensor: Any, index: Any, value: Any) -> tuple[Any, Any, Any]:
         """Give what is to be called in the place of `tensor[index] = value`.
@@ -325,20 +192,30 @@ class Sharding:
             The result, in which DTensors stand for what they stood for; NotImplemented where
             DTensors are to do it themselves.
         """
-        if func in NATIVE_TO_SHARDS or self._is_off():
+        if self._is_off():
+            return NotImplemented
+        has_full = bool(args) and self._found(args[0]) is not None
+        if has_full and fills_alike(func):
+            return self._filled_alike(func, args, kwargs)
+        if func in NATIVE_TO_SHARDS:
             return NotImplemented
         changes = kind.mutable or func.is_view
         if not changes and all(self._found(t) is None for t in tensors_in((args, kwargs))):
             return NotImplemented
+        if kind.mutable and self._are_there(kind, args, kwargs):
+            return NotImplemented
+        if has_full and changes_nothing(func, args[0], kwargs):
+            return args[0]
         of: dict[int, Any] = {}
         others: list[Any] = []
+        to = {id(tensor) for tensor in written_arguments(func, args, kwargs)}
 
         def full(value: Any) -> Any:
             if isinstance(value, (list, tuple)):
                 return type(value)(map(full, value))
             if not is_sharded(value) or type(value) is TensorShard:
                 return value
-            new = kind.mutable or not self.has_values(value)
+            new = id(value) in to or not self.has_values(value)
             found = self._full_or_new(value) if new else self.full(value)
             if found is None:
                 others.append(value)
@@ -352,21 +229,70 @@ class Sharding:
         if not of:
             return NotImplemented
         if others:
-            _refuse(f"needs the values ({func})")
+            refuse(f"needs the values ({func})")
         _check_no_meta(func, new, given)
+        alike = has_full and makes_alike(func, kind, args, kwargs)
         name = func._schema.name
         if name in _FOR_SHARDS:
             with mode:
                 _FOR_SHARDS[name](*new, **given)
-            result = None
+            result: Any = None
         elif name.startswith("fastinit_shards"):
-            _refuse(f"draws the parts ({func})")
+            refuse(f"draws the parts ({func})")
         else:
             result = self._recorder.dispatch(func, kind, new, given)
-        if not changes and any(tensor.dim() > 0 for tensor in tensors_in((result,))):
-            _refuse(f"makes others of the values ({func})")  # which somebody would have to shard
+        if alike:
+            return self._made_alike(func, args, kwargs, result)
+        if not changes:
+            if any(tensor.dim() > 0 for tensor in tensors_in((result,))):
+                refuse(f"makes others of the values ({func})")  # somebody would have to shard them
+            if isinstance(result, Tensor):  # a single number, as all ranks have it
+                with self._recorder.busy():
+                    return _replicated(result, next(iter(of.values())).device_mesh)
         if kind.mutable:
             for tensor in written_arguments(func, args, kwargs):
                 if is_sharded(tensor):
                     written(tensor)
+        elif id(result) not in of:
+            address = extension.storage_address
+            self._viewed.update(address(tensor) for tensor in tensors_in((result,)))
         return of.get(id(result), result)
+
+    def _are_there(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether all DTensors have values here, and only these are changed, by no draw."""
+        if kind.draws or kind.way in (Way.WHOLE, Way.TOGETHER, Way.EACH):
+            return False
+        for tensor in tensors_in((args, kwargs)):
+            if type(tensor) is TensorShard or not is_sharded(tensor):
+                if tensor.dim() > 0:
+                    return False
+            elif self._found(tensor) is not None or not (
+                _is_empty(tensor) or self.has_values(tensor)
+            ):
+                return False
+        return True
+
+    def _filled_alike(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a DTensor like one that has no values yet, with a number in all of it."""
+        recorder, number = self._recorder, number_of(func, args, kwargs)
+        with recorder.busy():
+            made = func(*args, **kwargs)
+            if not is_sharded(made) or not made._local_tensor.is_meta:
+                return made
+            full = full_sized(made)
+            recorder.close(full, stands_in=True)
+            self._put(made, full)
+        if number is not None:
+            filled(recorder, full, number)
+        return made
+
+    def _made_alike(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], full: Tensor
+    ) -> Any:
+        """Make the DTensor of which this is the full tensor."""
+        with self._recorder.busy():
+            made = func(*args, **kwargs)
+            if not is_sharded(made) or not made._local_tensor.is_meta:
+                refuse(f"makes others of the values ({func})")
+            self._put(made, full)
+        return made

@@ -38,7 +38,7 @@ def refused(change: Callable[[Any], object]) -> str:
 
 
 def test_values_of_shards_are_not_there() -> None:
-    said = refused(lambda model: model.weight * 2)
+    said = refused(lambda model: model.weight * model.weight)
     assert "the factory makes others of the values (aten.mul.Tensor) of a DTensor" in said
     assert "initialise before sharding" in said
     said = refused(lambda model: model.weight.to_local().fill_(1))
@@ -48,15 +48,17 @@ def test_values_of_shards_are_not_there() -> None:
 def test_what_has_values_of_its_own_is_not_changed() -> None:
     def factory() -> nn.Module:
         mesh = init_device_mesh("cpu", (WORLD,))
-        return Holder(zeros(8, 4, device_mesh=mesh, placements=[Shard(0)]).add_(1))
+        weight = zeros(8, 4, device_mesh=mesh, placements=[Shard(0)])
+        weight.masked_fill_(torch.eye(8, 4, dtype=torch.bool), 1.0)  # by a full tensor
+        return Holder(weight)
 
     with pytest.raises(NotImplementedError, match=r"changes what is there; it is sharded"):
         materialized(factory)
 
 
 def test_dtensors_without_values_are_not_copied_from() -> None:
-    said = refused(lambda model: model.weight.copy_(torch.empty_like(model.weight)))
-    assert "the factory needs the values (aten.copy_.default) of a DTensor" in said
+    with pytest.raises(ValueError, match=r"nothing that Linear defines writes weight"):
+        refused(lambda model: model.weight.copy_(torch.empty_like(model.weight)))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,10 @@ def test_an_error_leaves_a_module_of_outside() -> None:
         (lambda w: w.full_tensor(), "makes others of the values (_c10d_functional.all_gather"),
         (lambda w: w.redistribute(placements=[Shard(1)]), "makes others of the values"),
         (lambda w: w.redistribute(placements=[Replicate()]), "makes others of the values"),
+        (
+            lambda w: torch.empty_like(w.to_local(), device="cpu"),
+            "asks for memory for the shard",
+        ),
     ],
 )
 @pytest.mark.parametrize("rank", [0, 1])
@@ -214,3 +220,89 @@ def test_what_asks_a_shard_for_no_values_is_fine() -> None:
     made = materialized(factory)
     assert made.local == (2, 4)
     assert bool((made.weight._local_tensor == 7).all())
+
+
+def outside(shape: tuple[int, ...] = (8, 4), value: float = 7.0) -> Any:
+    """A DTensor of before the factory, with values."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    return zeros(*shape, device_mesh=mesh, placements=[Shard(0)]).add_(value)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda model, other: model.weight.copy_(other),
+        lambda model, other: model.weight.add_(other),
+        lambda model, other: model.weight.lerp_(other, 0.5),
+        lambda model, other: model.weight.addcmul_(other, other),
+        lambda model, other: torch.add(other, other, out=model.weight),
+        lambda model, other: model.weight.__setitem__(slice(None), other),
+        lambda model, other: model.weight.copy_(other.clone()),
+        lambda model, other: model.weight.copy_(zeros_of(other)),
+        lambda model, other: model.weight.copy_(DTensor.from_local(torch.randn(2, 4), *how(other))),
+    ],
+    ids=["copy", "add", "lerp", "addcmul", "out", "index", "clone", "zeros", "from_local"],
+)
+def test_values_of_other_dtensors_do_not_reach_shards(write: Callable[[Any, Any], object]) -> None:
+    """What is written waits, for a full tensor; of the other there is a part here."""
+
+    def factory() -> nn.Module:
+        model = fsdp(nn.Linear(4, 8))
+        with torch.no_grad():
+            write(model, other)
+        return model
+
+    with as_rank(1, WORLD):
+        other = outside()
+        with pytest.raises(NotImplementedError, match=r"the factory needs the values") as error:
+            fastinit.materialize(factory, key=3)
+        assert "what is loaded is given as argument 'state_dict'" in str(error.value)
+        assert bool((other.to_local() == 7).all())
+
+
+def zeros_of(other: Any) -> Any:
+    return zeros(*other.shape, device_mesh=other.device_mesh, placements=other.placements)
+
+
+def how(other: Any) -> tuple[Any, ...]:
+    return other.device_mesh, other.placements
+
+
+def test_what_is_drawn_into_dtensors_of_before_is_not_lost() -> None:
+    def factory(drawn: Any) -> nn.Module:
+        nn.init.normal_(drawn)
+        return fsdp(nn.Linear(4, 8))
+
+    with as_rank(1, WORLD):
+        other = outside()
+        with pytest.raises(NotImplementedError, match=r"does not hold, with shards of .*\(2, 4\)"):
+            fastinit.materialize(lambda: factory(other), key=3)
+        with pytest.raises(NotImplementedError, match=r"does not hold"):
+            fastinit.materialize(lambda: (factory(other), nn.Linear(2, 2))[1], key=3)
+        assert bool((other.to_local() == 7).all())
+
+
+@pytest.mark.parametrize("plain", [nn.Parameter, lambda view: view], ids=["parameter", "buffer"])
+def test_views_of_shards_are_no_ordinary_tensors(plain: Callable[[Tensor], Tensor]) -> None:
+    def factory() -> nn.Module:
+        model = fsdp(nn.Linear(4, 8))
+        held = plain(model.weight.detach().t())
+        if isinstance(held, nn.Parameter):
+            model.turned = held
+        else:
+            model.register_buffer("turned", held)
+        model.rows = [model.weight.detach()[:2]]
+        return model
+
+    with pytest.raises(NotImplementedError, match=r"holds views of DTensors, turned, rows\.0, whi"):
+        materialized(factory)
+
+
+def test_gradients_are_set_afterwards() -> None:
+    def factory() -> nn.Module:
+        model = fsdp(nn.Linear(4, 8))
+        model.bias.grad = torch.zeros_like(model.bias)
+        return model
+
+    with pytest.raises(NotImplementedError, match=r"bias\.grad; set gradients when it has values"):
+        materialized(factory)
