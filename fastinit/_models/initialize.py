@@ -312,6 +312,7 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
             kept,
             anew=wanted,
             others=state.tensors,
+            arrays=state.arrays,
             is_as_before=lambda: state.is_unchanged(tables),
         )
         for named in untouched.values():

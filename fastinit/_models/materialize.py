@@ -313,7 +313,9 @@ def _fill_in(
 
     def run(recorder: Recorder) -> Result:
         recorder.apart = apart
-        return initialise_rest(recorder, request, module, tensors, given, state.tensors, twins)
+        return initialise_rest(
+            recorder, request, module, tensors, given, state.tensors, state.arrays, twins
+        )
 
     def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
         ops = twins.divide(found, ops, device, dtype)

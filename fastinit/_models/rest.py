@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,7 @@ def initialise_rest(
     tensors: NamedTensors,
     given: list[Given],
     others: Iterable[Tensor] = (),
+    arrays: Iterable[Any] = (),
     twins: Twins | None = None,
     *,
     made: bool = False,
@@ -88,6 +90,7 @@ def initialise_rest(
         tensors: its parameters and buffers.
         given: gets what takes the memory back.
         others: further tensors that the module holds.
+        arrays: NumPy's that it holds.
         twins: of its DTensors.
         made: whether the module has been made under the same recording.
     """
@@ -136,6 +139,7 @@ def initialise_rest(
             anew=unmade | sharded_on_meta,
             own_as_well=True,
             others=others,
+            arrays=arrays,
         )
         result.buffers.update({one.name: one for one in _held_on_meta(request, module)})
         if made:

@@ -281,6 +281,7 @@ def run_initialisers(
     own_as_well: bool = False,
     made: bool = False,
     others: Iterable[Tensor] = (),
+    arrays: Iterable[Any] = (),
     is_as_before: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Run the initialisers of a module that is there: what its parameters are, they may change.
@@ -295,6 +296,7 @@ def run_initialisers(
         own_as_well: whether to run what the module itself defines even if rules decide on all.
         made: whether its constructor has run just now, and what that has given values stays.
         others: further tensors that the module holds.
+        arrays: NumPy's that it holds.
         is_as_before: whether it is known that the module still holds what it did.
     """
     (before, buffers), rename = tensors, request.rename.name_of
@@ -302,6 +304,7 @@ def run_initialisers(
         for name, named in (*before.items(), *buffers.items()):
             recorder.follow(named.tensor, rename(name), anew=name in anew)
         recorder.watch(others)
+        recorder.share(arrays)
     wanted = {name: named for name, named in before.items() if name not in untouched}
     rules = request.rules
     chosen = {} if rules is None else _rules.choose(rules, wanted)

@@ -25,7 +25,7 @@ from fastinit._models.held import (
     slots_of,
     slots_of_class,
 )
-from fastinit._models.held_generators import putting_back
+from fastinit._models.held_state import is_array, objects_in, putting_back
 from fastinit._models.tree import modules_of
 from fastinit._tensors import PLAIN_TYPES, copy_values, is_put_together
 
@@ -135,6 +135,7 @@ class Snapshot:
 
     Attributes:
         sharded: the DTensors among what can be reached, which it does not keep.
+        arrays: those of NumPy among it.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -150,7 +151,8 @@ class Snapshot:
         self._on_meta: list[tuple[Any, ...]] = []
         self.sharded: list[Tensor] = []
         self._together: list[tuple[Tensor, Tensor]] = []
-        self._generators: list[Callable[[], object]] = []
+        self._states: list[Callable[[], object]] = []
+        self.arrays: list[Any] = []
         seen: set[int] = set()
         waiting: list[Any] = [module]
         kinds: set[Any] = {kind for _, kind in self._classes}
@@ -188,7 +190,10 @@ class Snapshot:
                     continue
                 if kind is not tuple and has_attributes(value):
                     if put_back := putting_back(value):
-                        self._generators.append(put_back)
+                        self._states.append(put_back)
+                    if is_array(value):
+                        self.arrays.append(value)
+                        waiting += objects_in(value)
                     own = getattr(value, "__dict__", None)
                     if type(own) is dict:
                         waiting.append(own)
@@ -252,7 +257,7 @@ class Snapshot:
             container.clear()
         for value, held in self._in_slots:
             put_in_slots(value, held)
-        for put_back in self._generators:
+        for put_back in self._states:
             put_back()
         with torch.no_grad():
             for container, before in zip(self._containers, self._held, strict=True):

@@ -113,6 +113,28 @@ class Recorder(Calls):
                 if storage is None and is_real(tensor) and tensor.numel() > 0:
                     self.register(tensor, known=True).outside = True
 
+    def share(self, arrays: Iterable[Any]) -> None:
+        """See to it that what others may write past torch can be told.
+
+        Args:
+            arrays: NumPy's, which may be on the memory of tensors.
+        """
+        places = [array.__array_interface__["data"][0] for array in arrays]
+        for storage in self.storages():
+            untyped = storage.alive() if storage.outside and not storage.guarded else None
+            if untyped is None:
+                continue
+            held = False
+            if places and untyped.device.type == "cpu":
+                begin = untyped.data_ptr()
+                held = any(begin <= at < begin + storage.nbytes for at in places)
+            anew = storage.followed and not storage.is_full
+            storage.escaped = storage.escaped or held
+            if held or (anew and storage.escaped):
+                self.remember(storage)
+            if anew and storage.escaped:
+                self.see_past_torch(storage)
+
     def declare(self, name: str, tensor: Tensor) -> None:
         """Give memory that stands for something else that one's name."""
         with self.busy(), torch._C.DisableTorchFunction():

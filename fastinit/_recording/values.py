@@ -118,6 +118,7 @@ class Values(Memory):
         # Generators as they were before they were drawn from, by address: torch gives operators
         # further objects for one.
         self._states: dict[int, tuple[torch.Generator, Tensor]] = {}
+        self._past_torch: set[Storage] = set()
         self.left: set[Storage] = set()
 
     def made(self, result: Any, given: Iterable[Tensor] = ()) -> Any:
@@ -247,11 +248,23 @@ class Values(Memory):
                     spans.add_all(written)
                     now.copy_(torch.where(_marks_on(spans, now), now, held))
 
+    def see_past_torch(self, storage: Storage) -> None:
+        """Have a change that no operator makes count as a write of all that is remembered.
+
+        Where it leaves what there was, nothing tells whether it has been written.
+        """
+        storage.poison = self.before(storage)
+        self._past_torch.add(storage)
+
     def see_written(self) -> None:
         """Count what has been written where no operator told."""
         for storage in self.storages():
-            if storage.poison is not None:
-                self._see(storage)
+            if storage.poison is None:
+                continue
+            told = storage.written.copy() if storage in self._past_torch else None
+            changed = self._see(storage)
+            if told is not None and not all(told.covers(*span) for span in changed):
+                storage.written.add(0, storage.nbytes)
 
     @staticmethod
     def _see(storage: Storage, region: Region | None = None) -> list[tuple[int, int]]:
