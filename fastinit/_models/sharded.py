@@ -236,7 +236,9 @@ class Twins:
         whole |= {s for n, s in storages.items() if n in self._sums and s is not None}
         parts = {n: s for n in changed if (s := storages[n]) is not None and s not in whole}
         regions = {name: Region.of(sources.pop(name)) for name in parts}
-        whole |= self._held(recorder, parts)
+        # What a factory has made has values that nothing waits for.
+        whole |= {s for n, s in parts.items() if _has_more(s, regions[n])}
+        whole |= self._held(recorder, {n: s for n, s in parts.items() if s not in whole})
         waiting: dict[Storage, list[Op]] = {storage: [] for storage in ours}
         others: list[Op] = []
         for op in ops:
@@ -427,6 +429,11 @@ class Twins:
 
 def _any(tensor: Tensor | None) -> bool:
     return tensor is not None and bool(tensor.detach().any())
+
+
+def _has_more(storage: Storage, region: Region) -> bool:
+    """Whether memory has values beside those that wait."""
+    return storage.known and not storage.stands_in and not storage.written.covers_region(region)
 
 
 def _is_sum(sharded: Any) -> bool:

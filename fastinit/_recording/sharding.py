@@ -107,14 +107,14 @@ class Sharding(FullTensors):
         """Run `distribute_tensor`, which communicates nothing."""
         if not is_real(tensor) or self._is_off():
             return function(tensor, *args, **how)
+        # What becomes of a tensor is another thing; but modules let go of their parameters.
+        full = tensor.detach()
+        if not isinstance(tensor, nn.Parameter):
+            full = full.clone()
         with self._recorder.busy():
             with _on_meta([tensor]):
                 result = function(tensor, *args, **how)
-            full = tensor.detach()
             self._put(result, full)
-        if not isinstance(tensor, nn.Parameter) and not tensor.is_inference():
-            # What becomes of it is another thing; modules let go of their parameters.
-            tensor.data = full.clone()
         return result
 
     def fully_shard(self, function: Callable[..., Any], module: Any, **how: Any) -> Any:

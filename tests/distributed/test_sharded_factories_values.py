@@ -49,6 +49,25 @@ def alike(shard: Shards) -> nn.Module:
     return model
 
 
+def over_values(shard: Shards) -> nn.Module:
+    """Draws into a part of what has values that nothing waits for."""
+    model = shard(nn.Linear(4, 8))
+    ones = torch.ones_like(model.weight)
+    model.register_buffer("ones", ones)
+    table = nn.Module()
+    table.rows = nn.Parameter(torch.eye(8))
+    table.scaled = nn.Parameter(torch.arange(64.0).view(8, 8) / 3)
+    table.filled = nn.Parameter(torch.zeros(8, 3))
+    model.table = shard(table)
+    with torch.no_grad():
+        nn.init.normal_(table.rows[:, 1])
+        table.scaled.mul_(2)
+        nn.init.uniform_(table.scaled[3])
+        nn.init.normal_(table.filled)
+        ones[:, 2].normal_()
+    return model
+
+
 def same(shard: Shards) -> nn.Module:
     model = shard(nn.Linear(4, 8)).to("cpu").cpu().to(torch.float32).float()
     return model.to(device="cpu", dtype=torch.float32)
@@ -63,7 +82,13 @@ def on_its_memory(shard: Shards) -> nn.Module:
     return model
 
 
-FACTORIES: list[Callable[[Shards], nn.Module]] = [numbers, alike, same, on_its_memory]
+FACTORIES: list[Callable[[Shards], nn.Module]] = [
+    numbers,
+    alike,
+    over_values,
+    same,
+    on_its_memory,
+]
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
