@@ -66,6 +66,12 @@ def ordinary_layout(
     And for lazily conjugated or negated ones, and inference tensors.
     """
 
+def storage_fault(tensor: object) -> str | None:
+    """Say what is wrong with a storage that has no memory for all elements of a tensor.
+
+    None where nothing is, and for what is not handled or has no storage of its own.
+    """
+
 def tensor_on(
     storage: int, layout: tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype], /
 ) -> torch.Tensor | None:

@@ -81,12 +81,21 @@ def is_closed(tensor: Tensor) -> bool:
 
 
 def check_open(name: str, tensor: Tensor) -> None:
-    """Raise RuntimeError for an ordinary tensor that is closed to writes, before one happens."""
-    if is_plain(type(tensor)) and is_closed(tensor):
+    """Raise RuntimeError for an ordinary tensor that cannot be written, before a write happens.
+
+    It may be closed to writes, or its storage freed, or too short for its elements: what torch's
+    own kernels do not look for.
+    """
+    if not is_plain(type(tensor)) or is_compiling():
+        return
+    if is_closed(tensor):
         raise RuntimeError(
             f"fastinit.{name}: argument 'tensor' is an inference tensor, which can be written "
             "inside torch.inference_mode() only; clone it to get one that can be written anywhere"
         )
+    fault = extension.storage_fault(tensor)
+    if fault is not None:
+        raise RuntimeError(f"fastinit.{name}: argument 'tensor' {fault}; nothing was written")
 
 
 def check_apart(name: str, tensor: Tensor) -> None:

@@ -41,7 +41,7 @@ void orthogonal_(const Tensor& self, double gain, int64_t batch_dims, std::strin
   check_one_source(request.name, key, generator);
   check_request(request);
   if (on == On::Device && self.numel() > 0) {
-    check_no_overlap(request.name, self);
+    check_memory(request.name, self);
     make_orthogonal({request},
                     {key.has_value() ? *key : key_from(request.name, self.device(), generator)});
   }
@@ -56,7 +56,7 @@ void orthogonal_many_(at::TensorList tensors, at::ArrayRef<double> gains, int64_
   std::vector<int64_t> their_keys;
   if (on == On::Device) {
     for (const Request& request : all)
-      if (request.self.numel() > 0) check_no_overlap(request.name, request.self);
+      if (request.self.numel() > 0) check_memory(request.name, request.self);
     for (size_t k = 0; k < all.size(); ++k) {
       if (tensors[k].numel() == 0) continue;
       filled.push_back(all[k]);

@@ -141,7 +141,7 @@ void fill(const Request& request, IntArrayRef full_size, IntArrayRef boxes, bool
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     const std::vector<Box> found = boxes_of(request.name, request.self, full_size, boxes);
     if (on == On::Device && has_elements(full_size)) {
-      check_no_overlap(request.name, request.self);
+      check_memory(request.name, request.self);
       make_shard(request, full_size, found, by_rows,
                  key.has_value() ? *key : key_from(request.name, request.self.device(), generator));
     }
@@ -229,7 +229,7 @@ void orthogonal_of_reflectors_(const Tensor& self, const Tensor& reflectors, dou
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     const std::vector<Box> found = boxes_of(request.name, self, full_size, boxes);
     if (on == On::Device) {
-      check_no_overlap(request.name, self);
+      check_memory(request.name, self);
       const FullPrecision precision;
       const SerialAfterFork serial;
       const c10::OptionalDeviceGuard device(self.device());

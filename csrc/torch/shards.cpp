@@ -35,6 +35,7 @@ bool has_elements(at::IntArrayRef full_size) {
 std::vector<Box> boxes_of(const char* name, const Tensor& self, at::IntArrayRef full_size,
                           at::IntArrayRef boxes) {
   if (self.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return {};  // a tracer's
+  if (!self.is_meta()) check_memory(name, self, /*may_overlap=*/true);
   const size_t dims = full_size.size();
   // A full tensor without dimensions has one element and one box, which no number describes.
   if (dims == 0) {
@@ -91,7 +92,7 @@ void fill_shard_(const Tensor& self, std::string_view distribution, at::ArrayRef
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     const std::vector<Box> found = boxes_of(row.name, self, full_size, boxes);
     if (on == On::Device && has_elements(full_size)) {
-      if (row.tensors != Tensors::Any) check_no_overlap(row.name, self);
+      if (row.tensors != Tensors::Any) check_memory(row.name, self);
       std::vector<FillTask> tasks;
       for (const Box& box : found) {
         fill.shard = {full_size, box.offset};

@@ -17,7 +17,7 @@ struct Box {
 
 // Reads what the operators on shards take: for every box its place in the shard, its size and its
 // offset in the full tensor, one number per dimension each. Boxes without elements are left out.
-// Raises unless the boxes lie in both and share no memory. `name` is for messages.
+// Raises unless the boxes lie in both and share no memory, and the shard has some. `name` is for messages.
 std::vector<Box> boxes_of(const char* name, const at::Tensor& self, at::IntArrayRef full_size,
                           at::IntArrayRef boxes);
 

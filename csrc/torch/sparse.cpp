@@ -40,7 +40,7 @@ void make_sparse(const Tensor& self, at::IntArrayRef full_size, const std::vecto
   const char* name = "sparse_";
   const Backend& backend = *backend_of(self.device());
   const int64_t rows = full_size[0];
-  check_no_overlap(name, self);
+  check_memory(name, self);
   TORCH_CHECK_NOT_IMPLEMENTED(rows <= backend.most_sparse_rows, "sparse_: not implemented for ",
                               rows, " rows on ", self.device(), "; the CPU takes any number");
   const c10::OptionalDeviceGuard device(self.device());

@@ -12,10 +12,12 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "cpu/reserve.h"
 #include "torch/handled.h"
+#include "torch/tasks.h"
 
 namespace fastinit::ops {
 
@@ -59,6 +61,21 @@ PyObject* ordinary_layout(PyObject*, PyObject* object) {
       tensor.is_inference())
     Py_RETURN_NONE;
   return layout(tensor);
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* storage_fault(PyObject*, PyObject* object) {
+  HANDLE_TH_ERRORS
+  if (!THPVariable_Check(object)) Py_RETURN_NONE;
+  const at::Tensor& tensor = THPVariable_Unpack(object);
+  // What a wrapper calls its storage is not where its values lie.
+  constexpr c10::DispatchKeySet wrappers{c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
+                                         c10::DispatchKey::FuncTorchBatched,
+                                         c10::DispatchKey::FuncTorchGradWrapper};
+  if (!handled(tensor) || tensor.is_meta() || tensor.key_set().has_any(wrappers)) Py_RETURN_NONE;
+  const std::string fault = storage_fault(tensor);
+  if (fault.empty()) Py_RETURN_NONE;
+  return PyUnicode_FromStringAndSize(fault.data(), static_cast<Py_ssize_t>(fault.size()));
   END_HANDLE_TH_ERRORS
 }
 

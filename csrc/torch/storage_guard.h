@@ -17,6 +17,10 @@ PyObject* layout_of(PyObject* module, PyObject* tensor);
 // negated) and is handled here; None for others, and inference tensors.
 PyObject* ordinary_layout(PyObject* module, PyObject* tensor);
 
+// What is wrong with the storage of a tensor (tasks.h), or None: also of what has none of its own,
+// as wrappers and fake tensors, and is not handled here.
+PyObject* storage_fault(PyObject* module, PyObject* tensor);
+
 // tensor_on(address, layout): a tensor of such a layout on the StorageImpl at an address to which
 // the caller has a weak reference; None if it is dead, or has not so much memory.
 PyObject* tensor_on(PyObject* module, PyObject* const* arguments, Py_ssize_t count);

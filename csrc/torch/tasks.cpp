@@ -1,5 +1,6 @@
 #include "torch/tasks.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
@@ -91,10 +92,24 @@ void check_writable(const char* name, const at::Tensor& self) {
               "the tensor first");
 }
 
-void check_no_overlap(const char* name, const at::Tensor& self) {
-  TORCH_CHECK(!overlaps_itself(self.sizes().data(), self.strides().data(), self.dim()), name,
-              ": more than one element of the tensor of size ", self.sizes(), " and strides ",
-              self.strides(), " may refer to a single memory location; clone() it before filling");
+std::string storage_fault(const at::Tensor& self) {
+  if (self.numel() == 0) return {};
+  const size_t has = self.storage().nbytes();
+  const size_t needs =
+      at::detail::computeStorageNbytes(self.sizes(), self.strides(), self.element_size(),
+                                       static_cast<size_t>(self.storage_offset()));
+  if (needs <= has) return {};
+  return c10::str("has ", has, " bytes of storage and needs ", needs, ", for size ", self.sizes(),
+                  ", strides ", self.strides(), " and offset ", self.storage_offset());
+}
+
+void check_memory(const char* name, const at::Tensor& self, bool may_overlap) {
+  TORCH_CHECK(
+      may_overlap || !overlaps_itself(self.sizes().data(), self.strides().data(), self.dim()), name,
+      ": more than one element of the tensor of size ", self.sizes(), " and strides ",
+      self.strides(), " may refer to a single memory location; clone() it before filling");
+  const std::string fault = storage_fault(self);
+  TORCH_CHECK(fault.empty(), name, ": argument 'tensor' ", fault, "; nothing was written");
 }
 
 void check_nowhere(const char* name, at::TensorList tensors) {
@@ -136,7 +151,7 @@ void append_tasks(const char* name, std::vector<FillTask>& tasks, const at::Tens
   const Tensors tensors = row_of(fill.distribution).tensors;
   const bool random = tensors != Tensors::Any;
   const Shard& shard = fill.shard;
-  if (random) check_no_overlap(name, self);
+  check_memory(name, self, /*may_overlap=*/!random);
   const int64_t ndim = self.dim();
   if (!shard.full_size.empty()) {
     double elements = 1;

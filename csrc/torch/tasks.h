@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "core/task.h"
@@ -40,9 +41,13 @@ void append_tasks(const char* name, std::vector<FillTask>& tasks, const at::Tens
 // mode, for instance.
 void check_writable(const char* name, const at::Tensor& self);
 
-// Raises what torch raises where two elements of a tensor share memory, also where torch does not
-// look for it (at::assert_no_internal_overlap knows strides of zero only).
-void check_no_overlap(const char* name, const at::Tensor& self);
+// What is wrong with the storage of a tensor that has elements, if it was freed or never had memory
+// for all of them: "has 0 bytes ..."; else nothing. torch's own kernels do not look.
+std::string storage_fault(const at::Tensor& self);
+
+// Raises where elements of a tensor have no memory, and what torch raises where two share it, also
+// where torch does not look for it (at::assert_no_internal_overlap knows strides of zero only).
+void check_memory(const char* name, const at::Tensor& self, bool may_overlap = false);
 
 // For lists in which the dispatcher finds no kernel: raises unless there is nothing in them.
 void check_nowhere(const char* name, at::TensorList tensors);

@@ -28,7 +28,7 @@ void zero_smallest_(const Tensor& self, int64_t count, int64_t key, at::IntArray
   TORCH_CHECK_VALUE(count >= 1 && count <= whole.rows, name, ": expects a count of 1 to ",
                     whole.rows, ", the number of rows, but got ", count);
   if (on == On::Device && self.numel() > 0) {
-    check_no_overlap(name, self);
+    check_memory(name, self);
     const at::AutoDispatchBelowADInplaceOrView no_autograd;
     zero_smallest_by_ranking(self, whole, count, static_cast<uint64_t>(key));
   }
@@ -47,7 +47,7 @@ void orthogonal_from_(const Tensor& self, double gain, int64_t batch_dims, std::
   request.width = width;
   check_request(request);
   if (on == On::Device && self.numel() > 0) {
-    check_no_overlap(request.name, self);
+    check_memory(request.name, self);
     make_orthogonal({request}, {0});
   }
   bump_version(self);
