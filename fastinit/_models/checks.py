@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from fastinit._compiled import extension
 from fastinit._distributed.fill import is_sharded
 from fastinit._models.names import Named, without_wrappers
 from fastinit._models.tree import modules_of
@@ -100,6 +101,21 @@ def check_unsharded(module: nn.Module, parameters: dict[str, Named], where: str)
         raise NotImplementedError(
             f"fastinit.{where}: parameters partitioned by DeepSpeed (ZeRO-3): {', '.join(parts)}; "
             "initialise the module before it is partitioned"
+        )
+
+
+def check_stored(named: Mapping[str, Named], where: str) -> None:
+    """Raise RuntimeError for tensors that have no memory to be written to, or not for all of it."""
+    faults = {}
+    for name, one in named.items():
+        fault = extension.storage_fault(getattr(one.tensor, "_local_tensor", one.tensor))
+        if fault is not None:
+            faults[name] = fault
+    if faults:
+        listed = "; ".join(f"{name} {fault}" for name, fault in faults.items())
+        raise RuntimeError(
+            f"fastinit.{where}: storage that was freed, or is too short: {listed}; nothing was "
+            "written"
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.part import are_divided_alike, part_of, written
 from fastinit._models import rules as _rules
+from fastinit._models.checks import check_stored
 from fastinit._models.history import take_over
 from fastinit._models.materialize import materialize
 from fastinit._models.names import Named, named_tensors
@@ -140,6 +141,7 @@ def initialize_from(
         for name, named in written_to.items()
         if is_sharded(named.tensor)
     }
+    check_stored(written_to, "initialize_")
     with torch.no_grad():
         for name, named in written_to.items():
             source: Any = made.get(name) or made_buffers.get(name)

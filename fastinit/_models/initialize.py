@@ -10,7 +10,13 @@ from torch import nn
 
 from fastinit._models import deferred
 from fastinit._models import rules as _rules
-from fastinit._models.checks import check_module, check_plain, check_prefix, check_untransformed
+from fastinit._models.checks import (
+    check_module,
+    check_plain,
+    check_prefix,
+    check_stored,
+    check_untransformed,
+)
 from fastinit._models.constructed import initialize_from
 from fastinit._models.fully_sharded import reshard
 from fastinit._models.held_shards import by_memory, held_shards
@@ -154,8 +160,8 @@ def initialize_(
             part of a buffer that is one, or uses one that is neither parameter nor buffer; if
             `factory` shards otherwise than the module is sharded.
         RuntimeError: if what is to be written is an inference tensor and this is not called in
-            inference mode. In the first call of a module with lazy parameters, or a part of it, if
-            it does not show the shapes of all.
+            inference mode, or its storage was freed or is too short. In the first call of a module
+            with lazy parameters, or a part of it, if it does not show the shapes of all.
         ImportError: if `progress` is asked for and tqdm is missing.
 
     Examples:
@@ -260,6 +266,7 @@ class _Call(NamedTuple):
         wanted = parameters
         if skip:
             wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
+        check_stored(wanted, "initialize_")
         if self.factory is None:  # whose values may be loaded, too
             warn_of_loaded(wanted)
         base = key_or_drawn(self.key, "initialize_")

@@ -65,6 +65,7 @@ class Recorder(Calls):
         declared: memory that was given a name meanwhile.
         repeated: what initialisers have done that is to be done again, by what it depends on.
         apart: the names of DTensors that nobody takes care of, by the addresses of their storages.
+        spared: the addresses of storages that are to stay as they are, whatever is done to them.
         spoken: with which groups of processes initialisers communicate.
     """
 
@@ -75,6 +76,7 @@ class Recorder(Calls):
         self.declared: list[tuple[Ref, str]] = []
         self.repeated: dict[Any, Any] = {}
         self.apart: Mapping[int, str] = {}
+        self.spared: set[int] = set()
         self.spoken = Groups()
 
     def follow(self, tensor: Tensor, name: str, *, anew: bool) -> None:
@@ -166,8 +168,8 @@ class Recorder(Calls):
             return self.allocate(func, args, kwargs)
         if way is Way.MAKE:
             return self.made(func(*args, **kwargs))
-        if kind.mutable and not torch.is_inference_mode_enabled():
-            self._check_open(func, args, kwargs)
+        if kind.mutable and way is not Way.RESIZE:
+            self._check_writable(func, args, kwargs)
         if kind.communicates:
             self.spoken.note(args)
         with self.lock:
@@ -218,17 +220,29 @@ class Recorder(Calls):
                 self.register(result, known=False)
         return result
 
-    def _check_open(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse to write where torch would, which says so after it has written."""
+    def _check_writable(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse to write where torch would, which says so after it has written; or crashes."""
+        closes = not torch.is_inference_mode_enabled()
         for tensor in written_arguments(func, args, kwargs):
-            if tensor.is_inference():
-                storage = self.storage_of(tensor)
-                name = storage and self.names.of(Ref(storage, Region.of(tensor)))
-                name = name or f"a tensor of shape {tuple(tensor.shape)}"
+            if closes and tensor.is_inference():
                 raise RuntimeError(
-                    f"fastinit: {func} would write to {name}, an inference tensor, which can be "
-                    "written inside torch.inference_mode() only; call fastinit there, or clone it"
+                    f"fastinit: {func} would write to {self._named(tensor)}, an inference tensor, "
+                    "which can be written inside torch.inference_mode() only; call fastinit there, "
+                    "or clone it"
                 )
+            fault = extension.storage_fault(tensor)
+            if fault is None or extension.storage_address(tensor) in self.spared:
+                continue
+            if not any(argument.is_out for argument in func._schema.arguments):  # those may grow
+                raise RuntimeError(
+                    f"fastinit: {func} would write to {self._named(tensor)}, which {fault}; "
+                    "nothing was written"
+                )
+
+    def _named(self, tensor: Tensor) -> str:
+        storage = self.storage_of(tensor)
+        name = storage and self.names.of(Ref(storage, Region.of(tensor)))
+        return name or f"a tensor of shape {tuple(tensor.shape)}"
 
     def check_apart(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse what is done to a DTensor that nobody takes care of."""
@@ -371,7 +385,7 @@ class Recorder(Calls):
         name = None if how is None else distribution_of(how.op)
         if how is None or name is None:
             return False
-        if not handled(tensor, how.dtypes) or is_closed(tensor):
+        if not handled(tensor, how.dtypes) or is_closed(tensor) or extension.storage_fault(tensor):
             return False
         given = source(None, generator, function.__name__)
         values = how.values(tensor, arguments, NOTHING)
