@@ -16,6 +16,7 @@ from fastinit._compiled import extension
 from fastinit._tensors import (
     PLAIN_TYPES,
     check_open,
+    fill_elsewhere,
     functorch_stack_top,
     is_plain,
     on_handled_device,
@@ -178,6 +179,5 @@ def fallback(
             # An overriding subclass that has passed the call on: it holds an ordinary tensor.
             function(tensor.as_subclass(Tensor), **arguments, **given)
         else:
-            filled = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-            tensor.copy_(function(filled, **arguments, **given))
+            fill_elsewhere(tensor, lambda filled: function(filled, **arguments, **given))
     return tensor

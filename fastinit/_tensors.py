@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ PLAIN_TYPES = frozenset({torch.Tensor, torch.nn.Parameter})
 _DISABLED_FUNCTION = torch._C._disabled_torch_function_impl
 _DISABLED_DISPATCH = torch._C._disabled_torch_dispatch_impl
 _TENSOR_FUNCTION = torch.Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
 functorch_stack_top = torch._C._functorch.peek_interpreter_stack
 
 
@@ -118,6 +120,22 @@ def is_captured(tensor: Any) -> bool:
         and not is_fake(tensor)
         and torch.cuda.is_current_stream_capturing()
     )
+
+
+def fill_elsewhere(tensor: Tensor, fill: Callable[[Tensor], object]) -> None:
+    """Fill a tensor on a device that is not handled: another on the CPU, which is copied.
+
+    A fake one may be of a device that this torch has not, to which nothing can be copied. It gets
+    what a meta tensor does, `fill`'s complaints and a new version, unless a tracer wants the copy.
+    """
+    alone = not is_compiling() and is_fake(tensor) and torch._C._get_dispatch_mode(_PROXY) is None
+    device = "meta" if alone else "cpu"
+    filled = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    fill(filled)
+    if not alone:
+        tensor.copy_(filled)
+    elif not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
 
 
 def in_transform() -> bool:

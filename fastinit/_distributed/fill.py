@@ -26,7 +26,7 @@ from fastinit._compiled import (
     sparse_shard_op,
 )
 from fastinit._distributed.part import RULES, Part, TensorShard, part_of, written
-from fastinit._tensors import on_handled_device
+from fastinit._tensors import fill_elsewhere, on_handled_device
 from fastinit.key import reserve_word
 
 # Those of the table of distributions that are operators; words are for tests alone.
@@ -102,10 +102,10 @@ def run(name: str, part: Part, numbers: tuple[Any, ...], given: dict[str, Any]) 
     local = part.local
     if not on_handled_device(local):
         given = drawn_on_all(part, given)
-        buffer = torch.empty(local.shape, dtype=local.dtype, device="cpu")
-        run(name, part._replace(local=buffer), numbers, given)
         with torch.no_grad():
-            local.copy_(buffer)
+            fill_elsewhere(
+                local, lambda filled: run(name, part._replace(local=filled), numbers, given)
+            )
     elif name not in ("sparse_", "orthogonal_"):
         _call(name, part.as_vector(), numbers, given)
     elif part.start is None:

@@ -124,6 +124,32 @@ def test_fake_tensors_draw_nothing(name):
         fill(name, mode.from_tensor(torch.empty(6, 5)))
 
 
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("name", RANDOM)
+def test_fake_tensors_of_a_device_that_torch_has_not(name, inference):
+    with no_randomness(), torch.inference_mode(inference), FakeTensorMode():
+        tensor = torch.empty(6, 5, device="xpu")
+        assert fill(name, tensor, key=1) is tensor
+        assert inference or tensor._version == 1
+        assert fastinit.shard(tensor, (12, 5), (6, 0)).shape == (12, 5)
+        fill(name, fastinit.shard(tensor, (12, 5), (6, 0)), key=1)
+        assert tensor.device.type == "xpu"
+    with no_randomness():
+        fill(name, tensor, key=1)
+
+
+def test_fake_tensors_get_the_checks_of_others():
+    with FakeTensorMode():
+        tensor = torch.empty(6, 5, device="xpu")
+        with pytest.raises(RuntimeError, match="std"):
+            fastinit.normal_(tensor, std=-1.0, key=1)
+        with pytest.raises(ValueError, match="2 dimensions"):
+            fastinit.orthogonal_(torch.empty(5, device="xpu"), key=1)
+        tensors = [torch.empty(4, 3, device=device) for device in ("xpu", "cpu", "xpu")]
+        fastinit.orthogonal_many_(tensors, keys=[1, 2, 3])
+        assert [tensor._version for tensor in tensors] == [1, 1, 1]
+
+
 # ---- __torch_function__ --------------------------------------------------------------------------
 
 
