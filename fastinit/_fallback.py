@@ -107,23 +107,24 @@ def refuse(
     given: dict[str, Any],
     dtypes: frozenset[torch.dtype],
     beyond: dict[str, Any] | None,
+    where: str = "",
 ) -> None:
     """Raise what `fallback` does where it cannot fill a tensor, for arguments like these."""
-    kind = type(tensor)
+    kind, where = type(tensor), where or name
     if issubclass(kind, Tensor) and _filled_by_vmap(tensor, given, dtypes):
         return
     if "key" in given:
         if not issubclass(kind, Tensor):
             raise TypeError(
-                f"fastinit.{name}: argument 'tensor' must be a Tensor, got {kind.__name__}"
+                f"fastinit.{where}: argument 'tensor' must be a Tensor, got {kind.__name__}"
             )
-        refusal = None if _passes_on(name, tensor) else _refusal(name, tensor, dtypes)
+        refusal = None if _passes_on(name, tensor) else _refusal(where, tensor, dtypes)
         if refusal is not None:
             raise NotImplementedError(refusal)
         return
     if beyond:
         raise NotImplementedError(
-            f"fastinit.{name}: torch's function has no argument '{next(iter(beyond))}', and this "
+            f"fastinit.{where}: torch's function has no argument '{next(iter(beyond))}', and this "
             "tensor would go to it; pass a plain strided tensor, or key="
         )
     # torch refuses these, too, but not always as what they are, and after it has written.
@@ -133,9 +134,9 @@ def refuse(
         and not tensor.is_meta
         and not (tensor.is_floating_point() or (tensor.is_complex() and torch.complex64 in dtypes))
     ):
-        raise NotImplementedError(_wrong_dtype(name, tensor, dtypes))
+        raise NotImplementedError(_wrong_dtype(where, tensor, dtypes))
     if issubclass(kind, Tensor):
-        check_open(name, tensor)
+        check_open(where, tensor)
 
 
 def fallback(
@@ -145,6 +146,7 @@ def fallback(
     given: dict[str, Any],
     dtypes: frozenset[torch.dtype],
     beyond: dict[str, Any] | None = None,
+    where: str = "",
 ) -> Tensor:
     """Run `function` on a tensor that is not `handled`: without a key, by torch.
 
@@ -155,16 +157,17 @@ def fallback(
         given: the key or the generator, as keyword argument of an op, or nothing.
         dtypes: those that `function` supports.
         beyond: further arguments, which torch's function does not have.
+        where: the function that was called, for messages, if it is another.
 
     Raises:
         NotImplementedError: if a key or one of `beyond` is given and cannot be honoured.
         TypeError: if a key is given and `tensor` is not a tensor.
     """
     name = function.__name__
-    refuse(name, tensor, given, dtypes, beyond)
+    refuse(name, tensor, given, dtypes, beyond, where)
     arguments = {**arguments, **(beyond or {})}
     if isinstance(tensor, Tensor) and _filled_by_vmap(tensor, given, dtypes):
-        _vmap.fill(function, tensor, arguments, given)
+        _vmap.fill(function, tensor, arguments, given, where)
         return tensor
     if "key" not in given:
         result: Tensor = ORIGINALS[name](tensor, **arguments, **given)

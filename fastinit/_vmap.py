@@ -108,8 +108,9 @@ def fill(
     tensor: Tensor,
     arguments: dict[str, Any],
     given: dict[str, Any],
+    where: str = "",
 ) -> None:
-    """Run `function` on a tensor inside vmap.
+    """Run `function` on a tensor inside vmap; messages call it `where`, if anything.
 
     Under randomness="different" member i of the batch gets what `key.fold_in(i)` gives outside,
     under "same" all get what `key` gives. Of a generator one key is drawn.
@@ -118,9 +119,10 @@ def fill(
         RuntimeError: where torch's random operations do, and what `function` raises; nothing is
             written or drawn then.
     """
+    where = where or function.__name__
     shape = tuple(tensor.shape)  # of one member
     with torch.no_grad():
-        targets = _targets(function.__name__, tensor)
+        targets = _targets(where, tensor)
         with _outside():
             word = given.get("key")
             if word is None:
@@ -129,7 +131,7 @@ def fill(
                 function(example, **arguments, key=0)
                 draws = [t for t, _ in targets if t.numel() > 0]
                 for member in draws:
-                    check_open(function.__name__, member)
+                    check_open(where, member)
                 word = _drawn(tensor.device, given.get("generator")) if draws else 0
             for member, path in targets:
                 key = Key(word)

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from fastinit._models.bytecode import ANY, SELF, SETS, Change, Path, uses
-from fastinit._models.notes import outside
 from fastinit._models.tree import Tree
+from fastinit._warnings import outside
 
 _RUN = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
 _FRAMEWORK = ("initialize_weights", "post_init", "_initialize_weights")

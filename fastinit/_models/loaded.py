@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastinit._models.names import Named
-from fastinit._models.notes import outside
+from fastinit._warnings import outside
 
 # It marks modules, too, but these when it has initialised them.
 FLAG = "_is_hf_initialized"

@@ -12,11 +12,11 @@ from fastinit._models.checks import check_unsharded
 from fastinit._models.fully_sharded import reshard
 from fastinit._models.named_memory import NamedMemory, memory_of
 from fastinit._models.names import named_parameters
-from fastinit._models.notes import outside
 from fastinit._models.renaming import Renaming
 from fastinit._patch.scope import NamedDraw
 from fastinit._recording.graph import Storage
 from fastinit._recording.naming import Live
+from fastinit._warnings import outside
 from fastinit.key import Key
 
 

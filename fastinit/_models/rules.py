@@ -17,9 +17,10 @@ from fastinit._compiled import extension
 from fastinit._distributed.part import TensorShard
 from fastinit._models.layouts import with_fans
 from fastinit._models.names import Computed, Named, matches
-from fastinit._models.notes import note, outside
+from fastinit._models.notes import note
 from fastinit._models.parametrized import Place
 from fastinit._models.stand_ins import Declare
+from fastinit._warnings import outside
 
 Initialiser = Callable[..., Any]
 # By selector: a glob or "default", a compiled regular expression, a module class, a number of

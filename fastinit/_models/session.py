@@ -22,7 +22,7 @@ from fastinit._models.names import (
     NamedTensors,
     named_tensors,
 )
-from fastinit._models.notes import note, outside
+from fastinit._models.notes import note
 from fastinit._models.placing import refresh
 from fastinit._models.recording import recording
 from fastinit._models.request import Request, Result
@@ -31,6 +31,7 @@ from fastinit._patch.fork import Fork
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.settle import Settled, nbytes_of
+from fastinit._warnings import outside
 from fastinit.key import Key, key_argument, reserve_key
 
 # An initialiser may choose what it does by what it reads, so a run more may find other names.

@@ -11,7 +11,7 @@ from torch import nn
 from fastinit._models.bytecode import names_in
 from fastinit._models.loaded import FLAG
 from fastinit._models.names import Named
-from fastinit._models.notes import outside
+from fastinit._warnings import outside
 
 # What gives memory on the CPU whatever device is the default: torch's legacy constructors, and
 # `torch.normal`, whose values no key has decided.

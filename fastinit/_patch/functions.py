@@ -25,6 +25,7 @@ from fastinit._patch.exchanges import Exchanges, Wanted
 from fastinit._patch.methods import OUR_MODES
 from fastinit._patch.scope import Scope, current, draw, is_ours, torch_only
 from fastinit._patch.stubs import code_calling
+from fastinit.initializers.elementwise import trunc_normal_within
 
 # Given the scope in force, a callable that makes the call with the saved code, and its arguments.
 _Hook = Callable[[Scope, Callable[[], Any], tuple[Any, ...]], Any]
@@ -63,7 +64,7 @@ def _timm_standardised(scope: Scope, original: Callable[[], Any], args: tuple[An
         with torch_only():
             return original()
     bounds = (mean, std, mean + std * low, mean + std * high)
-    return draw(scope, fast.trunc_normal_, original, tensor, bounds, None)
+    return draw(scope, trunc_normal_within, original, tensor, bounds, None)
 
 
 _TRUNC_PARAMETERS = ("tensor", "mean", "std", "a", "b")

@@ -95,6 +95,7 @@ def draw(
     generator: Generator | None,
     key: Key | int | None,
     beyond: dict[str, Any] = NOTHING,
+    where: str = "",
 ) -> Tensor:
     """Fill as `INITIALIZERS` says, or by whatever else `function` means for a tensor of its kind.
 
@@ -107,14 +108,15 @@ def draw(
         generator: as it was given.
         key: as it was given.
         beyond: further arguments that were given, which torch's function does not have.
+        where: the function that was called, for messages, if it is another.
     """
     given = NOTHING
     if key is not None or generator is not None:
-        given = source(key, generator, function.__name__)
+        given = source(key, generator, where or function.__name__)
     op, names, dtypes, numbers = INITIALIZERS[function]
     if not handled(tensor, dtypes) and not is_sharded(tensor):
         by_name = dict(zip(names, arguments, strict=True))
-        return fallback(function, tensor, by_name, given, dtypes, beyond)
+        return fallback(function, tensor, by_name, given, dtypes, beyond, where)
     values: Sequence[Any] | None = arguments
     if numbers is not None:  # as `Initializer.values`, without its call
         values = numbers(tensor, *arguments, **beyond)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 from torch import Generator, Tensor
 
@@ -11,6 +10,7 @@ from fastinit._compiled import operator
 from fastinit._distributed.fill import check_placements
 from fastinit._fallback import ORIGINALS
 from fastinit._tensors import PLAIN_TYPES, REAL_DTYPES, check_open
+from fastinit._warnings import warn
 from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.key import Key
 
@@ -104,10 +104,9 @@ def _truncation(
         mean, std = as_double(mean, "mean"), as_double(std, "std")
         a, b = as_double(a, "a"), as_double(b, "b")
     if (mean < a - 2 * std or mean > b + 2 * std) and not tensor.is_meta:
-        warnings.warn(
+        warn(
             "mean is more than 2 std from [a, b] in fastinit.trunc_normal_. The values will follow "
-            "the truncated distribution all the same; a and b are values, not multiples of std.",
-            stacklevel=4,
+            "the truncated distribution all the same; a and b are values, not multiples of std."
         )
     return mean, std, a, b
 
@@ -160,6 +159,25 @@ def trunc_normal_(
     return draw(trunc_normal_, tensor, (mean, std, a, b), generator, key)
 
 
+@initializer(trunc_normal_op, ("mean", "std", "a", "b"), REAL_DTYPES)
+def trunc_normal_within(
+    tensor: Tensor,
+    mean: float,
+    std: float,
+    a: float,
+    b: float,
+    generator: Generator | None = None,
+    *,
+    key: Key | int | None = None,
+    where: str = "trunc_normal_",
+) -> Tensor:
+    """Fill as `trunc_normal_` does, for functions that mean their bounds: none are warned of."""
+    return draw(trunc_normal_within, tensor, (mean, std, a, b), generator, key, where=where)
+
+
+trunc_normal_within.__name__ = "trunc_normal_"  # as torch calls what it does
+
+
 def trunc_normal_tf_(
     tensor: Tensor,
     mean: float = 0.0,
@@ -206,7 +224,9 @@ def trunc_normal_tf_(
         low, high = mean + std * a, mean + std * b
     else:  # refused, as they were given
         low, high = a, b
-    return trunc_normal_(tensor, mean, std, low, high, generator, key=key)
+    return trunc_normal_within(
+        tensor, mean, std, low, high, generator, key=key, where="trunc_normal_tf_"
+    )
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:

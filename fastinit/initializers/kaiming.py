@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 
 from torch import Generator, Tensor
 
+from fastinit._warnings import warn
 from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.initializers.elementwise import normal_op, uniform_op
 from fastinit.initializers.fans import FanMode, correct_fan
@@ -28,7 +28,7 @@ def _numbers(distribution: Distribution) -> Callable[..., tuple[float, ...] | No
     ) -> tuple[float, ...] | None:
         shape = tensor.shape
         if 0 in shape:
-            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=4)
+            warn("Initializing zero-element tensors is a no-op")
             return None
         fan = correct_fan(shape, mode, batch_dims)
         # Tensors and NumPy scalars may stand for a number; a bool may not, of whatever library.

@@ -211,7 +211,7 @@ def orthogonal_many_(
     if not distributed:
         for k, tensor in enumerate(listed):
             if not (handled(tensor, DTYPES) or is_sharded(tensor)):
-                refuse("orthogonal_", tensor, given[k], DTYPES, beyond)
+                refuse("orthogonal_", tensor, given[k], DTYPES, beyond, "orthogonal_many_")
     sharded = any(map(is_sharded, listed)) and not distributed
     if sharded:
         for tensor, factor in zip(listed, factors, strict=True):
@@ -296,8 +296,13 @@ def delta_orthogonal_(
     check_apart("delta_orthogonal_", tensor)
     empty = math.prod(shape) == 0  # and draws nothing, but its arguments are looked at
     with torch.no_grad():
-        matrix = orthogonal_(
-            tensor.new_empty((0, 0) if empty else shape[:2]), gain, generator, key=key
+        matrix = draw(
+            orthogonal_,
+            tensor.new_empty((0, 0) if empty else shape[:2]),
+            (gain,),
+            generator,
+            key,
+            where="delta_orthogonal_",
         )
         if not empty:
             tensor.zero_()

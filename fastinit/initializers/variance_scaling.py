@@ -17,12 +17,8 @@ from torch.compiler import is_compiling
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.structured import trunc_normal_of_parts
 from fastinit._tensors import DTYPES
-from fastinit.initializers.draw import as_double
-from fastinit.initializers.elementwise import (
-    normal_,
-    trunc_normal_,
-    uniform_,
-)
+from fastinit.initializers.draw import as_double, draw
+from fastinit.initializers.elementwise import normal_, trunc_normal_within, uniform_
 from fastinit.initializers.fans import (
     Dims,
     Mode,
@@ -99,7 +95,7 @@ def calculate_gain(nonlinearity: Nonlinearity, param: float | None = None) -> fl
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "uniform": uniform_,
     "normal": normal_,
-    "truncated_normal": trunc_normal_,
+    "truncated_normal": trunc_normal_within,
 }
 
 
@@ -118,24 +114,25 @@ def centred(distribution: Distribution, std: float, factor: float = 3.0) -> tupl
 
 
 def _complex_trunc_normal(
-    tensor: Tensor, std: float, generator: Generator | None, key: Key | int | None
+    tensor: Tensor, std: float, generator: Generator | None, key: Key | int | None, where: str
 ) -> None:
     """Fill both parts with normals of variance `std`**2 / 2, truncated at two of their std."""
     std /= math.sqrt(2.0)
+    numbers = 0.0, std, -2 * std, 2 * std
     if is_sharded(tensor):
-        given = source(key, generator, "variance_scaling_")
-        trunc_normal_of_parts(tensor, (0.0, std, -2 * std, 2 * std), **given)
+        given = source(key, generator, where)
+        trunc_normal_of_parts(tensor, numbers, **given)
         return
     with torch.no_grad():
         if is_compiling():  # which cannot ask whether a conjugation is pending
             parts = torch.empty((*tensor.shape, 2), dtype=tensor.real.dtype, device=tensor.device)
-            trunc_normal_(parts, 0.0, std, -2 * std, 2 * std, generator, key=key)
+            trunc_normal_within(parts, *numbers, generator, key=key, where=where)
             tensor.copy_(torch.view_as_complex(parts))
             return
         # Then memory holds the negative of the imaginary part.
         pending = tensor.is_conj()
         parts = torch.view_as_real(tensor.conj() if pending else tensor)
-        trunc_normal_(parts, 0.0, std, -2 * std, 2 * std, generator, key=key)
+        trunc_normal_within(parts, *numbers, generator, key=key, where=where)
         if pending:
             parts.select(-1, 1).neg_()
 
@@ -196,6 +193,22 @@ def variance_scaling_(
             take one; without a key such a tensor goes to torch's function of that distribution
             (`fastinit.show_config` says which).
     """
+    dims = in_dims, out_dims, batch_dims
+    return _scaled(tensor, scale, mode, distribution, generator, key, dims, "variance_scaling_")
+
+
+def _scaled(
+    tensor: Tensor,
+    scale: float,
+    mode: Mode,
+    distribution: Distribution,
+    generator: Generator | None,
+    key: Key | int | None,
+    dims: tuple[Dims | None, Dims | None, Dims],
+    where: str,
+) -> Tensor:
+    """Do what `variance_scaling_` says, for a function of this name."""
+    in_dims, out_dims, batch_dims = dims
     factor = as_double(scale, "scale")
     if not 0 < factor < math.inf:
         raise ValueError(
@@ -212,16 +225,16 @@ def variance_scaling_(
             f"'truncated_normal', got {distribution!r}"
         )
     shape_fans = fans_of_shape(
-        tensor.shape, batch_dims, in_dims, out_dims, where="fastinit.variance_scaling_: "
+        tensor.shape, batch_dims, in_dims, out_dims, where=f"fastinit.{where}: "
     )
     fan = fan_of(shape_fans, mode)
     std = math.sqrt(factor / fan) if fan > 0 else 0.0  # without fans there are no elements
     # Real and imaginary part have half the variance each.
     numbers = centred(distribution, std, 1.5 if tensor.is_complex() else 3.0)
     if distribution == "truncated_normal" and tensor.is_complex() and tensor.dtype in DTYPES:
-        _complex_trunc_normal(tensor, numbers[1], generator, key)
+        _complex_trunc_normal(tensor, numbers[1], generator, key, where)
         return tensor
-    return _FUNCTIONS[distribution](tensor, *numbers, generator=generator, key=key)
+    return draw(_FUNCTIONS[distribution], tensor, numbers, generator, key, where=where)
 
 
 def lecun_uniform_(
@@ -266,17 +279,8 @@ def lecun_uniform_(
             take one; without a key such a tensor goes to torch's function of that distribution
             (`fastinit.show_config` says which).
     """
-    return variance_scaling_(
-        tensor,
-        1.0,
-        "fan_in",
-        "uniform",
-        generator,
-        key=key,
-        in_dims=in_dims,
-        out_dims=out_dims,
-        batch_dims=batch_dims,
-    )
+    dims = in_dims, out_dims, batch_dims
+    return _scaled(tensor, 1.0, "fan_in", "uniform", generator, key, dims, "lecun_uniform_")
 
 
 def lecun_normal_(
@@ -322,14 +326,5 @@ def lecun_normal_(
             take one; without a key such a tensor goes to torch's function of that distribution
             (`fastinit.show_config` says which).
     """
-    return variance_scaling_(
-        tensor,
-        1.0,
-        "fan_in",
-        "truncated_normal",
-        generator,
-        key=key,
-        in_dims=in_dims,
-        out_dims=out_dims,
-        batch_dims=batch_dims,
-    )
+    dims = in_dims, out_dims, batch_dims
+    return _scaled(tensor, 1.0, "fan_in", "truncated_normal", generator, key, dims, "lecun_normal_")

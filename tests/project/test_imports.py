@@ -29,7 +29,7 @@ FLOORS = (
     ("fastinit._vmap",),
     ("fastinit.key",),
     ("fastinit._tensors",),
-    ("fastinit._compiled", "fastinit._untraced", "fastinit._version"),
+    ("fastinit._compiled", "fastinit._untraced", "fastinit._version", "fastinit._warnings"),
     ("fastinit._C",),
 )
 
