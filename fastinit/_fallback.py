@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -53,13 +53,24 @@ def handled(tensor: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
     )
 
 
-def _wrong_dtype(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str:
+def _refuse_dtype(
+    function: Callable[..., Tensor],
+    tensor: Tensor,
+    arguments: dict[str, Any],
+    dtypes: frozenset[torch.dtype],
+    where: str,
+) -> NoReturn:
+    """Refuse a tensor for its dtype; what else is wrong comes first, as in torch: dimensions."""
+    if functorch_stack_top() is None:  # where they are those of a member
+        function(torch.empty(tensor.shape, device="meta"), **arguments, key=0)
     names = ", ".join(sorted(str(dtype) for dtype in dtypes))
-    return f"fastinit.{name}: argument 'tensor' has dtype {tensor.dtype}; it can be {names}"
+    raise NotImplementedError(
+        f"fastinit.{where}: argument 'tensor' has dtype {tensor.dtype}; it can be {names}"
+    )
 
 
-def _refusal(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str | None:
-    """Why a key cannot be honoured for this tensor, or None if it can."""
+def _refusal(name: str, tensor: Tensor) -> str | None:
+    """Why a key cannot be honoured for this tensor, whatever its dtype; None if it can."""
     kind = type(tensor)
     if torch.nn.parameter.is_lazy(tensor):
         what = "an uninitialized parameter"
@@ -73,8 +84,6 @@ def _refusal(name: str, tensor: Tensor, dtypes: frozenset[torch.dtype]) -> str |
         )
     elif tensor.layout is not torch.strided:
         what = f"layout {tensor.layout}"
-    elif tensor.dtype not in dtypes:
-        return _wrong_dtype(name, tensor, dtypes)
     else:
         return None
     return (
@@ -102,15 +111,18 @@ def _passes_on(name: str, tensor: Tensor) -> bool:
 
 
 def refuse(
-    name: str,
+    function: Callable[..., Tensor],
     tensor: Tensor,
+    arguments: dict[str, Any],
     given: dict[str, Any],
     dtypes: frozenset[torch.dtype],
     beyond: dict[str, Any] | None,
     where: str = "",
 ) -> None:
     """Raise what `fallback` does where it cannot fill a tensor, for arguments like these."""
-    kind, where = type(tensor), where or name
+    kind, name = type(tensor), function.__name__
+    where = where or name
+    known = {**arguments, **(beyond or {})}
     if issubclass(kind, Tensor) and _filled_by_vmap(tensor, given, dtypes):
         return
     if "key" in given:
@@ -118,9 +130,13 @@ def refuse(
             raise TypeError(
                 f"fastinit.{where}: argument 'tensor' must be a Tensor, got {kind.__name__}"
             )
-        refusal = None if _passes_on(name, tensor) else _refusal(where, tensor, dtypes)
+        if _passes_on(name, tensor):
+            return
+        refusal = _refusal(where, tensor)
         if refusal is not None:
             raise NotImplementedError(refusal)
+        if tensor.dtype not in dtypes:
+            _refuse_dtype(function, tensor, known, dtypes, where)
         return
     if beyond:
         raise NotImplementedError(
@@ -134,7 +150,7 @@ def refuse(
         and not tensor.is_meta
         and not (tensor.is_floating_point() or (tensor.is_complex() and torch.complex64 in dtypes))
     ):
-        raise NotImplementedError(_wrong_dtype(where, tensor, dtypes))
+        _refuse_dtype(function, tensor, known, dtypes, where)
     if issubclass(kind, Tensor):
         check_open(where, tensor)
 
@@ -164,7 +180,7 @@ def fallback(
         TypeError: if a key is given and `tensor` is not a tensor.
     """
     name = function.__name__
-    refuse(name, tensor, given, dtypes, beyond, where)
+    refuse(function, tensor, arguments, given, dtypes, beyond, where)
     arguments = {**arguments, **(beyond or {})}
     if isinstance(tensor, Tensor) and _filled_by_vmap(tensor, given, dtypes):
         _vmap.fill(function, tensor, arguments, given, where)

@@ -168,6 +168,15 @@ def is_put_together(tensor: Tensor) -> bool:
     return tensor.layout is not torch.strided or tensor.is_nested
 
 
+def check_one_shape(name: str, tensor: Tensor) -> None:
+    """Raise NotImplementedError for a nested tensor, where torch has no function to ask."""
+    if isinstance(tensor, Tensor) and tensor.is_nested:
+        raise NotImplementedError(
+            f"fastinit.{name}: argument 'tensor' is a nested tensor, which has no one shape; fill "
+            "its parts, tensor.unbind()"
+        )
+
+
 def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
     """Give the strided tensors that one is put together of, its values last; else itself."""
     if not is_put_together(tensor):

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from fastinit._compiled import operator
 from fastinit._distributed.fill import check_placements
 from fastinit._fallback import ORIGINALS
-from fastinit._tensors import PLAIN_TYPES, REAL_DTYPES, check_open
+from fastinit._tensors import PLAIN_TYPES, REAL_DTYPES, check_one_shape, check_open
 from fastinit._warnings import warn
 from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.key import Key
@@ -216,6 +216,7 @@ def trunc_normal_tf_(
             take one; without a key such a tensor goes to `torch.nn.init.trunc_normal_`
             (`fastinit.show_config` says which).
     """
+    check_one_shape("trunc_normal_tf_", tensor)
     mean, std = as_double(mean, "mean"), as_double(std, "std")
     a, b = as_double(a, "a"), as_double(b, "b")
     if std == 0 and a <= b:  # an infinite bound times nothing is no bound

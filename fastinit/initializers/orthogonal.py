@@ -14,7 +14,7 @@ from fastinit._distributed.fill import check_placements, is_sharded
 from fastinit._distributed.orthogonal import together
 from fastinit._distributed.structured import delta_orthogonal
 from fastinit._fallback import handled, refuse
-from fastinit._tensors import DTYPES, check_apart, check_open
+from fastinit._tensors import DTYPES, check_apart, check_one_shape, check_open
 from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.key import Key, source
 
@@ -211,7 +211,9 @@ def orthogonal_many_(
     if not distributed:
         for k, tensor in enumerate(listed):
             if not (handled(tensor, DTYPES) or is_sharded(tensor)):
-                refuse("orthogonal_", tensor, given[k], DTYPES, beyond, "orthogonal_many_")
+                numbers = {"gain": factors[k]}
+                where = "orthogonal_many_"
+                refuse(orthogonal_, tensor, numbers, given[k], DTYPES, beyond, where)
     sharded = any(map(is_sharded, listed)) and not distributed
     if sharded:
         for tensor, factor in zip(listed, factors, strict=True):
@@ -278,6 +280,7 @@ def delta_orthogonal_(
             says which).
     """
     given = source(key, generator, "delta_orthogonal_")
+    check_one_shape("delta_orthogonal_", tensor)
     shape = tuple(tensor.shape)
     if len(shape) not in (3, 4, 5):
         raise ValueError(

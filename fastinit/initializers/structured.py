@@ -12,7 +12,7 @@ from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.structured import dirac as dirac_of_shard
 from fastinit._distributed.structured import eye as eye_of_shard
 from fastinit._fallback import ORIGINALS
-from fastinit._tensors import check_open, is_plain
+from fastinit._tensors import check_open, is_plain, is_put_together
 from fastinit.initializers.draw import draw, initializer
 from fastinit.key import Key
 
@@ -71,7 +71,7 @@ def eye_(tensor: Tensor) -> Tensor:
         ValueError: if `tensor` does not have 2 dimensions.
     """
     sharded = is_sharded(tensor)
-    if not (sharded or (is_plain(type(tensor)) and tensor.layout is torch.strided)):
+    if not (sharded or (is_plain(type(tensor)) and not is_put_together(tensor))):
         result: Tensor = ORIGINALS["eye_"](tensor)
         return result
     if tensor.dim() != 2:
@@ -107,7 +107,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
             divisor of its first size.
     """
     sharded = is_sharded(tensor)
-    if not (sharded or (is_plain(type(tensor)) and tensor.layout is torch.strided)):
+    if not (sharded or (is_plain(type(tensor)) and not is_put_together(tensor))):
         result: Tensor = ORIGINALS["dirac_"](tensor, groups)
         return result
     if tensor.dim() not in (3, 4, 5):

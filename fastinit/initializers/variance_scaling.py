@@ -16,7 +16,7 @@ from torch.compiler import is_compiling
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.structured import trunc_normal_of_parts
-from fastinit._tensors import DTYPES
+from fastinit._tensors import DTYPES, check_one_shape
 from fastinit.initializers.draw import as_double, draw
 from fastinit.initializers.elementwise import normal_, trunc_normal_within, uniform_
 from fastinit.initializers.fans import (
@@ -224,6 +224,7 @@ def _scaled(
             "fastinit.variance_scaling_: argument 'distribution' must be 'uniform', 'normal' or "
             f"'truncated_normal', got {distribution!r}"
         )
+    check_one_shape(where, tensor)
     shape_fans = fans_of_shape(
         tensor.shape, batch_dims, in_dims, out_dims, where=f"fastinit.{where}: "
     )
