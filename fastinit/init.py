@@ -16,7 +16,10 @@ Randomness comes from one of three places:
 Inside `torch.vmap` with randomness="different" member i of the batch gets what `key.fold_in(i)`
 gives outside (with chunk_size=, i counts within the chunk); with "same" all get what `key` gives.
 Of a generator one key is drawn. Other transforms of torch.func do not take a `key=`, and
-torch.compile(fullgraph=True) does not take fills inside vmap.
+torch.compile(fullgraph=True) does not take fills inside vmap. As of all custom operators that
+write, its graphs take no fills of real views of complex tensors (`.real`, `.imag`,
+`torch.view_as_real`), and its default backend, inductor, none of complex tensors at all; fill a
+real tensor and copy it there.
 
 Meta tensors and tensors without elements draw nothing. Without `key=`, tensors that fastinit does
 not handle (see `show_config`) go to `torch.nn.init`. With it, an unsupported device is filled from
@@ -25,9 +28,9 @@ raise, before anything is written or drawn:
 
 - RuntimeError: a scalar that is NaN, or infinite where that means nothing; a lower bound above the
   upper one; a negative standard deviation; a range the dtype cannot hold; a tensor several of whose
-  elements share memory; an inference tensor outside of inference mode; a draw from a generator
-  while a CUDA graph is captured (with `key=` a fill can be captured, and every replay writes the
-  same).
+  elements share memory, or whose storage was freed or is too short; an inference tensor outside of
+  inference mode; a draw from a generator while a CUDA graph is captured (with `key=` a fill can be
+  captured, and every replay writes the same).
 - TypeError: a scalar, key or generator of the wrong type.
 """
 
