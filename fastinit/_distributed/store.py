@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+_MOST = 1 << 20  # characters of one value
 # Of this process, by what they are for and who comes; ranks count alike.
 _uses: dict[str, int] = {}
 
@@ -73,7 +76,7 @@ class Store:
     def publish(self, what: str, value: Any) -> None:
         """Say something for this rank."""
         self._said.add(self._key(what, self.rank))
-        self._store.set(self._key(what, self.rank), json.dumps(value))
+        self._write(self._key(what, self.rank), value)
 
     def withdraw(self) -> None:
         """Take back what this rank has said, as if there had been no meeting.
@@ -88,7 +91,7 @@ class Store:
     def share(self, value: Any) -> str:
         """Say something that others may say, too; give its digest."""
         text = digest(value)
-        self._store.set(self._key("shared", text), json.dumps(value))
+        self._write(self._key("shared", text), value)
         return text
 
     def collect(self, what: str, ranks: Sequence[int]) -> list[Any]:
@@ -106,9 +109,7 @@ class Store:
             except RuntimeError:
                 absent = []
             if not absent:
-                raise RuntimeError(
-                    f"fastinit.{self._purpose}: the store of the process group fails: {error}"
-                ) from error
+                raise self._failure(error) from error
         raise RuntimeError(
             f"fastinit.{self._purpose}: {ranks_as_text(absent)} did not come to this call, number "
             f"{self._number}, within {self._timeout:g} s"
@@ -118,9 +119,33 @@ class Store:
         """Read what has these digests, of which ranks have told that have come."""
         return self._read([self._key("shared", text) for text in digests])
 
+    def _failure(self, error: Exception) -> RuntimeError:
+        return RuntimeError(
+            f"fastinit.{self._purpose}: the store of the process group fails: {error}"
+        )
+
+    def _write(self, key: str, value: Any) -> None:
+        """Write a value, in pieces: a large one would cost the connection to the store.
+
+        Raises:
+            RuntimeError: if the store fails.
+        """
+        packed = base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
+        pieces = range(0, len(packed), _MOST)
+        try:
+            for number, begin in enumerate(pieces):
+                self._store.set(f"{key}/{number}", packed[begin : begin + _MOST])
+            self._store.set(key, str(len(pieces)))
+        except RuntimeError as error:  # also torch's DistError
+            raise self._failure(error) from error
+
     def _read(self, keys: list[str]) -> list[Any]:
         self._store.wait(keys, timedelta(seconds=self._timeout))
-        return [json.loads(value) for value in self._store.multi_get(keys)]
+        found = []
+        for key, count in zip(keys, self._store.multi_get(keys), strict=True):
+            pieces = [self._store.get(f"{key}/{number}") for number in range(int(count))]
+            found.append(json.loads(zlib.decompress(base64.b64decode(b"".join(pieces)))))
+        return found
 
     def _there(self, key: str) -> bool:
         return bool(self._store.check([key]))

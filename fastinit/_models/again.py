@@ -31,8 +31,8 @@ def agreed(recorder: Recorder, again: bool, where: str) -> bool:
     if len(largest) == 1:
         return again
     store = Store(f"{where}: again", _LONGEST, largest)
-    store.publish("again", again)
     try:
+        store.publish("again", again)
         return any(store.collect("again", largest))
     except RuntimeError:  # one of them is not in an initialiser
         store.withdraw()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -152,7 +153,8 @@ class check_ranks:
             return
         store = Store("check_ranks", self._timeout)
         if exc_value is not None:
-            store.publish("seen", {"error": f"{type(exc_value).__name__}: {exc_value}"[:500]})
+            with suppress(RuntimeError):  # the store may be what has failed
+                store.publish("seen", {"error": f"{type(exc_value).__name__}: {exc_value}"[:500]})
             return
         seen = {digest(ranks): digest(calls) for ranks, calls in self._calls.items()}
         store.publish("seen", {"meshes": seen, "named": store.share(self._named)})

@@ -27,8 +27,11 @@ _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def _is_torchs_own(value: Any) -> bool:
-    """Whether this is what torch keeps of shards: their memory is that of parameters."""
-    return str(type(value).__module__).startswith("torch.distributed.")
+    """Whether this is what torch keeps of shards, whose memory is that of parameters, or of graphs.
+
+    In these are examples of tensors, which are nobody's.
+    """
+    return str(type(value).__module__).startswith(("torch.distributed.", "torch.fx."))
 
 
 def slots_of(value: Any) -> tuple[tuple[str, MemberDescriptorType], ...]:

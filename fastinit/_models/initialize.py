@@ -31,6 +31,7 @@ from fastinit._models.names import (
     listed,
     matches,
     named_tensors,
+    with_computed,
     without_wrappers,
 )
 from fastinit._models.recording import without_collections
@@ -241,7 +242,7 @@ class _Call(NamedTuple):
         parameters, skip = tensors.parameters, self.skip
         check_plain(module, parameters, "initialize_")
         if whole:
-            self.renaming.check(tensors.both)
+            self.renaming.check(with_computed(tensors.both))
         on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
         if on_meta:
             raise ValueError(

@@ -36,7 +36,7 @@ from fastinit._models.recording import recording, without_collections
 from fastinit._models.renaming import Rename, Renaming
 from fastinit._models.request import Request, Result
 from fastinit._models.rest import initialise_rest
-from fastinit._models.session import Run, complete, key_or_drawn
+from fastinit._models.session import Drawn, Run, complete, key_or_drawn
 from fastinit._models.sharded import Twins
 from fastinit._models.snapshot import Snapshot
 from fastinit._recording.graph import Op
@@ -269,9 +269,9 @@ def _build(
             twins = Twins(module, tensors, request.prefix, request.where, sharding)
         return initialise_rest(recorder, request, module, tensors, given, twins=twins, made=True)
 
-    def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
+    def moves(found: Run, ops: Sequence[Op], drawn: Drawn) -> Sequence[Op]:
         if twins is not None:
-            ops = twins.divide(found, ops, device)
+            ops = twins.divide(found, ops, drawn, device)
         move(found.recorder, found.result, device, None)
         return ops
 
@@ -317,8 +317,8 @@ def _fill_in(
             recorder, request, module, tensors, given, state.tensors, state.arrays, twins
         )
 
-    def moves(found: Run, ops: Sequence[Op]) -> Sequence[Op]:
-        ops = twins.divide(found, ops, device, dtype)
+    def moves(found: Run, ops: Sequence[Op], drawn: Drawn) -> Sequence[Op]:
+        ops = twins.divide(found, ops, drawn, device, dtype)
         move(found.recorder, found.result, device or twins.device, dtype)
         return ops
 

@@ -241,6 +241,12 @@ def named_tensors(module: nn.Module, prefix: str = "") -> NamedTensors:
 _NO_PARTS: Mapping[Place, Computed] = {}
 
 
+def with_computed(named: Mapping[str, Named]) -> list[str]:
+    """List these names, and those of what modules compute from what has them."""
+    computed = [one.part_of.name for one in named.values() if one.part_of is not None]
+    return [*named, *dict.fromkeys(computed)]
+
+
 def named_parameters(module: nn.Module, prefix: str = "") -> dict[str, Named]:
     """Collect the parameters alone, as `named_tensors` does."""
     return named_tensors(module, prefix).parameters

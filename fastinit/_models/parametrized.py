@@ -92,6 +92,15 @@ class Parametrized(ABC):
         target.copy_(value)
 
 
+def sources_of(attribute: str) -> list[str]:
+    """List what a tensor may be called, within its module, that one is computed from."""
+    originals = ("original", "original0", "original1")
+    return [
+        *(f"parametrizations.{attribute}.{original}" for original in originals),
+        *(f"{attribute}_{suffix}" for suffix in ("g", "v", "orig")),
+    ]
+
+
 @contextmanager
 def _same_buffers(module: nn.Module) -> Iterator[None]:
     """Write into buffers what takes their place."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from fastinit._models.parametrized import sources_of
+
 Rename = Mapping[str, str] | Callable[[str], str]
 
 
@@ -46,9 +48,10 @@ class Renaming:
         """
         if self.rename is None:
             return name
-        found = (
-            self.rename.get(name, name) if isinstance(self.rename, Mapping) else self.rename(name)
-        )
+        if isinstance(self.rename, Mapping):
+            found = self.rename[name] if name in self.rename else self._by_sources(name)
+        else:
+            found = self.rename(name)
         if not isinstance(found, str):
             raise TypeError(
                 f"fastinit.{self._where}: argument 'rename' must give names, got {found!r} for "
@@ -56,8 +59,20 @@ class Renaming:
             )
         return found
 
+    def _by_sources(self, name: str) -> str:
+        """Rename what a module computes, as a mapping does what that is computed from."""
+        path, dot, attribute = name.rpartition(".")
+        for source in sources_of(attribute):
+            given = self.rename.get(path + dot + source)
+            if isinstance(given, str) and given.endswith(dot + source):
+                return given.removesuffix(source) + attribute
+        return name
+
     def check(self, names: Iterable[str]) -> None:
         """Check that it is about the names that there are, and leaves them distinct.
+
+        Args:
+            names: those of parameters and buffers, and of what modules compute from them.
 
         Raises:
             ValueError: if a mapping has others, or two get the same name.

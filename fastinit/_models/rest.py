@@ -21,6 +21,7 @@ from fastinit._models.names import (
     check_patterns,
     matches,
     named_tensors,
+    with_computed,
 )
 from fastinit._models.placing import Given, give_memory, refresh
 from fastinit._models.recording import recording
@@ -164,7 +165,7 @@ def initialise_rest(
     loaded = request.loaded(named, module)
     result.untouched = [one for one in result.untouched if one.name not in loaded]
     holders = {**result.parameters, **result.buffers}
-    request.rename.check(holders)
+    request.rename.check(with_computed(holders))
     if request.allow:
         holders.update({one.name: one for one in _held(request, module)})
     argument = request.argument("allow_uninitialized")

@@ -58,6 +58,10 @@ class Run(NamedTuple):
     unwritten: frozenset[str] = frozenset()
 
 
+# Names of parameters and buffers, and what has been drawn for them.
+Drawn = Sequence[tuple[str, Op]]
+
+
 def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[], object]) -> Run:
     """Run initialisers until the draws whose values they read have the keys of their names.
 
@@ -154,7 +158,7 @@ def complete(
     request: Request,
     run: Callable[[Recorder], Result],
     undo: Callable[[], object],
-    moves: Callable[[Run, Sequence[Op]], Sequence[Op]],
+    moves: Callable[[Run, Sequence[Op], Drawn], Sequence[Op]],
 ) -> Run:
     """Run initialisers, and compute what waits; whatever is raised leaves all as it was.
 
@@ -166,7 +170,7 @@ def complete(
     """
     found = settle(request, run, undo)
     try:
-        finish(found, request, lambda ops: moves(found, ops))
+        finish(found, request, lambda ops, drawn: moves(found, ops, drawn))
     except BaseException:
         _give_up(found, undo)
         raise
@@ -176,7 +180,7 @@ def complete(
 def finish(
     run: Run,
     request: Request,
-    moves: Callable[[Sequence[Op]], Sequence[Op]],
+    moves: Callable[[Sequence[Op], Drawn], Sequence[Op]],
 ) -> None:
     """Compute what waits, and keep what is known of it for reports.
 
@@ -184,7 +188,8 @@ def finish(
         run: the run that counts.
         request: what was asked for.
         moves: does what is left to do with the tensors before they get values; is told what is to
-            be computed, and says what is then.
+            be computed, and says what is then; and what has been drawn for them, if somebody wants
+            to know.
     """
     recorder, result, refs, settled, missing = run
     spared = _regions(recorder, result.untouched)
@@ -204,12 +209,11 @@ def finish(
     for op in ops if spared else ():
         if op.writes[0].storage in spared:  # a part of it
             recorder.remember(op.writes[0].storage)
-    ops = list(moves(ops))
+    ops = list(moves(ops, drawn))
     for name, op in drawn:
-        numbers = op.numbers if op.fill is None else op.fill.args
         tensor = (result.parameters.get(name) or result.buffers[name]).tensor
-        if op.key is not None and not is_sharded(tensor):  # of those into shards `Twins` tells
-            tell_observers(tensor, op.function, tuple(numbers), op.key)
+        if not is_sharded(tensor):  # of those into shards `Twins` tells
+            tell_of(tensor, op)
     with _bar(nbytes_of(ops), request.progress) as written:
         settled.finish(ops, written)
     _put_back(recorder, spared)
@@ -221,12 +225,29 @@ def finish(
 def _drawn(
     done: Iterable[tuple[Op, Ref]], settled: Settled, request: Request, result: Result
 ) -> Iterator[tuple[str, Op]]:
-    """List draws, and the names of the parameters and buffers that they are into."""
-    here = {request.rename(name): name for name in (*result.parameters, *result.buffers)}
+    """List draws, and the names of the parameters and buffers that they are for."""
+    rename, named = request.rename, {**result.parameters, **result.buffers}
+    here = {rename(one.part_of.name): name for name, one in named.items() if one.part_of}
+    here |= {rename(name): name for name in named}
+    stay = {one.name for one in result.untouched}
+    told: set[Any] = set()
     for op, ref in done:
-        for _, name in settled.names.there.within(ref) if op.key is not None else ():
-            if name in here:
+        if op.key is None:
+            continue
+        names = [name for _, name in settled.names.there.within(ref)]
+        if not names and op.draw in settled.goals and op.draw not in told:
+            names = [settled.goals[op.draw]]  # what its values flow into
+        told.add(op.draw)
+        for name in names:
+            if name in here and here[name] not in stay:
                 yield here[name], op
+
+
+def tell_of(tensor: Tensor, op: Op) -> None:
+    """Tell who wants to know of a draw into a tensor."""
+    assert op.key is not None
+    numbers = op.numbers if op.fill is None else op.fill.args
+    tell_observers(tensor, op.function, tuple(numbers), op.key)
 
 
 def _is_spared(ref: Ref, spared: Mapping[Storage, Sequence[Region]]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
+from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.part import are_divided_alike, is_outside, part_of, written
 from fastinit._fills.region import Region
 from fastinit._models.checks import check_not_fake
@@ -28,7 +28,7 @@ from fastinit._models.held import held_tensors
 from fastinit._models.marks import Marks
 from fastinit._models.names import Named, NamedTensors, named_tensors
 from fastinit._models.placing import Given, exchange, wants_dtype
-from fastinit._models.session import Run
+from fastinit._models.session import Drawn, Run, tell_of
 from fastinit._models.sharded_ops import copied, divided, zeroed
 from fastinit._models.tied_shards import Tied, any_share, check_together, place_of
 from fastinit._models.tree import modules_of
@@ -195,6 +195,7 @@ class Twins:
         self,
         run: Run,
         ops: Sequence[Op],
+        drawn: Drawn = (),
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> Sequence[Op]:
@@ -203,6 +204,7 @@ class Twins:
         Args:
             run: what initialisers have done.
             ops: what of it is still to be done.
+            drawn: what has been drawn for what, if somebody wants to know.
             device: where DTensors without memory get some; None: where their mesh is.
             dtype: which type floating-point ones among them get; None: their own.
 
@@ -228,7 +230,7 @@ class Twins:
             named.update({n: twin.named for n, twin in self._twins.items() if n in named})
         storages = {name: recorder.storage_of(tensor) for name, tensor in sources.items()}
         ours = {storage for storage in storages.values() if storage is not None}
-        self._tell_observers(storages, recorded)
+        self._tell_observers(drawn)
         changed = {n: t for n, t in self._twins.items() if not t.fixed or t.value is not None}
         for name, twin in changed.items():
             twin.marks.hand_over(twin.sharded, sources[name].requires_grad)
@@ -291,20 +293,12 @@ class Twins:
             return left
         return left.intersection(map(recorder.storage_of, self._others()))
 
-    def _tell_observers(
-        self, storages: Mapping[str, Storage | None], recorded: Iterable[Op]
-    ) -> None:
+    def _tell_observers(self, drawn: Drawn) -> None:
         """Tell of draws into twins, on every rank, whatever it holds of them."""
-        if not OBSERVERS:
-            return
-        drawn = {n: t for n, t in self._twins.items() if not t.fixed and t.value is None}
-        sharded = {storages[name]: twin.sharded for name, twin in drawn.items()}
-        for op in recorded:
-            if op.key is None:
-                continue
-            for ref in op.writes:
-                if ref.storage in sharded:
-                    tell_observers(sharded[ref.storage], op.function, tuple(op.numbers), op.key)
+        for name, op in drawn:
+            twin = self._twins.get(name)
+            if twin is not None and not twin.fixed and twin.value is None:
+                tell_of(twin.sharded, op)
 
     def _source(self, name: str, twin: Twin) -> Tensor:
         """Give what is to become the shard's values."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastinit._recording.flows import names_of_draws
@@ -20,6 +20,7 @@ class Settled:
     Attributes:
         names: those of memory.
         ops: what matters of what was done, in order.
+        goals: the names that draws have, by their numbers.
         keys: of draws, by their numbers.
         right: whether the draws that have run had these keys.
     """
@@ -35,6 +36,7 @@ class Settled:
         if names.partly:  # what nobody can have any more is nothing that a draw is for
             held_ops = without_dead(recorder.log, names.holds, held=names.held)
             found |= names_of_draws(names, held_ops, recorder.order)
+        self.goals: Mapping[Any, str] = found
         # Of several of one name first what the values in the end depend on, then what the module
         # holds beside parameters and buffers, then what somebody has only looked at, or may have
         # kept, so that none of this changes a weight.

@@ -116,8 +116,12 @@ def _check_alike(sharded: Mapping[str, Named], group: Any) -> None:
     ranks = torch.distributed.get_process_group_ranks(group)
     store = Store("report", _TIMEOUT, ranks)
     listed = [[n, tuple(one.tensor.shape), str(one.tensor.dtype)] for n, one in sharded.items()]
-    store.publish("parameters", digest(listed))
-    of_ranks = store.collect("parameters", ranks)
+    try:
+        store.publish("parameters", digest(listed))
+        of_ranks = store.collect("parameters", ranks)
+    except RuntimeError:  # those who come later do not meet this call
+        store.withdraw()
+        raise
     different = [r for r, text in zip(ranks, of_ranks, strict=True) if text != digest(listed)]
     if different:
         raise ValueError(

@@ -160,11 +160,12 @@ def report(
     fastinit); tie broken; constant where random was expected; truncation inactive (both bounds
     beyond 10 standard deviations, as when torch's default bounds of ±2 meet a small std); fan
     computed from a shard; std or mean off by more than chance (six standard errors); changed since
-    it was initialised (torch does not count writes to inference tensors: not seen there); padding
-    row not zero (that of an embedding's `padding_idx`); not finite; same values as another
-    parameter (so are the layers of `torch.nn.TransformerEncoder`, which are copies of one, unless
-    `initialize_` has drawn them apart). What was expected is known for modules that `initialize_`
-    or `materialize` has initialised.
+    it was initialised (torch does not count writes to inference tensors, nor those of optimizers
+    with `fused=True`, or with `foreach=True` to DTensors: not seen there); padding row not zero
+    (that of an embedding's `padding_idx`); not finite; same values as another parameter (so
+    are the layers of `torch.nn.TransformerEncoder`, which are copies of one, unless `initialize_`
+    has drawn them apart). What was expected is known for modules that `initialize_` or
+    `materialize` has initialised.
 
     Of a DTensor the shard that is here is measured, and nothing is communicated; if its parts were
     drawn in several ways, only all of it can be compared with what was expected. With `distributed`

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from support.fake_ranks import as_rank, as_rank_of
+from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import fastinit
+from fastinit._distributed import store as store_of_ranks
 from fastinit._distributed.fill import OBSERVERS
 from fastinit._distributed.part import TensorShard
 from fastinit._models.noted import Call, Named, mismatch
@@ -200,3 +202,95 @@ def test_torchs_own_draws_by_name_are_told_of() -> None:
         made.weight.bernoulli_(0.25)
     key = fastinit.Key(3).fold_in("weight").fold_in(0)
     assert found == [((6, 4), "bernoulli_", (0.25,), int(key))]
+
+
+FLOWS: dict[str, Callable[[Any], object]] = {
+    "cat": lambda w: w.copy_(torch.cat([torch.randn(2, 4), torch.randn(4, 4)])),
+    "stack": lambda w: w.copy_(torch.stack([torch.randn(4) for _ in range(6)])),
+    "transposed": lambda w: w.copy_(torch.randn(4, 6).t()),
+    "sum": lambda w: w.copy_(torch.randn(6, 4) + torch.randn(6, 4)),
+    "product": lambda w: w.copy_(torch.randn(6, 3) @ torch.randn(3, 4)),
+    "qr": lambda w: w.copy_(torch.linalg.qr(torch.randn(6, 4)).Q),
+    "scaled": lambda w: w.copy_(torch.randn(6, 4) * 0.02),
+    "read": lambda w: w.copy_(drawn_and_read()),
+}
+
+
+def drawn_and_read() -> Any:
+    found = torch.randn(6, 4)
+    return found / float(found.norm())
+
+
+@pytest.mark.parametrize("how", FLOWS)
+def test_draws_are_told_of_that_values_come_from(how: str, layer: torch.nn.Module) -> None:
+    """Under the name of what they flow into, and with the key that this gives them."""
+    with told() as found:
+        fastinit.initialize_(layer, {"weight": FLOWS[how], "default": None}, key=0, skip="bias")
+    count = {"cat": 2, "stack": 6, "sum": 2, "product": 2}.get(how, 1)
+    word = fastinit.Key(0).fold_in("weight")
+    assert [key % 2**64 for *_, key in found] == [int(word.fold_in(n)) for n in range(count)]
+    assert {shape for shape, *_ in found} == {(6, 4)}
+    assert {name for _, name, *_ in found} == {"normal_"}
+
+
+@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_draws_are_told_of_for_what_modules_compute(how: str) -> None:
+    made = getattr(torch.nn.utils.parametrizations, how)(torch.nn.Linear(4, 6))
+    with told() as found:
+        fastinit.initialize_(made, key=0, skip="bias")
+    key = int(fastinit.Key(0).fold_in("weight").fold_in(0))
+    assert key in {key % 2**64 for *_, key in found}
+
+
+# ---- what it asks --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of one rank."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_is_large_is_said_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 0
+
+    class Counting:
+        def __init__(self, store: Any) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        def set(self, key: str, value: str) -> None:
+            nonlocal largest
+            largest = max(largest, len(value))
+            self._store.set(key, value)
+
+    inner = distributed.distributed_c10d._get_default_store()
+    monkeypatch.setattr(distributed.distributed_c10d, "_get_default_store", lambda: Counting(inner))
+    monkeypatch.setattr(store_of_ranks, "_MOST", 100)
+    values = [[], "a", {"names": [f"layer.{k}.é" for k in range(2000)]}]
+    for value in values:
+        store = store_of_ranks.Store("test", 5.0)
+        store.publish("seen", value)
+        assert store.collect("seen", [0]) == [value]
+        assert store.collect_shared([store.share(value)]) == [value]
+    assert largest == 100
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_store_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def set(self, key: str, value: str) -> None:
+            raise distributed.DistNetworkError("Broken pipe")
+
+    monkeypatch.setattr(distributed.distributed_c10d, "_get_default_store", Failing)
+    failure = pytest.raises(RuntimeError, match=r"check_ranks: the store .* fails: Broken pipe")
+    with failure, fastinit.check_ranks():
+        pass
+    # What is raised inside comes through as it is.
+    with pytest.raises(KeyError, match="planted"), fastinit.check_ranks():
+        raise KeyError("planted")

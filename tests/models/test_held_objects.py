@@ -14,7 +14,7 @@ import torch
 from support.common import same_bits
 from torch import Tensor, nn
 
-from fastinit import Key, initialize_, materialize
+from fastinit import Key, initialize_, materialize, normal_
 
 KEY = Key(3)
 
@@ -191,3 +191,14 @@ def test_what_a_module_holds_otherwise_may_be_left_to_be_loaded(on_meta: bool) -
     assert not made.weight.mark.is_meta
     with pytest.raises(ValueError, match=r"'weight\.other' matches no"):
         materialize(_Marks, key=KEY, allow_uninitialized="weight.other")
+
+
+def test_graphs_hold_examples_of_tensors() -> None:
+    """Which are nobody's: those of modules that were traced on the meta device."""
+    with torch.device("meta"):
+        model, given = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.zeros(2, 4)
+    traced = torch.export.export(model, (given,)).module()
+    materialize(traced, rules={1: nn.init.zeros_, 2: nn.init.normal_}, key=KEY)
+    want = torch.empty(4, 4)
+    normal_(want, key=KEY.fold_in("0.weight").fold_in(0))
+    assert same_bits(traced.get_parameter("0.weight").detach(), want)

@@ -46,17 +46,49 @@ def test_the_values_are_those_of_the_global_names(rename: Any) -> None:
             assert same_bits(parameter, want[globally(name)]), name
 
 
-def test_weights_that_experts_compute() -> None:
+NORMS: dict[str, Callable[[Any], Any]] = {
+    "weight_norm": nn.utils.parametrizations.weight_norm,
+    "spectral_norm": nn.utils.parametrizations.spectral_norm,
+    "orthogonal": nn.utils.parametrizations.orthogonal,
+    "old weight_norm": nn.utils.weight_norm,
+    "old spectral_norm": nn.utils.spectral_norm,
+}
+
+
+def by_parameters(model: nn.Module) -> dict[str, str]:
+    return {name: globally(name) for name, _ in model.named_parameters()}
+
+
+def by_what_is_computed(model: nn.Module) -> dict[str, str]:
+    names = [name for name, _ in model.named_parameters() if "weight" not in name]
+    return {n: globally(n) for n in (*names, "experts.0.weight", "experts.1.weight")}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("rename", [lambda _: globally, by_parameters, by_what_is_computed])
+def test_weights_that_experts_compute(norm: str, rename: Callable[[nn.Module], Any]) -> None:
     def normed(count: int) -> nn.Module:
         model = Experts(count)
         for expert in model.experts:
-            nn.utils.parametrizations.weight_norm(expert)
+            NORMS[norm](expert)
         return model
 
     want = dict(fastinit.initialize_(normed(6), key=3).named_parameters())
-    model = fastinit.initialize_(normed(2), key=3, rename=globally)
+    model = normed(2)
+    fastinit.initialize_(model, key=3, rename=rename(model))
     for name, parameter in model.named_parameters():
         assert same_bits(parameter, want[globally(name)]), name
+
+
+def test_names_of_nothing_that_is_computed() -> None:
+    model = Experts(2)
+    nn.utils.parametrizations.weight_norm(model.experts[0])
+    with pytest.raises(ValueError, match=r"there is no parameter or buffer 'experts\.1\.scale'"):
+        fastinit.initialize_(model, key=3, rename={"experts.1.scale": "experts.5.scale"})
+    clash = {"experts.0.weight": "experts.1.weight"}
+    with pytest.raises(ValueError, match=r"one name, 'experts\.1\.weight'"):
+        fastinit.initialize_(model, key=3, rename=clash)
 
 
 def test_rules_and_reports_have_the_names_that_are_here() -> None:

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.debug import CommDebugMode
 
 import fastinit
+from fastinit._report import gather
 from support import sharded_models
 from support.rank_cases import CASES, case, rank
 
@@ -106,6 +107,20 @@ def stages_have_reports_of_their_own() -> None:
     others = "ranks 2-3" if place == 0 else "ranks 0-1"
     with pytest.raises(ValueError, match=f"{others} of the process group have other DTensors"):
         fastinit.report(stage, distributed=True)
+
+
+@case
+def a_report_that_came_alone_leaves_later_ones() -> None:
+    layer = fully_shard(nn.Linear(6, 8), mesh=init_device_mesh("cpu", (4,)))
+    fastinit.initialize_(layer, key=0)
+    if rank() == 0:
+        before, gather._TIMEOUT = gather._TIMEOUT, 1.0
+        with pytest.raises(RuntimeError, match=r"ranks 1-3 did not come"):
+            fastinit.report(layer, distributed=True)
+        gather._TIMEOUT = before
+    distributed.barrier()
+    for _ in range(2):
+        assert fastinit.report(layer, distributed=True).flags == {}
 
 
 @case
