@@ -14,7 +14,7 @@ from fastinit._fills.fill import CONSTANT
 from fastinit._models.history import ParameterHistory, history_of
 from fastinit._models.names import Named, tensor_in
 from fastinit._report.gather import Whole, local_of
-from fastinit._report.moments import Moments, expected, summarise
+from fastinit._report.moments import Expected, Moments, expected, summarise
 from fastinit._report.rows import ParameterRow
 from fastinit._tensors import is_put_together, version_of
 
@@ -34,10 +34,9 @@ def _eps(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0.0
 
 
-def _off_by_more_than_chance(want: Moments, got: Moments, n: int, eps: float) -> list[str]:
-    found = []
-    # The standard error of a normal's std is std / sqrt(2 n); flatter distributions have less.
-    if abs(got.std - want.std) > want.std * (_CHANCE / math.sqrt(2 * n) + eps) and n > 1:
+def _off_by_more_than_chance(known: Expected, got: Moments, n: int, eps: float) -> list[str]:
+    found, want = [], known.moments
+    if abs(got.std - want.std) > _CHANCE * known.std_error(n) + eps * want.std and n > 1:
         by = f"{got.std / want.std - 1:+.1%}" if want.std > 0 else f"{got.std:.3g} instead of 0"
         found.append(f"std off by more than chance ({by})")
     if abs(got.mean - want.mean) > want.std * _CHANCE / math.sqrt(n) + eps * abs(want.mean):
@@ -61,7 +60,7 @@ def _is_shard(named: Named) -> bool:
 def _flags_of_history(
     history: ParameterHistory,
     named: Named,
-    want: Moments | None,
+    want: Expected | None,
     got: Moments | None,
     count: int,
 ) -> list[str]:
@@ -93,7 +92,7 @@ def _flags_of_history(
     if version_of(named.tensor) != history.version:
         found.append("changed since")
     elif want is not None and got is not None:
-        if want.std > 0 and got.std == 0 and count > 1:
+        if want.moments.std > 0 and got.std == 0 and count > 1:
             found.append("constant where random was expected")
         else:
             found += _off_by_more_than_chance(want, got, count, _eps(named.tensor.dtype))
@@ -183,7 +182,7 @@ def row_of(
         tuple(tensor.shape),
         str(tensor.dtype).removeprefix("torch."),
         "" if history is None else history.rule,
-        want,
+        None if want is None else want.moments,
         got,
         tuple(dict.fromkeys(flags)),
     )

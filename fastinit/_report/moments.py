@@ -115,6 +115,9 @@ def _truncated(mean: float, std: float, low: float, high: float) -> Moments:
         value = min(max(mean, low), high)
         return Moments(value, 0.0, value, value)
     alpha, beta = (low - mean) / std, (high - mean) / std
+    if beta < 0:  # mirrored, as what follows begins where the density is greatest
+        found = _truncated(-mean, std, -high, -low)
+        return Moments(-found.mean, found.std, low, high)
     peak = min(max(0.0, alpha), beta)  # where the density is greatest
     # Beyond these it is below e**-50 of that.
     start = max(alpha, -math.sqrt(peak * peak + 100)) if peak >= 0 else alpha
@@ -164,7 +167,36 @@ def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
     return None
 
 
-def expected(writes: Sequence[Write], tensor: Tensor) -> Moments | None:
+def _fourth(write: Write, moments: Moments, shape: Sequence[int]) -> float:
+    """Give the fourth central moment, or a bound: that of a normal, but for what is rarer."""
+    if write.fill == CONSTANT:
+        return moments.std**4
+    if write.label == "sparse_" and write.whole and write.arguments:  # most of it is zero
+        kept = 1 - min(math.ceil(write.arguments[0] * shape[0]) / shape[0], 1.0)
+        return 3 * moments.std**4 / kept if kept > 0 else 0.0
+    return (1.8 if write.fill == "uniform_" else 3.0) * moments.std**4
+
+
+class Expected(NamedTuple):
+    """What a tensor is expected to be.
+
+    Attributes:
+        moments: the moments.
+        fourth: the fourth central moment, or a bound: it tells how far a std is off by chance.
+    """
+
+    moments: Moments
+    fourth: float
+
+    def std_error(self, n: int) -> float:
+        """Give the standard error of the std of so many elements."""
+        variance = self.moments.std**2
+        if variance == 0:
+            return 0.0
+        return math.sqrt(max(self.fourth - variance**2, 0.0) / n) / (2 * self.moments.std)
+
+
+def expected(writes: Sequence[Write], tensor: Tensor) -> Expected | None:
     """Combine what was written, whole and in parts; None where not all has a known distribution.
 
     As `measure` does, it takes a complex tensor for its real and imaginary parts.
@@ -172,31 +204,37 @@ def expected(writes: Sequence[Write], tensor: Tensor) -> Moments | None:
     Two parts count as if they did not overlap: gates and padding rows, which this is for, do not.
     """
     numel = tensor.numel() * (2 if tensor.is_complex() else 1)
-    parts: list[tuple[float, Moments]] = []
+    parts: list[tuple[float, Moments, float]] = []
     for write in writes:
         moments = _of_write(write, tensor.shape)
         if moments is None:
             return None
+        fourth = _fourth(write, moments, tensor.shape)
         if write.whole:
-            parts = [(numel, moments)]
+            parts = [(numel, moments, fourth)]
             continue
-        if sum(count for count, _ in parts) + write.numel > numel:
+        if sum(count for count, *_ in parts) + write.numel > numel:
             # It takes the place of a part of the oldest that is large enough.
-            for k, (count, old) in enumerate(parts):
+            for k, (count, old, of_old) in enumerate(parts):
                 if count >= write.numel:
-                    parts[k] = (count - write.numel, old)
+                    parts[k] = (count - write.numel, old, of_old)
                     break
-        parts.append((write.numel, moments))
-    total = sum(count for count, _ in parts)
+        parts.append((write.numel, moments, fourth))
+    total = sum(count for count, *_ in parts)
     if total == 0 or total < numel:  # the rest is as it was made, by torch.zeros(n), say
         return None
-    mean = sum(count * m.mean for count, m in parts) / total
-    square = sum(count * (m.std**2 + (m.mean - mean) ** 2) for count, m in parts) / total
-    kept = [m for count, m in parts if count]
+    mean = sum(count * m.mean for count, m, _ in parts) / total
+    square = fourth = 0.0
+    for count, m, own in parts:
+        off = (m.mean - mean) ** 2
+        square += count / total * (m.std**2 + off)
+        fourth += count / total * (own + 6 * off * m.std**2 + off**2)
+    kept = [m for count, m, _ in parts if count]
     lows, highs = [m.low for m in kept], [m.high for m in kept]
-    return Moments(
+    moments = Moments(
         mean,
         math.sqrt(square),
         None if None in lows else min(x for x in lows if x is not None),
         None if None in highs else max(x for x in highs if x is not None),
     )
+    return Expected(moments, fourth)

@@ -159,11 +159,22 @@ def _of_attention(module: nn.MultiheadAttention) -> Iterator[tuple[str, Fans]]:
 
 def _of_recurrence(module: nn.RNNBase | nn.RNNCellBase) -> Iterator[tuple[str, Fans]]:
     # The gates' weights are stacked: each gate has hidden_size outputs of its own.
-    for name, weight in module.named_parameters(recurse=False):
-        if name.startswith(("weight_ih", "weight_hh")):
-            yield name, Fans(weight.shape[1], module.hidden_size)
-        elif name.startswith("weight_hr"):  # the projection of an LSTM's output
-            yield name, Fans(weight.shape[1], weight.shape[0])
+    hidden = module.hidden_size
+    if isinstance(module, nn.RNNCellBase):
+        yield "weight_ih", Fans(module.input_size, hidden)
+        yield "weight_hh", Fans(hidden, hidden)
+        return
+    given = module.proj_size or hidden
+    above = given * (2 if module.bidirectional else 1)
+    for names in module._all_weights:
+        for name in names:
+            if name.startswith("weight_ih"):
+                first = name.removesuffix("_reverse") == "weight_ih_l0"
+                yield name, Fans(module.input_size if first else above, hidden)
+            elif name.startswith("weight_hh"):
+                yield name, Fans(given, hidden)
+            elif name.startswith("weight_hr"):  # the projection of an LSTM's output
+                yield name, Fans(hidden, given)
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Fans]]:
@@ -202,8 +213,9 @@ def fans(module: nn.Module) -> dict[str, Fans]:
         module: one of these, a subclass, or any module that contains some.
 
     Returns:
-        The fans of every such weight by its qualified name, as in `module.named_parameters()`.
-        Biases and the weights of other modules are left out.
+        The fans of every such weight by its qualified name, as in `module.named_parameters()`; of
+        one that is computed (by weight norm, say), by the name that it has without that. Biases
+        and the weights of other modules are left out.
 
     Examples:
         >>> fastinit.fans(torch.nn.Linear(3, 5))

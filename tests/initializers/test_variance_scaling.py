@@ -281,3 +281,31 @@ def test_fans_count_what_is_connected(module):
     reached[(0, 0, *(n // 2 for n in shape[2:]))] = 1
     fan_out = int((module(reached) - module(torch.zeros(shape))).abs().gt(0.5).sum())
     assert fastinit.fans(module)["weight"] == (int(x.grad.abs().gt(0).sum()), fan_out)
+
+
+NORMED = {
+    "linear": (lambda: nn.Linear(3, 4), "weight"),
+    "convolution": (lambda: nn.Conv1d(4, 6, 3), "weight"),
+    "lstm": (lambda: nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2), "weight_ih_l0"),
+    "rnn": (lambda: nn.RNN(3, 4, 2), "weight_hh_l1"),
+    "cell": (lambda: nn.GRUCell(3, 4), "weight_ih"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("kind", NORMED)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.spectral_norm,
+    ],
+)
+def test_fans_of_what_is_computed(kind, norm):
+    """Are those that it has without that, under the name that it has without that."""
+    make, name = NORMED[kind]
+    found = fastinit.fans(norm(make(), name))
+    assert found == fastinit.fans(make())
+    assert [*found] == [n for n, _ in make().named_parameters() if n.startswith("weight")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 
 import fastinit
 from fastinit import initialize_, materialize, report
-from fastinit._models.history import Write
+from fastinit._models.history import Write, history_of
 from fastinit._report.moments import expected, measure
 
 
@@ -56,14 +57,21 @@ def test_measured(shape: tuple[int, ...], dtype: torch.dtype) -> None:
         (5, 1, -1, 0),
         (0, 1, -math.inf, 1),
         (0, 1, -0.01, 0.02),
+        (0, 1, 100, 200),
+        (0, 1, -200, -100),
+        (1, 0.01, -2, 0),
+        (0, 1, -math.inf, -30),
     ],
 )
 def test_moments_of_truncated_normals(mean: float, std: float, a: float, b: float) -> None:
     write = Write("trunc_normal_", (mean, std, a, b), "trunc_normal_", 9, True)
-    got = expected([write], torch.empty(9))
-    assert got is not None
+    found = expected([write], torch.empty(9))
+    assert found is not None
+    got = found.moments
+    assert (got.low, got.high) == (a, b)
     alpha, beta = (a - mean) / std, (b - mean) / std
-    x = np.linspace(max(alpha, -40), min(beta, 45), 2_000_001)
+    peak = min(max(0.0, alpha), beta)
+    x = np.linspace(max(alpha, peak - 45), min(beta, peak + 45), 2_000_001)
     weight = np.exp(stats.norm.logpdf(x) - stats.norm.logpdf(x).max())
     middle = (weight * x).sum() / weight.sum()
     spread = math.sqrt((weight * (x - middle) ** 2).sum() / weight.sum())
@@ -302,3 +310,43 @@ def test_what_is_skipped_without_values_was_never_written(on_meta: bool) -> None
     assert "never written" in found["weight"]
     assert "bias" not in found
     assert report(initialize_(nn.Linear(4, 4), key=3, skip="weight")).flags == {}
+
+
+class Parts(nn.Embedding):
+    """A few elements are far larger than the others."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, 0, 0.001)
+        with torch.no_grad():
+            self.weight[:1].normal_(0, 1)
+
+
+MIXTURES: list[tuple[Callable[[], nn.Module], Any]] = [
+    (lambda: Parts(1000, 16), None),
+    (lambda: nn.Linear(100, 200, bias=False), {"*": lambda t: nn.init.sparse_(t, 0.99)}),
+    (lambda: nn.Linear(100, 200, bias=False), {"*": lambda t: nn.init.sparse_(t, 0.9)}),
+    (lambda: nn.Linear(40, 60, bias=False), {"*": nn.init.uniform_}),
+]
+
+
+@pytest.mark.parametrize(("make", "rules"), MIXTURES)
+def test_what_chance_does_to_mixtures(make: Callable[[], nn.Module], rules: Any) -> None:
+    """Six standard errors of what is expected, which for mixtures are more than a normal's."""
+    for key in range(40):
+        assert fastinit.report(fastinit.initialize_(make(), rules, key=key)).flags == {}
+
+
+@pytest.mark.parametrize(("make", "rules"), MIXTURES)
+def test_the_standard_error_of_mixtures(make: Callable[[], nn.Module], rules: Any) -> None:
+    """What many draws have, or more: the parts here are of fixed sizes."""
+    stds = []
+    for key in range(200):
+        (weight,) = fastinit.initialize_(make(), rules, key=key).parameters()
+        stds.append(float(weight.detach().double().std(correction=0)))
+    module = fastinit.initialize_(make(), rules, key=0)
+    history = history_of(module, "weight")
+    assert history is not None
+    known = expected(history.writes, module.weight)
+    assert known is not None
+    ratio = known.std_error(weight.numel()) / float(np.std(stds))
+    assert 0.8 < ratio < 2.0, ratio
