@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from fastinit._models.bytecode import ANY, SELF, SETS, Change, Path, uses
-from fastinit._models.tree import Tree
+from fastinit._models.tree import Tree, entry_in
 from fastinit._warnings import outside
 
 _RUN = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
@@ -151,7 +151,7 @@ def _by_method(kind: Any, name: str) -> _Reached | None:
 def _children(module: nn.Module, path: Iterable[str]) -> list[nn.Module]:
     """List the modules that a path of names leads to; of a container those that it holds, too."""
     for name in path:
-        child = module._modules.get(name)
+        child: nn.Module | None = entry_in(module._modules, name)
         if child is None:
             return []
         module = child
@@ -234,7 +234,7 @@ def _names_of_parameters(tree: Tree) -> Set[str]:
     """List what modules call their parameters, and their lists of them."""
     found: set[str] = set()
     for module in tree.modules:
-        found.update(module._parameters)
+        found.update(module._parameters.keys())
         if module._modules and type(module) not in _CONTAINERS:
             lists = (nn.ParameterList, nn.ParameterDict)
             found.update(n for n, child in module._modules.items() if isinstance(child, lists))

@@ -12,7 +12,8 @@ from torch import nn
 
 from fastinit._fills.by_region import ByRegion
 from fastinit._fills.region import Region
-from fastinit._models.names import Named, tensor_in
+from fastinit._models.names import Named
+from fastinit._models.tree import entry_in
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._tensors import version_of
 
@@ -126,7 +127,7 @@ def keep_known(parameters: Iterable[Named], left: Iterable[Named]) -> None:
     """Note that those of them that were left have the values of before, whatever was counted."""
     names = {named.name for named in left}
     for named in parameters:
-        now = tensor_in(named.owner._parameters, named.attribute)
+        now = entry_in(named.owner._parameters, named.attribute)
         if now is not None and named.name in names:
             known = _known_of(named.owner, named.attribute)
             assert known is not None

@@ -127,7 +127,7 @@ def _as_hooks_have_it(
         about = versions.get(prefix[:-1], {})
         for hook in owner._load_state_dict_pre_hooks.values():
             hook(local, prefix, about, True, [], unexpected, wrong)
-        own = {*owner._parameters, *owner._buffers}
+        own = {*owner._parameters.keys(), *owner._buffers.keys()}
         for name, value in local.items():
             attribute, _, below = name.removeprefix(prefix).partition(".")
             if not below and attribute in own:
@@ -151,6 +151,6 @@ def _names_in_torch(named: Mapping[str, Named], module: nn.Module, prefix: str) 
     return {
         f"{path}.{attribute}".removeprefix("."): of_places[owner, attribute]
         for path, owner in module.named_modules(prefix=prefix, remove_duplicate=False)
-        for attribute in (*owner._parameters, *owner._buffers)
+        for attribute in (*owner._parameters.keys(), *owner._buffers.keys())
         if (owner, attribute) in of_places
     }

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fastinit._compiled import extension
 from fastinit._distributed.part import TensorShard
 from fastinit._fills.region import Region
-from fastinit._models.names import Named, named_tensors, tensor_in
+from fastinit._models.names import Named, named_tensors
+from fastinit._models.tree import entry_in
 from fastinit._recording.graph import Ref, Storage
 from fastinit._recording.naming import Names
 from fastinit._tensors import is_plain
@@ -86,7 +87,7 @@ class NamedMemory:
             return None
         for owner, attribute in self._held[storage, name]:
             for table in (owner._parameters, owner._buffers):
-                memory = memory_of(tensor_in(table, attribute))
+                memory = memory_of(entry_in(table, attribute))
                 if memory is not None and extension.storage_address(memory) == address:
                     return storage, name
         return None

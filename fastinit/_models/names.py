@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from fastinit._models.parametrized import Parametrized, Place, parametrized
+from fastinit._models.tree import entry_in
 
 # What wrappers call the module inside: torch.compile, FSDP and activation checkpointing.
 _WRAPPED = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -94,7 +95,7 @@ class Named:
             (table, attribute)
             for owner, attribute in self.places
             for table in (owner._parameters, owner._buffers)
-            if table.get(attribute) is self.tensor
+            if entry_in(table, attribute) is self.tensor
         ]
 
 
@@ -114,16 +115,6 @@ class Computed:
     def named(self) -> Named:
         """Itself as a parameter, on the meta device."""
         return Named(self.name, self.how.example(), self.how.module, self.how.attribute)
-
-
-def tensor_in(table: Mapping[str, Any], attribute: str) -> Any:
-    """Give what a module's parameters or buffers hold under a name; None if that is nothing.
-
-    Those of a scripted module have no `get`.
-    """
-    if attribute not in table:
-        return None
-    return table[attribute]
 
 
 def without_wrappers(name: str) -> str:

@@ -21,6 +21,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._models.notes import note
+from fastinit._models.tree import entry_in
 
 Place = tuple[nn.Module, str]
 
@@ -77,7 +78,7 @@ class Parametrized(ABC):
         owner, attribute = place
         if place in leave:
             return
-        target = owner._parameters.get(attribute)
+        target = entry_in(owner._parameters, attribute)
         if target is None:  # computed itself: a pruned direction of a weight norm, say
             inner = next((p for p in parametrized(owner) if p.attribute == attribute), None)
             if inner is not None:
@@ -109,7 +110,7 @@ def _same_buffers(module: nn.Module) -> Iterator[None]:
     ]
     yield
     for owner, name, buffer in before:
-        now = owner._buffers.get(name)
+        now = entry_in(owner._buffers, name)
         if now is not None and now is not buffer and now.shape == buffer.shape:
             buffer.copy_(now)
             owner._buffers[name] = buffer
@@ -150,7 +151,7 @@ class _ByList(Parametrized):
     def sources(self) -> list[Place]:
         steps: nn.Module = self._steps
         held = steps._parameters
-        return [(steps, name) for name in self._originals if held.get(name) is not None]
+        return [(steps, name) for name in self._originals if entry_in(held, name) is not None]
 
     def example(self) -> Tensor:
         tensors: dict[str, Any] = {
@@ -190,13 +191,13 @@ class _ByList(Parametrized):
                 f"{len(values)} tensors for {len(self._originals)} parameters"
             )
         for name, tensor in zip(self._originals, values, strict=True):
-            if self._steps._parameters.get(name) is not None:
+            if entry_in(self._steps._parameters, name) is not None:
                 self._put((self._steps, name), tensor, leave)
 
     def follow(self) -> None:
         steps = self._modules(self._steps)
         spectral = [k for k, step in enumerate(steps) if isinstance(step, _SpectralNorm)]
-        made: Any = [self._steps._parameters.get(name) for name in self._originals]
+        made: Any = [entry_in(self._steps._parameters, name) for name in self._originals]
         if not spectral or any(tensor is None for tensor in made):
             return
         for step in steps[: spectral[-1]]:
@@ -219,8 +220,8 @@ class _ByHook(Parametrized):
 
     @property
     def sources(self) -> list[Place]:
-        places = [(self.module, name) for name in self._names]
-        return [place for place in places if self.module._parameters.get(place[1]) is not None]
+        held = self.module._parameters
+        return [(self.module, name) for name in self._names if entry_in(held, name) is not None]
 
     def _original(self) -> Tensor:
         """Give the tensor that looks like the one that is computed."""
@@ -354,7 +355,7 @@ class Opened:
 
     def tensor(self, attribute: str) -> Tensor:
         """Give what stands in for one; initialisers may have put another in its place."""
-        held = self._module._parameters.get(attribute) if self._open else None
+        held = entry_in(self._module._parameters, attribute) if self._open else None
         return self._tensors[attribute] if held is None else held
 
     def open(self) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastinit._fills.region import Region
-from fastinit._models.names import Named, tensor_in
+from fastinit._models.names import Named
 from fastinit._models.request import Result
-from fastinit._models.tree import method_of
+from fastinit._models.tree import entry_in, method_of
 from fastinit._recording.graph import Ref, Storage
 from fastinit._recording.recorder import Recorder
 from fastinit._tensors import is_plain, swap
@@ -34,10 +34,13 @@ class Given(NamedTuple):
 
     def undo(self) -> None:
         """Give it back."""
+        tensor = self.named.tensor
         if self.swapped:
-            swap(self.named.tensor, self.before)
+            swap(tensor, self.before)
+            _put(self.named, self.before, tensor)
         else:
-            _put(self.named, self.before, self.named.tensor)
+            _put(self.named, self.before, tensor)
+            refresh(self.named)
 
 
 def give_memory(
@@ -84,20 +87,22 @@ def exchange(named: Named, new: Tensor) -> Given:
     old = named.tensor
     try:
         swap(old, new)
-        return Given(named, new, True)
     except RuntimeError:  # a graph holds it
         vars(new).update(vars(old))
-    _put(named, old, new)
-    return Given(named, new, False)
+        _put(named, old, new)
+        refresh(named)
+        return Given(named, new, False)
+    # Scripted modules hold no objects, but what these are: theirs is the other one's now.
+    _put(named, new, old)
+    return Given(named, new, True)
 
 
 def _put(named: Named, old: Tensor, new: Tensor) -> None:
     for owner, attribute in named.places:
         tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers, vars(owner))
         for table in tables:
-            if tensor_in(table, attribute) is old:
+            if entry_in(table, attribute) is old:
                 table[attribute] = new
-    refresh(named)
 
 
 def refresh(named: Named) -> None:

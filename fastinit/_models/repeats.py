@@ -104,7 +104,8 @@ def _kind_of(recorder: Recorder, module: nn.Module, method: FunctionType) -> _Ki
         return None
     if not PLAIN_TYPES.issuperset(map(type, tensors)) and not all(map(is_real, tensors)):
         return None
-    kind += (*module._parameters, None, *module._buffers, None, *layouts)
+    names = (*module._parameters.keys(), None, *module._buffers.keys(), None)
+    kind += (*names, *layouts)
     return _Kind(tuple(kind), tensors, storages)
 
 

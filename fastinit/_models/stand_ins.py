@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fastinit._models.names import named_modules, tensor_in
+from fastinit._models.names import named_modules
 from fastinit._models.parametrized import Opened, Parametrized, Place, parametrized
-from fastinit._models.tree import Tree
+from fastinit._models.tree import Tree, entry_in
 from fastinit._models.writes import WriteWatch
 
 Declare = Callable[[str, Tensor], object]
@@ -108,5 +108,5 @@ class StandIns:
 
 
 def _sources(one: Parametrized) -> list[Tensor]:
-    found = (tensor_in(owner._parameters, attribute) for owner, attribute in one.sources)
+    found = (entry_in(owner._parameters, attribute) for owner, attribute in one.sources)
     return [tensor for tensor in found if tensor is not None]

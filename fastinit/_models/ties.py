@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fastinit._compiled import extension
 from fastinit._fills.region import Region
 from fastinit._models.marks import Marks
-from fastinit._models.names import Named, named_parameters, tensor_in
-from fastinit._models.tree import Tree
+from fastinit._models.names import Named, named_parameters
+from fastinit._models.tree import Tree, entry_in
 from fastinit._models.writes import WriteWatch
 
 Place = tuple[nn.Module, str]
@@ -60,7 +60,7 @@ class Tie:
         for k, marks in twins.items():
             owner, attribute = self.places[k]
             # Initialisers may put others there.
-            if tensor_in(owner._parameters, attribute) is marks.stand_in:
+            if entry_in(owner._parameters, attribute) is marks.stand_in:
                 owner._parameters[attribute] = self.tensors[k]
                 marks.hand_over(self.tensors[k])
         if not twins or watch.wrote(self.tensors[self.source]):

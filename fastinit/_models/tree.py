@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,16 @@ from torch import nn
 from fastinit._compiled import extension
 
 _GETATTR = nn.Module.__getattr__
+
+
+def entry_in(table: Mapping[str, Any], attribute: str) -> Any:
+    """Give what a module's table has under a name, of parameters, say; None if that is nothing.
+
+    Those of a scripted module have no `get`, and are gone through by their keys() alone.
+    """
+    if attribute not in table:
+        return None
+    return table[attribute]
 
 
 def method_of(module: nn.Module, name: str) -> Callable[..., Any] | None:

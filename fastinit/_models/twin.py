@@ -13,6 +13,7 @@ from fastinit._fills.spans import Spans
 from fastinit._models.marks import Marks
 from fastinit._models.names import Named
 from fastinit._models.placing import refresh
+from fastinit._models.tree import entry_in
 from fastinit._recording.graph import Op, Storage
 from fastinit._recording.recorder import Recorder
 
@@ -46,7 +47,7 @@ class Twin:
     def current(self) -> Any:
         """Give what is in its place now: initialisers may have put something else there."""
         table, attribute = self.places[0]
-        return table.get(attribute)
+        return entry_in(table, attribute)
 
     def let_go(self) -> Tensor:
         """Give the twin, which is then nobody's."""

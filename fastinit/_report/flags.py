@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fastinit._fills.fill import CONSTANT
 from fastinit._models.history import ParameterHistory, history_of
-from fastinit._models.names import Named, tensor_in
+from fastinit._models.names import Named
+from fastinit._models.tree import entry_in
 from fastinit._report.gather import Whole, local_of
 from fastinit._report.moments import Expected, Moments, expected, summarise
 from fastinit._report.rows import ParameterRow
@@ -77,7 +78,7 @@ def _flags_of_history(
         found.append("written twice" if history.times == 2 else f"written {history.times} times")
     for place, attribute in history.places:
         owner = place()
-        if owner is not None and tensor_in(owner._parameters, attribute) is not named.tensor:
+        if owner is not None and entry_in(owner._parameters, attribute) is not named.tensor:
             found.append("tie broken")
             break
     for write in history.writes:
