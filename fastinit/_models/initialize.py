@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
@@ -26,14 +25,11 @@ from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
     Named,
     NamedTensors,
-    Pattern,
-    check_patterns,
-    listed,
-    matches,
     named_tensors,
     with_computed,
     without_wrappers,
 )
+from fastinit._models.patterns import Pattern, Patterns
 from fastinit._models.recording import without_collections
 from fastinit._models.renaming import Rename, Renaming
 from fastinit._models.request import Request, Result
@@ -185,16 +181,16 @@ def initialize_(
     checked = None if rules is None else _rules.check(rules)
     renaming = Renaming(rename, "initialize_")
     tensors = named_tensors(module, prefix)
-    parameters, skip = tensors.parameters, listed(skip)
-    check_patterns(skip, parameters, "fastinit.initialize_: argument 'skip'", "parameter")
-    call = _Call(checked, key, skip, factory, progress, prefix, renaming)
+    parameters, patterns = tensors.parameters, Patterns(skip)
+    patterns.check(parameters, "fastinit.initialize_: argument 'skip'", "parameter")
+    call = _Call(checked, key, patterns, factory, progress, prefix, renaming)
     waits = has_lazy(module)
     if waits:
         call = call._replace(key=key_or_drawn(key, "initialize_"))
     else:
         with deferred.quiet(module):
             call.run(module, tensors)
-    skipped = {id(one.tensor) for n, one in parameters.items() if skip and matches(n, skip)}
+    skipped = {id(one.tensor) for n, one in parameters.items() if patterns.match(n)}
     deferred.cancel(module, skipped)
     if waits:
         deferred.defer(module, call, call.skips)
@@ -206,7 +202,7 @@ class _Call(NamedTuple):
 
     rules: list[_rules.Rule] | None
     key: Key | SupportsIndex | None
-    skip: Sequence[Pattern] | Pattern
+    skip: Patterns
     factory: Callable[[], nn.Module] | None
     progress: bool
     prefix: str
@@ -217,7 +213,7 @@ class _Call(NamedTuple):
 
     def skips(self, name: str) -> bool:
         """Whether a parameter is to be skipped, by its name in the module."""
-        return matches(without_wrappers(f"{self.prefix}.{name}".removeprefix(".")), self.skip)
+        return self.skip.match(without_wrappers(f"{self.prefix}.{name}".removeprefix(".")))
 
     def __call__(self, module: nn.Module, done: Container[int], path: str) -> None:
         """Initialise a module that has waited for its shapes; see `deferred.Run`."""
@@ -226,10 +222,11 @@ class _Call(NamedTuple):
         names = [
             name
             for name, one in tensors.parameters.items()
-            if id(one.tensor) in done or matches(name, self.skip)
+            if id(one.tensor) in done or self.skip.match(name)
         ]
-        skip = [re.compile(f"^{re.escape(name)}$") for name in names]
-        self._replace(skip=skip, prefix=prefix).run(module, tensors, whole=not path)
+        self._replace(skip=Patterns.of_names(names), prefix=prefix).run(
+            module, tensors, whole=not path
+        )
 
     def run(self, module: nn.Module, tensors: NamedTensors, *, whole: bool = True) -> None:
         """Initialise a module of which these are the parameters and buffers.
@@ -253,7 +250,7 @@ class _Call(NamedTuple):
         closed = [
             name
             for name, named in parameters.items()
-            if named.tensor.is_inference() and is_closed(named.tensor) and not matches(name, skip)
+            if named.tensor.is_inference() and is_closed(named.tensor) and not skip.match(name)
         ]
         if closed:
             raise RuntimeError(
@@ -266,7 +263,7 @@ class _Call(NamedTuple):
             _rules.warn_of_unused(self.rules, parameters, "initialize_", tensors.buffers)
         wanted = parameters
         if skip:
-            wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
+            wanted = {name: named for name, named in parameters.items() if not skip.match(name)}
         check_stored(wanted, "initialize_")
         if self.factory is None:  # whose values may be loaded, too
             warn_of_loaded(wanted)
@@ -300,7 +297,7 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
     parameters = tensors.parameters
     untouched: dict[str, Named] = {}
     if request.skip:
-        untouched = {n: named for n, named in parameters.items() if matches(n, request.skip)}
+        untouched = {n: named for n, named in parameters.items() if request.skip.match(n)}
     twins = Twins(module, tensors, request.prefix, request.where)
     state = Snapshot(module)
     apart = by_memory(held_shards(module, request.prefix, tensors, state.sharded))

@@ -128,16 +128,18 @@ def _as_hooks_have_it(
         for hook in owner._load_state_dict_pre_hooks.values():
             hook(local, prefix, about, True, [], unexpected, wrong)
         own = {*owner._parameters.keys(), *owner._buffers.keys()}
+        of_child: dict[str, dict[str, Tensor]] = {}
         for name, value in local.items():
             attribute, _, below = name.removeprefix(prefix).partition(".")
             if not below and attribute in own:
                 found[name] = value
             elif not below or attribute not in owner._modules:
                 unexpected.append(name)
+            elif name.startswith(prefix):
+                of_child.setdefault(attribute, {})[name] = value
         for name, child in owner._modules.items():
-            begin = f"{prefix}{name}."
             if child is not None:
-                load(child, {n: v for n, v in local.items() if n.startswith(begin)}, begin)
+                load(child, of_child.get(name, {}), f"{prefix}{name}.")
 
     load(module, {**state_dict}, "")
     if wrong:

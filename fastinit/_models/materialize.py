@@ -30,7 +30,8 @@ from fastinit._models.held_shards import (
 )
 from fastinit._models.history import keep_known, still_known
 from fastinit._models.loaded import check_state_dict
-from fastinit._models.names import NamedTensors, Pattern, listed, named_tensors
+from fastinit._models.names import NamedTensors, named_tensors
+from fastinit._models.patterns import Pattern, Patterns
 from fastinit._models.placing import Given, move, take_memory_back
 from fastinit._models.recording import recording, without_collections
 from fastinit._models.renaming import Rename, Renaming
@@ -213,8 +214,8 @@ def materialize(
         "materialize",
         key_or_drawn(key, "materialize"),
         checked,
-        listed(skip),
-        listed(allow_uninitialized),
+        Patterns(skip),
+        Patterns(allow_uninitialized),
         check_state_dict(state_dict),
         progress,
         prefix,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import functools
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +20,6 @@ _WRAPPERS = frozenset(
     {"DataParallel", "DistributedDataParallel", "AveragedModel", "DeepSpeedEngine"}
 )
 
-Pattern = str | re.Pattern[str]
 _NONE: tuple[()] = ()  # of which most have none
 
 
@@ -241,54 +238,3 @@ def with_computed(named: Mapping[str, Named]) -> list[str]:
 def named_parameters(module: nn.Module, prefix: str = "") -> dict[str, Named]:
     """Collect the parameters alone, as `named_tensors` does."""
     return named_tensors(module, prefix).parameters
-
-
-def matches(name: str, patterns: Iterable[Pattern] | Pattern) -> bool:
-    """Whether a name matches one of these globs or compiled regular expressions.
-
-    A glob (`*`, `?`, `[...]`) has to match all of the name; `*` crosses dots. A regular expression
-    may be found anywhere in it.
-    """
-    if not patterns:
-        return False
-    if isinstance(patterns, (str, re.Pattern)):
-        patterns = (patterns,)
-    return any(
-        fnmatch.fnmatchcase(name, p) if isinstance(p, str) else p.search(name) is not None
-        for p in patterns
-    )
-
-
-def listed(patterns: Any) -> Any:
-    """List patterns that can be looked at but once, as those of a generator."""
-    single = isinstance(patterns, (str, re.Pattern)) or not isinstance(patterns, Iterable)
-    return patterns if single else [*patterns]
-
-
-def check_patterns(
-    patterns: Iterable[Pattern] | Pattern, named: Mapping[str, Named], argument: str, what: str
-) -> None:
-    """Check that these are patterns, and that each matches a name.
-
-    Args:
-        patterns: what was given.
-        named: what may be meant.
-        argument: the function and the argument, for messages.
-        what: what is in `named`, in the singular.
-
-    Raises:
-        TypeError: if something else than globs and compiled regular expressions is given.
-        ValueError: if one matches no name.
-    """
-    single = isinstance(patterns, (str, re.Pattern)) or not isinstance(patterns, Iterable)
-    for pattern in (patterns,) if single else patterns:  # type: ignore[union-attr]
-        if not isinstance(pattern, (str, re.Pattern)):
-            raise TypeError(
-                f"{argument} takes globs and compiled regular expressions, got {pattern!r}"
-            )
-        if any(matches(name, pattern) for name in named):
-            continue
-        others = ((alias, name) for name, found in named.items() for alias in found.aliases)
-        tied = next((pair for pair in others if matches(pair[0], pattern)), None)
-        hint = "" if tied is None else f": {tied[0]} is another name of {tied[1]}"
-        raise ValueError(f"{argument}: {pattern!r} matches no {what}{hint}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from fastinit._distributed.store import ranks_as_text
-from fastinit._models.names import Pattern, matches
+from fastinit._models.patterns import Pattern, matches
 
 
 class Call(NamedTuple):

@@ -79,7 +79,7 @@ class Renaming:
         """
         if self.rename is None:
             return
-        there = list(names)
+        there = dict.fromkeys(names)
         if isinstance(self.rename, Mapping):
             unknown = [name for name in self.rename if name not in there]
             if unknown:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from fastinit._models import rules as _rules
 from fastinit._models.loaded import places_of
-from fastinit._models.names import Named, Pattern
+from fastinit._models.names import Named
+from fastinit._models.patterns import Patterns
 from fastinit._models.renaming import Renaming
 from fastinit.key import Key
 
@@ -34,8 +35,8 @@ class Request:
     where: str
     key: Key
     rules: list[_rules.Rule] | None = None
-    skip: Sequence[Pattern] | Pattern = ()
-    allow: Sequence[Pattern] | Pattern = ()
+    skip: Patterns = field(default_factory=Patterns)
+    allow: Patterns = field(default_factory=Patterns)
     state_dict: Mapping[str, Tensor] = field(default_factory=dict)
     progress: bool = False
     prefix: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
@@ -17,12 +17,10 @@ from fastinit._models.marks import Marks
 from fastinit._models.names import (
     Named,
     NamedTensors,
-    Pattern,
-    check_patterns,
-    matches,
     named_tensors,
     with_computed,
 )
+from fastinit._models.patterns import Patterns
 from fastinit._models.placing import Given, give_memory, refresh
 from fastinit._models.recording import recording
 from fastinit._models.request import Request, Result
@@ -50,9 +48,9 @@ def _held_on_meta(request: Request, module: nn.Module) -> list[Named]:
 
 def _left_alone(request: Request, module: nn.Module, named: dict[str, Named]) -> dict[str, Named]:
     """Choose what is not to be initialised: what is skipped, and what is loaded."""
-    check_patterns(request.skip, named, request.argument("skip"), "parameter or buffer")
+    request.skip.check(named, request.argument("skip"), "parameter or buffer")
     loaded = request.loaded(named, module)
-    return {n: one for n, one in named.items() if n in loaded or matches(n, request.skip)}
+    return {n: one for n, one in named.items() if n in loaded or request.skip.match(n)}
 
 
 def _load(recorder: Recorder, request: Request, result: Result, twins: Twins | None) -> None:
@@ -121,7 +119,7 @@ def initialise_rest(
     if on_meta:
         warn_of_unmade(filter(unmade.__contains__, named), request.where)
         held = _held_on_meta(request, module)
-        allowed = [one for one in held if matches(one.name, request.allow)]
+        allowed = [one for one in held if request.allow.match(one.name)]
         given.extend(give_memory(recorder, [*named.values(), *allowed], held))
         tensors = named_tensors(module, request.prefix)  # some may be other objects
         named = tensors.both
@@ -169,7 +167,7 @@ def initialise_rest(
     if request.allow:
         holders.update({one.name: one for one in _held(request, module)})
     argument = request.argument("allow_uninitialized")
-    check_patterns(request.allow, holders, argument, "parameter or buffer")
+    request.allow.check(holders, argument, "parameter or buffer")
     return result
 
 
@@ -217,9 +215,9 @@ class _Aside:
     def __bool__(self) -> bool:
         return bool(self._copies)
 
-    def put_back(self, recorder: Recorder, skip: Sequence[Pattern] | Pattern) -> None:
+    def put_back(self, recorder: Recorder, skip: Patterns) -> None:
         """Let go of the copies; what has been hung on them hangs on what is not to be skipped."""
         recorder.unfollow(marks.stand_in for _, marks in self._copies)
         for one, marks in self._copies:
-            if not matches(one.name, skip):
+            if not skip.match(one.name):
                 marks.hand_over(one.tensor)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from fastinit._fills.region import Region
 from fastinit._models.held import held_tensors
-from fastinit._models.names import Named, matches
+from fastinit._models.names import Named
 from fastinit._models.request import Request, Result
 from fastinit._recording.graph import Op, Ref
 from fastinit._recording.naming import Names
@@ -119,7 +119,7 @@ def _sort(result: Result, name: str) -> str:
 
 def check_written(missing: Iterable[str], request: Request, result: Result) -> None:
     """Raise for what nobody writes and is not allowed to be so."""
-    wrong = [name for name in missing if not matches(name, request.allow)]
+    wrong = [name for name in missing if not request.allow.match(name)]
     if not wrong:
         return
     partly = [name for name in wrong if name in result.applied]

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from heapq import merge
 from types import FunctionType
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from fastinit._compiled import extension
 from fastinit._distributed.part import TensorShard
 from fastinit._models.layouts import with_fans
-from fastinit._models.names import Computed, Named, matches
+from fastinit._models.names import Computed, Named
 from fastinit._models.notes import note
 from fastinit._models.parametrized import Place
+from fastinit._models.patterns import matches, only_name
 from fastinit._models.stand_ins import Declare
 from fastinit._warnings import outside
 
@@ -79,19 +81,62 @@ def selects(selector: Any, named: Named) -> bool:
     return selector == DEFAULT or matches(named.name, selector)
 
 
-def _first(rules: list[Rule], named: Named) -> tuple[Rule, Computed | None] | None:
-    """Find the first rule that matches a parameter, and what it matches, if that is not itself.
+def _only_name(selector: Any) -> str | None:
+    """Give the one name that a selector can match; None if there may be others."""
+    if isinstance(selector, tuple):
+        return next(filter(None, map(_only_name, selector)), None)
+    return None if selector == DEFAULT else only_name(selector)
 
-    What is part of a weight that its module computes has that weight's rules; by its own name only
-    those that do not match the weight.
+
+def _reach(selector: Any, by_name: Mapping[str, Named]) -> Iterable[Named]:
+    """Give all that a selector may match of these, and no more than that if it is a name."""
+    name = _only_name(selector)
+    if name is None:
+        return by_name.values()
+    return [by_name[name]] if name in by_name else []
+
+
+def _by_name(parameters: Mapping[str, Named]) -> dict[str, Named]:
+    """Give parameters by their names and by those of what they are parts of."""
+    parts = (named for named in parameters.values() if named.part_of is not None)
+    wholes = {named.part_of.name: named for named in parts if named.part_of is not None}
+    return {**wholes, **parameters}
+
+
+class _Ordered:
+    """Rules in their order: of those for one name, however many, no name meets more than its own.
+
+    Args:
+        rules: the rules.
     """
-    whole = named.part_of
-    for rule in rules:
-        if whole is not None and selects(rule[0], whole.named):
-            return rule, whole
-        if selects(rule[0], named) and (whole is None or _names_something(rule[0])):
-            return rule, None
-    return None
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._of_any: list[tuple[int, Rule]] = []
+        self._of_name: dict[str, list[tuple[int, Rule]]] = {}
+        for place, rule in enumerate(rules):
+            name = _only_name(rule[0])
+            of_name = self._of_any if name is None else self._of_name.setdefault(name, [])
+            of_name.append((place, rule))
+
+    def reaching(self, named: Named) -> Iterable[Rule]:
+        """List those that may match a parameter or buffer, or what it is part of."""
+        names = [named.name] if named.part_of is None else [named.name, named.part_of.name]
+        own = [self._of_name[name] for name in names if name in self._of_name]
+        return (rule for _, rule in (merge(*own, self._of_any) if own else self._of_any))
+
+    def first(self, named: Named) -> tuple[Rule, Computed | None] | None:
+        """Find the first that matches a parameter, and what it matches, if that is not itself.
+
+        What is part of a weight that its module computes has that weight's rules; by its own name
+        only those that do not match the weight.
+        """
+        whole = named.part_of
+        for rule in self.reaching(named):
+            if whole is not None and selects(rule[0], whole.named):
+                return rule, whole
+            if selects(rule[0], named) and (whole is None or _names_something(rule[0])):
+                return rule, None
+        return None
 
 
 @dataclass(frozen=True)
@@ -139,9 +184,9 @@ def choose(rules: list[Rule], parameters: Mapping[str, Named]) -> dict[str, Rule
         ValueError: if no rule matches a parameter; the message lists all of these.
     """
     chosen: dict[str, tuple[Rule, Computed | None]] = {}
-    unmatched = []
+    unmatched, ordered = [], _Ordered(rules)
     for name, named in parameters.items():
-        found = _first(rules, named)
+        found = ordered.first(named)
         if found is None:
             part = "" if named.part_of is None else f", part of {named.part_of.name}"
             unmatched.append(f"{name} {tuple(named.tensor.shape)}{part}")
@@ -194,15 +239,16 @@ def warn_of_unused(
     buffers: Mapping[str, Named] | None = None,
 ) -> None:
     """Warn of rules on names that no parameter gets, and no buffer, if there are any."""
-    used = {id(found[0]) for found in (_first(rules, p) for p in parameters.values()) if found}
+    used = {id(found[0]) for found in map(_Ordered(rules).first, parameters.values()) if found}
     used |= {id(rule) for rule in choose_for_buffers(rules, buffers or {}, parameters).values()}
-    found = []
+    found, by_name = [], _by_name(parameters)
     for rule in rules:
         selector = rule[0]
         if id(rule) in used or not _names_something(selector):
             continue
-        reached = next((n for n, b in (buffers or {}).items() if selects(selector, b)), None)
-        if any(_matches(selector, named) for named in parameters.values()):
+        of_buffers = _reach(selector, buffers or {})
+        reached = next((b.name for b in of_buffers if selects(selector, b)), None)
+        if any(_matches(selector, named) for named in _reach(selector, by_name)):
             found.append(f"earlier rules match all that {selector!r} does")
         elif reached is not None:
             own = reached.rpartition(".")[2]
@@ -254,15 +300,17 @@ def choose_for_buffers(
     name, the last of its segments, letter by letter, and matches no parameter. None stands for what
     the module makes of it, as for parameters.
     """
+    by_name = _by_name(parameters)
     meant = [
         rule
         for rule in rules
         if _names_something(rule[0])
-        and not any(_matches(rule[0], named) for named in parameters.values())
+        and not any(_matches(rule[0], named) for named in _reach(rule[0], by_name))
     ]
     chosen: dict[str, Rule] = {}
+    ordered = _Ordered(meant)
     for name, named in buffers.items():
-        for rule in meant:
+        for rule in ordered.reaching(named):
             if _spells_out(rule[0], named.attribute) and selects(rule[0], named):
                 chosen[name] = rule
                 break

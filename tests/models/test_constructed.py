@@ -15,12 +15,13 @@ from torch import nn
 import fastinit
 from fastinit import Key
 from fastinit._models.constructed import initialize_from
-from fastinit._models.names import matches, named_parameters
+from fastinit._models.names import named_parameters
+from fastinit._models.patterns import Patterns
 
 
 def from_factory(module: nn.Module, factory: Any, skip: Any = (), **options: Any) -> nn.Module:
     parameters = named_parameters(module, options.get("prefix", ""))
-    wanted = {name: named for name, named in parameters.items() if not matches(name, skip)}
+    wanted = {name: named for name, named in parameters.items() if not Patterns(skip).match(name)}
     initialize_from(module, factory, wanted, Key(3), **options)
     return module
 
