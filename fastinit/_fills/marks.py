@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import gcd
 
+import torch
+from torch import Tensor
+
 from fastinit._fills.region import Region
 
 _MANY = 256  # marks in a slice, from which on it is better that they are close
@@ -42,18 +45,22 @@ class Marks:
         end: the end of the stretch.
     """
 
-    __slots__ = ("_marks", "_unit", "begin", "end")
+    __slots__ = ("_full", "_marks", "_tensor", "_unit", "begin", "end")
 
     def __init__(self, begin: int, end: int) -> None:
         self.begin, self.end = begin, end
         self._unit = gcd(begin, end, _LARGEST)
         self._marks = bytearray((end - begin) // self._unit)
+        # So many are in, from the first on: nobody looks through these again and again.
+        self._full = 0
+        self._tensor: Tensor | None = None  # on the same memory
 
     def copy(self) -> Marks:
         """Give an equal one."""
         other = Marks.__new__(Marks)
         other.begin, other.end = self.begin, self.end
-        other._unit, other._marks = self._unit, self._marks.copy()
+        other._unit, other._marks, other._full = self._unit, self._marks.copy(), self._full
+        other._tensor = None
         return other
 
     def _divide(self, *places: int) -> None:
@@ -64,14 +71,17 @@ class Marks:
             old, self._marks = self._marks, bytearray(len(self._marks) * times)
             for k in range(times):
                 self._marks[k::times] = old
-            self._unit = unit
+            self._unit, self._tensor = unit, None
+            self._full *= times
 
     def extend(self, begin: int, end: int) -> None:
         """Make the stretch longer; what is new is not in."""
         begin, end = min(begin, self.begin), max(end, self.end)
         self._divide(begin, end)
-        self._marks[:0] = bytearray((self.begin - begin) // self._unit)
-        self._marks.extend(bytearray((end - self.end) // self._unit))
+        before, after = (self.begin - begin) // self._unit, (end - self.end) // self._unit
+        # Others, as there may be views of these.
+        self._marks, self._tensor = bytearray(before) + self._marks + bytearray(after), None
+        self._full = 0 if before else self._full
         self.begin, self.end = begin, end
 
     def _within(self, begin: int, end: int) -> tuple[int, int]:
@@ -86,12 +96,14 @@ class Marks:
         """Put what there is here of an interval in or out."""
         first, last = self._within(begin, end)
         self._marks[first:last] = (b"\1" if value else b"\0") * (last - first)
+        self._full = self._full if value else min(self._full, first)
 
     def put_region(self, region: Region, value: bool) -> None:
         """Put a region, all of which has to be here, in or out."""
         mark = b"\1" if value else b"\0"
         for part in self._parts(region):
             self._marks[part] = mark * len(range(part.start, part.stop, part.step))
+            self._full = self._full if value else min(self._full, part.start)
 
     def _parts(self, region: Region) -> Iterator[slice]:
         self._divide(region.dtype.itemsize)
@@ -100,11 +112,36 @@ class Marks:
     def holds(self, begin: int, end: int, value: bool) -> bool:
         """Whether some of an interval is here, and in or out."""
         first, last = self._within(begin, end)
-        return self._marks.find(value, first, last) >= 0
+        known = not value and first <= self._full
+        place = self._marks.find(value, max(first, self._full) if known else first, last)
+        if known:
+            self._full = place if place >= 0 else max(last, self._full)
+        return place >= 0
 
     def region_holds(self, region: Region, value: bool) -> bool:
         """Whether some of a region, all of which has to be here, is in or out."""
         return any(self._marks[part].find(value) >= 0 for part in self._parts(region))
+
+    def views(self, region: Region, *, removes: bool = False) -> list[Tensor]:
+        """Give the marks of a region, all of which has to be here, to be read and written.
+
+        Args:
+            region: the region.
+            removes: whether some may be taken out.
+
+        Returns:
+            A tensor of the region's shape for each mark that an element has: for most types one.
+        """
+        self._divide(region.dtype.itemsize)
+        count = region.dtype.itemsize // self._unit
+        first = region.offset * count - self.begin // self._unit
+        self._full = min(self._full, first) if removes else self._full
+        marks = self._tensor
+        if marks is None:
+            with torch.inference_mode(False):  # others write there later
+                marks = self._tensor = torch.frombuffer(self._marks, dtype=torch.bool)
+        steps = [step * count for step in region.stride]
+        return [marks.as_strided(region.size, steps, first + k) for k in range(count)]
 
     def onto(self, marks: bytearray) -> None:
         """Mark what is in, byte by byte, where the first stands for the first of the storage."""

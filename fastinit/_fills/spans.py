@@ -6,6 +6,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from itertools import starmap
 
+import torch
+from torch import Tensor
+
 from fastinit._fills.marks import Marks
 from fastinit._fills.region import Region
 
@@ -62,6 +65,21 @@ class Spans:
         for begin, end in zip(self._starts, self._ends, strict=True):
             marks[begin:end] = b"\1" * (end - begin)
         return marks
+
+    def views(self, region: Region, nbytes: int, *, removes: bool = False) -> list[Tensor]:
+        """Give marks of a region's elements, to be read and written; see `Marks.views`.
+
+        All of the storage is looked at byte by byte from now on, as there may be more of them.
+
+        Args:
+            region: the region.
+            nbytes: how large the storage is.
+            removes: whether some may be taken out.
+        """
+        marks, (begin, end) = self._marks, region.span
+        if self._scattered or marks is None or begin < marks.begin or marks.end < end:
+            marks = self._look(Region((nbytes,), (1,), 0, torch.uint8))
+        return marks.views(region, removes=removes)
 
     def add(self, begin: int, end: int) -> None:
         """Put an interval in."""
@@ -136,10 +154,14 @@ class Spans:
             return None
         return self._between(begin, end)
 
+    def has(self, begin: int, end: int) -> bool:
+        """Whether all of an interval is in one of the intervals, which is soon found out."""
+        place = bisect_right(self._starts, begin) - 1
+        return end <= begin or (place >= 0 and end <= self._ends[place])
+
     def covers(self, begin: int, end: int) -> bool:
         """Whether all of an interval is in."""
-        place = bisect_right(self._starts, begin) - 1
-        if end <= begin or (place >= 0 and end <= self._ends[place]):
+        if self.has(begin, end):
             return True
         if not self._scattered and self._marks is None:
             return False

@@ -11,13 +11,13 @@ from torch import Tensor
 from fastinit._compiled import extension
 from fastinit._fills.operators import saved_arguments, written_arguments
 from fastinit._fills.region import Region
-from fastinit._fills.spans import Spans
+from fastinit._recording.choosing import Given, copied, given_to, on_marks
 from fastinit._recording.graph import Op, Ref
-from fastinit._recording.kinds import COPYING, Kind
+from fastinit._recording.kinds import Kind
 from fastinit._recording.laying import MOVING, laid_by
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
-from fastinit._recording.values import marked, unpoisoned
+from fastinit._recording.values import all_marked, marked, marks_of
 from fastinit._recording.waiting import Waiting, name_of
 from fastinit._tensors import is_put_together, parts_of
 
@@ -29,7 +29,7 @@ class Calls(Waiting):
         """Run an operator, after what it needs."""
         tensors = list(tensors_in((args, kwargs)))
         if any(map(is_put_together, tensors)):  # whose elements are not where those of parts are
-            kind = kind._replace(pointwise=False, joins=False)
+            kind = kind._replace(pointwise=False, joins=False, partial=False, copies=False)
             tensors = [part for one in tensors for part in parts_of(one)]
         written = written_arguments(func, args, kwargs) if kind.mutable else []
         for tensor in written:
@@ -46,9 +46,12 @@ class Calls(Waiting):
         beside = {self.storage_of(tensor) for tensor in saved}
         if args and isinstance(args[0], Tensor) and not kind.receives:
             beside.discard(self.storage_of(args[0]))
-        adds = kwargs.get("accumulate") or kwargs.get("reduce") or any(v is True for v in args)
-        partial = kind.partial and not adds
+        name = name_of(func)
+        given = given_to(func, args, kwargs) if kind.partial or kind.copies else {}
+        some = copied(given)
+        partial = kind.partial and len(some) > 0
         reads: list[Ref] = []
+        read: list[Tensor] = []
         writes: list[Ref] = []
         for tensor, storage in pairs:
             ref = Ref(storage, Region.of(tensor))
@@ -57,9 +60,9 @@ class Calls(Waiting):
                 writes.append(ref)
             if not (writing and kind.overwrites) or times[id(tensor)] > 1:
                 reads.append(ref)
+                read.append(tensor)
         for ref in reads:
             self._need(ref)
-        name = name_of(func)
         # Where what is laid side by side was, if it is elsewhere afterwards.
         moved = {id(t): Ref(s, Region.of(t)) for t, s in pairs} if name == MOVING else {}
         forgotten: list[tuple[Ref, list[Op]]] = []
@@ -69,14 +72,14 @@ class Calls(Waiting):
             if kind.overwrites:
                 forgotten.append((ref, self._overwrite(ref)))
         lacking = [
-            ref
-            for ref in reads
-            if not (partial and any(ref.storage is w.storage for w in writes))
+            tensor
+            for tensor, ref in zip(read, reads, strict=True)
+            if not (partial and tensor is given["self"] and times[id(tensor)] == 1)
             # Memory without values that is given to be written to, beside what is worked on.
             and ref.storage not in beside
             and not self.has_values(ref)
         ]
-        missing = len(lacking) > 0
+        missing = not all(any(t is one for one in some.values()) for t in lacking)
         drawn = kind.draws or any(ref.storage.drawn for ref in reads)
         op = Op(
             self.thread.label or name,
@@ -86,7 +89,6 @@ class Calls(Waiting):
             operator=name,
         )
         op.elementwise = kind.pointwise
-        partly: Spans | None = None
         marks: Tensor | None = None
         if missing and kind.pointwise and not draws:
             marks = self._marks(reads, tensors)
@@ -96,26 +98,26 @@ class Calls(Waiting):
                 op.key = self._guess(op.draw, writes)
                 result = seeded(func, args, kwargs, op.key)
             elif partial and not missing:
-                with self._seen(writes):
-                    result = func(*args, **kwargs)
-            elif missing and name in COPYING and not adds:
-                with self._seen(reads):
-                    result = func(*args, **kwargs)
-                if all(ref.region.dtype is result.dtype for ref in lacking):
-                    partly = unpoisoned(result)
-                missing = partly is None
+                for ref in writes if lacking else ():
+                    self._see(ref.storage, ref.region)
+                result = func(*args, **kwargs)
+                self._write_some(func, name, given, writes, removes=len(lacking) > 0)
+            elif lacking and not missing:
+                result = func(*args, **kwargs)
+                marks = on_marks(func, name, given, self._marks_of)
+                missing = True
             else:
                 result = func(*args, **kwargs)
                 if missing and kind.joins:
                     marks = torch.ones(result.shape, dtype=torch.bool)
-                    for part, of, read in self._laid(name, args, kwargs, marks, moved):
-                        if of is not None and read:
-                            part.copy_(marked(read, of.shape))
+                    for part, of, where in self._laid(name, args, kwargs, marks, moved):
+                        if of is not None and where:
+                            part.copy_(marked(where, of.shape))
         except BaseException:
             for ref, ops in forgotten:
                 self._remind(ref, ops)
             raise
-        self._note(op, kind, tensors, written, saved, missing, drawn, result, partly, marks)
+        self._note(op, kind, tensors, written, saved, missing, drawn, result, marks)
         if op.writes or (op.read and drawn):
             laid = self._laid(name, args, kwargs, result, moved) if kind.joins else None
             if kind.receives:
@@ -155,6 +157,35 @@ class Calls(Waiting):
             else:
                 yield part, of, [Ref(storage, Region.of(of))] if of is not None and storage else []
 
+    def _write_some(
+        self, func: Any, name: str, given: Given, writes: Iterable[Ref], *, removes: bool
+    ) -> None:
+        """Note which elements an operator has written that writes to some, and has done so.
+
+        Args:
+            func: the operator.
+            name: its name.
+            given: its arguments.
+            writes: what it has written to.
+            removes: whether what it has written there may have no values.
+        """
+
+        def mark(marks: Tensor) -> None:
+            def marks_of(tensor: Tensor) -> Tensor:
+                return marks if tensor is given["self"] else self._marks_of(tensor)
+
+            on_marks(func, name, given, marks_of)
+
+        for ref in writes:
+            self.write_some(ref, mark, removes=removes)
+
+    def _marks_of(self, tensor: Tensor) -> Tensor:
+        """Mark the elements of a tensor that have values; see `marks_of`."""
+        storage = self.storage_of(tensor)
+        if storage is None:
+            return all_marked(tensor.shape)
+        return marks_of(Ref(storage, Region.of(tensor)))
+
     def _marks(self, reads: Sequence[Ref], tensors: Sequence[Tensor]) -> Tensor | None:
         """Mark the elements that a pointwise operator makes of elements with values."""
         shapes = [tensor.shape for tensor in tensors]
@@ -183,7 +214,6 @@ class Calls(Waiting):
         missing: bool,
         drawn: bool,
         result: Any,
-        partly: Spans | None,
         marks: Tensor | None,
     ) -> None:
         """Write down what an operator has done.
@@ -197,8 +227,7 @@ class Calls(Waiting):
             missing: whether it has read what has no values.
             drawn: whether its results depend on a draw.
             result: its result.
-            partly: the bytes of the result that have values, if not all do.
-            marks: the elements that have, if `missing`.
+            marks: the elements that have values all the same, if `missing`.
         """
         writes: list[Ref] = []
         results = list(tensors_in((result,)))
@@ -212,11 +241,7 @@ class Calls(Waiting):
             storage = self.storage_of(tensor)
             made = storage is None
             if storage is None:
-                if (
-                    not (drawn or missing or partly is not None)
-                    or not is_real(tensor)
-                    or tensor.numel() == 0
-                ):
+                if not (drawn or missing) or not is_real(tensor) or tensor.numel() == 0:
                     self.made(tensor)
                     continue
                 # What was there before has values, which nobody has had to write down.
@@ -228,8 +253,6 @@ class Calls(Waiting):
             op.overwrites = op.overwrites or made
             if missing:
                 self.unwrite(storage, ref.region, marks)
-            elif made and partly is not None:
-                storage.known, storage.written = False, partly
             elif kind.overwrites or made or any(tensor is s for s in saved):
                 storage.write(ref.region)
             storage.drawn = storage.drawn or drawn

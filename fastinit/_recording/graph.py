@@ -112,6 +112,10 @@ class Storage:
         else:
             self.written.add_region(region)
 
+    def marks(self, region: Region, *, removes: bool = False) -> list[torch.Tensor]:
+        """Give marks of the elements of a region that have values; see `Spans.views`."""
+        return self.written.views(region, max(self.nbytes, region.span[1]), removes=removes)
+
     @property
     def is_full(self) -> bool:
         """Whether every byte has a value, or will have one."""

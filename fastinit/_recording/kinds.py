@@ -19,6 +19,7 @@ from fastinit._fills.operators import (
     made_of_others,
     receives,
 )
+from fastinit._recording.choosing import COPYING, PARTIAL
 from fastinit._recording.copies import in_place
 from fastinit._recording.laying import LAYING
 
@@ -26,50 +27,9 @@ _aten = torch.ops.aten
 # Operators that give a tensor other memory, or more of it.
 _RESIZING = ("resize_", "resize_as_", "set_")
 
-_PARTIAL = frozenset(
-    {
-        "_index_put_impl_",
-        "fill_diagonal_",
-        "index_copy_",
-        "index_fill_",
-        "index_put_",
-        "masked_fill_",
-        "masked_scatter_",
-        "put_",
-        "scatter_",
-    }
-)
-
 # Operators on each element for itself that torch does not say so of.
 _POINTWISE = frozenset(
     {"_to_copy", "clone", "complex", "copy", "masked_fill", "polar", "tril", "triu"}
-)
-
-# Operators that copy some elements of what they are given.
-COPYING = frozenset(
-    {
-        "clone",
-        "diag_embed",
-        "diagonal_scatter",
-        "expand_copy",
-        "flip",
-        "gather",
-        "index",
-        "index_copy",
-        "index_fill",
-        "index_put",
-        "index_select",
-        "masked_scatter",
-        "masked_select",
-        "permute_copy",
-        "roll",
-        "scatter",
-        "select_scatter",
-        "slice_scatter",
-        "take",
-        "transpose_copy",
-        "where",
-    }
 )
 
 
@@ -100,7 +60,8 @@ class Kind(NamedTuple):
         composite: whether it is to be taken apart first; see `made_of_others`.
         mutable: whether it writes to an argument.
         overwrites: whether what it writes depends on nothing that was there.
-        partial: whether it writes to a part of its first argument, and its schema says not which.
+        partial: whether it writes to some elements of its first argument; see `PARTIAL`.
+        copies: whether it copies some elements; see `COPYING`.
         pointwise: whether each element of what it makes depends on one of each argument.
         draws: whether it draws.
         keeps: whether it may keep the address of what it is given.
@@ -115,6 +76,7 @@ class Kind(NamedTuple):
     mutable: bool
     overwrites: bool
     partial: bool
+    copies: bool
     pointwise: bool
     draws: bool
     keeps: bool
@@ -178,7 +140,6 @@ def kind_of(func: Any) -> Kind:
         way = Way.COPY
     elif func is _aten.clone.default or (not mutable and in_place(func) is not None):
         way = Way.ELEMENTWISE
-    partial = name in _PARTIAL
     torchs = func.namespace == "aten"
     pointwise = torch.Tag.pointwise in func.tags
     pointwise = pointwise or (torchs and name.removesuffix("_") in _POINTWISE)
@@ -189,7 +150,8 @@ def kind_of(func: Any) -> Kind:
         composite,
         mutable,
         overwrites,
-        partial,
+        torchs and name in PARTIAL,
+        torchs and name in COPYING,
         pointwise,
         draws,
         keeps,

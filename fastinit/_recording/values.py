@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,14 @@ from fastinit._compiled import extension
 from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Ref, Storage
-from fastinit._recording.memory import Memory, is_real, tensors_in
+from fastinit._recording.memory import Memory, tensors_in
 
 # Not a number in any of the types that NumPy has, and the same after arithmetic: whoever leaves
 # something else there has written it. As integers its halves are 32763, which tables hardly hold.
 _POISON = 0x7FFB7FFB
 _WORDS = {2: torch.int16, 4: torch.int32}  # in which it is told, by their bytes
 _ZERO = torch.zeros(1, dtype=torch.int8)
+_MARK = torch.ones((), dtype=torch.bool)
 
 
 def bytes_of(untyped: torch.UntypedStorage) -> Tensor:
@@ -61,14 +62,17 @@ def _spans_of(marks: Tensor, size: int) -> Iterator[tuple[int, int]]:
     yield from ((size * begin, size * end) for begin, end in edges.view(-1, 2).tolist())
 
 
-def _marks_of(ref: Ref) -> Tensor:
+def all_marked(shape: Sequence[int]) -> Tensor:
+    """Mark all elements of a shape; to be read only."""
+    return _MARK.expand(shape)
+
+
+def marks_of(ref: Ref) -> Tensor:
     """Mark the elements of a region that have values, in its shape."""
     region = ref.region
-    if ref.storage.has_values(region):
-        return torch.ones((), dtype=torch.bool).expand(region.size)
-    item = region.dtype.itemsize
-    marks = torch.frombuffer(ref.storage.written.marks(region.span[1]), dtype=torch.bool)
-    return marks.as_strided(region.size, [s * item for s in region.stride], region.offset * item)
+    if region.numel == 0 or ref.storage.has_values(region):
+        return all_marked(region.size)
+    return functools.reduce(torch.logical_and, ref.storage.marks(region))
 
 
 def _marks_on(spans: Spans, memory: Tensor) -> Tensor:
@@ -82,26 +86,8 @@ def marked(refs: Iterable[Ref], shape: Sequence[int]) -> Tensor:
     """Mark the elements that a pointwise operator makes of elements with values alone."""
     marks = torch.ones(tuple(shape), dtype=torch.bool)
     for ref in refs:
-        marks &= _marks_of(ref)
+        marks &= marks_of(ref)
     return marks
-
-
-def marked_in(region: Region, marks: Tensor) -> Iterator[tuple[int, int]]:
-    """List where the marked elements of a region are, in bytes."""
-    item = region.dtype.itemsize
-    laid = torch.zeros(region.span[1] // item, dtype=torch.bool)
-    laid.as_strided(region.size, region.stride, region.offset).copy_(marks)
-    return _spans_of(laid, item)
-
-
-def unpoisoned(tensor: Any) -> Spans | None:
-    """Give the bytes of a new tensor that are not poison; None if that cannot be told."""
-    if not is_real(tensor) or tensor.numel() == 0:
-        return None
-    now = bytes_of(tensor.untyped_storage()).cpu()
-    spans = Spans()
-    spans.add_all(_changed(now, _poison_of(now.numel()), _word_of(tensor.dtype)))
-    return spans
 
 
 class Values(Memory):
@@ -201,9 +187,10 @@ class Values(Memory):
     @staticmethod
     def _poison(storage: Storage, untyped: torch.UntypedStorage, dtype: torch.dtype) -> None:
         now = bytes_of(untyped)
-        poison = _poison_of(now.numel()).to(now.device)
-        if not storage.written.is_empty:
-            poison = torch.where(_marks_on(storage.written, now), now, poison)
+        with torch.inference_mode(False):  # which is written to later, wherever that is
+            poison = _poison_of(now.numel()).to(now.device)
+            if not storage.written.is_empty:
+                poison = torch.where(_marks_on(storage.written, now), now, poison)
         now.copy_(poison)
         storage.poison, storage.word = poison, _word_of(dtype)
 
@@ -215,38 +202,52 @@ class Values(Memory):
             region: the region.
             marks: which of its elements depend on values all the same.
         """
-        untyped, poison = storage.alive(), storage.poison
-        self._see(storage)
-        if storage.known and untyped is not None:
+        if region.numel == 0:
+            return
+        self._see(storage, region)
+        self._write_down(storage)
+        if marks is None or marks.shape != region.size or region.overlaps_itself:
+            storage.written.remove_region(region)
+        else:
+            for some in storage.marks(region, removes=True):
+                some.copy_(marks)
+        self._look_from_now(storage, region)
+
+    def write_some(self, ref: Ref, mark: Callable[[Tensor], object], *, removes: bool) -> None:
+        """Note that an operator has written to some elements of a region.
+
+        Args:
+            ref: the region.
+            mark: does to marks of those that have values what the operator has done to them.
+            removes: whether it may have written what depends on no values.
+        """
+        storage, region = ref.storage, ref.region
+        full = storage.known or storage.written.has(*region.span)
+        if region.numel == 0 or (full and not removes):
+            return
+        self._write_down(storage)
+        for some in storage.marks(region, removes=removes):
+            mark(some)
+        if removes:
+            self._look_from_now(storage, region)
+
+    @staticmethod
+    def _write_down(storage: Storage) -> None:
+        """Write down that memory has values which has had them all along."""
+        untyped = storage.alive() if storage.known else None
+        if untyped is not None:
             storage.written.add(0, untyped.nbytes())
         storage.known = False
-        storage.written.remove_region(region)
-        if marks is not None and marks.shape == region.size and not region.overlaps_itself:
-            storage.written.add_all(marked_in(region, marks))
-        if untyped is not None and poison is not None:  # which is told from by what is there now
-            storage.poison = bytes_of(untyped)[: poison.numel()].clone()
 
-    @contextmanager
-    def _seen(self, refs: Sequence[Ref]) -> Iterator[None]:
-        """Tell what an operator writes that does not say, or what of it comes from no values."""
-        watched = []
-        for ref in refs:
-            storage = ref.storage
-            untyped = storage.alive()
-            if storage.poison is None and untyped is not None and not storage.is_full:
-                if storage.outside:  # what it holds beside is to stay
-                    watched.append((storage, bytes_of(untyped).clone()))
-                self._poison(storage, untyped, ref.region.dtype)
-        try:
-            yield
-        finally:
-            for storage, held in watched:
-                untyped, written = storage.alive(), self._see(storage)
-                storage.poison = None
-                if untyped is not None:
-                    now, spans = bytes_of(untyped), Spans()
-                    spans.add_all(written)
-                    now.copy_(torch.where(_marks_on(spans, now), now, held))
+    @staticmethod
+    def _look_from_now(storage: Storage, region: Region) -> None:
+        """Tell what is written to a region, where no operator tells, from what is there now."""
+        untyped, poison = storage.alive(), storage.poison
+        if untyped is None or poison is None:
+            return
+        begin, end = region.span
+        begin, end = begin - begin % storage.word, min(poison.numel(), end - end % -storage.word)
+        poison[begin:end].copy_(bytes_of(untyped)[begin:end])
 
     def see_past_torch(self, storage: Storage) -> None:
         """Have a change that no operator makes count as a write of all that is remembered.
@@ -267,12 +268,10 @@ class Values(Memory):
                 storage.written.add(0, storage.nbytes)
 
     @staticmethod
-    def _see(storage: Storage, region: Region | None = None) -> list[tuple[int, int]]:
-        """Count what is not poison any more, of a region or of all, and list where it is."""
+    def _see(storage: Storage, region: Region | None = None) -> None:
+        """Count what is not poison any more, of a region or of all."""
         untyped, poison = storage.alive(), storage.poison
         if untyped is None or poison is None:
-            return []
+            return
         span = () if region is None else region.span
-        written = _changed(bytes_of(untyped), poison, storage.word, *span)
-        storage.written.add_all(written)
-        return written
+        storage.written.add_all(_changed(bytes_of(untyped), poison, storage.word, *span))
