@@ -11,7 +11,7 @@ from torch import Tensor
 from fastinit._compiled import extension
 from fastinit._fills.operators import saved_arguments, written_arguments
 from fastinit._fills.region import Region
-from fastinit._recording.choosing import Given, copied, given_to, on_marks
+from fastinit._recording.choosing import Given, copied, given_to, ignored, on_marks
 from fastinit._recording.graph import Op, Ref
 from fastinit._recording.kinds import Kind
 from fastinit._recording.laying import MOVING, laid_by
@@ -47,8 +47,15 @@ class Calls(Waiting):
         if args and isinstance(args[0], Tensor) and not kind.receives:
             beside.discard(self.storage_of(args[0]))
         name = name_of(func)
-        given = given_to(func, args, kwargs) if kind.partial or kind.copies else {}
-        some = copied(given)
+        given: dict[str, Any] = {}
+        if kind.partial or kind.copies or kind.scales:
+            given = given_to(func, args, kwargs)
+        unread = ignored(given) if kind.scales else None
+        if unread is not None and kind.mutable and not kind.overwrites:  # and writes over it
+            kind = kind._replace(overwrites=True)
+        elif unread is not None:
+            times[id(unread)] = times.get(id(unread), 0) - 1
+        some = copied(name, given) if kind.partial or kind.copies else {}
         partial = kind.partial and len(some) > 0
         reads: list[Ref] = []
         read: list[Tensor] = []
@@ -58,9 +65,11 @@ class Calls(Waiting):
             writing = any(tensor is w for w in written)
             if writing:
                 writes.append(ref)
-            if not (writing and kind.overwrites) or times[id(tensor)] > 1:
+            if times[id(tensor)] > (writing and kind.overwrites):
                 reads.append(ref)
                 read.append(tensor)
+            elif not writing:  # but its memory has to be open
+                self._need(ref)
         for ref in reads:
             self._need(ref)
         # Where what is laid side by side was, if it is elsewhere afterwards.

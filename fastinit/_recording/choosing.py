@@ -1,4 +1,4 @@
-"""Operators that write to some elements, or copy some: schemas do not say which.
+"""Operators that write to some elements, copy some, or ignore some: schemas do not say which.
 
 They are asked by having them do the same to marks of the elements that have values.
 """
@@ -20,10 +20,12 @@ PARTIAL = frozenset(
         "index_copy_",
         "index_fill_",
         "index_put_",
+        "index_reduce_",
         "masked_fill_",
         "masked_scatter_",
         "put_",
         "scatter_",
+        "scatter_reduce_",
     }
 )
 # Operators that copy some elements of what they are given.
@@ -39,12 +41,14 @@ COPYING = frozenset(
         "index_copy",
         "index_fill",
         "index_put",
+        "index_reduce",
         "index_select",
         "masked_scatter",
         "masked_select",
         "permute_copy",
         "roll",
         "scatter",
+        "scatter_reduce",
         "select_scatter",
         "slice_scatter",
         "take",
@@ -52,9 +56,14 @@ COPYING = frozenset(
         "where",
     }
 )
+# Operators that do not look at their first argument if `beta` is zero.
+SCALING = frozenset(
+    name + end for name in ("addbmm", "addmm", "addmv", "addr", "baddbmm") for end in ("", "_")
+)
 
 _COPIED = ("self", "fill_value", "other", "source", "src", "value", "values")  # not `index`, say
 _AROUND = "diag_embed"  # also puts zeros around what it copies
+_REDUCING = ("index_reduce", "scatter_reduce")
 
 Given = Mapping[str, Any]
 
@@ -69,11 +78,18 @@ def _names_of(func: Any) -> tuple[str, ...]:
     return tuple(argument.name for argument in func._schema.arguments)
 
 
-def copied(given: Given) -> dict[str, Tensor]:
+def ignored(given: Given) -> Any:
+    """Give the argument that one of `SCALING` does not look at; None if it looks at all."""
+    return given["self"] if given.get("beta", 1) == 0 else None
+
+
+def copied(name: str, given: Given) -> dict[str, Tensor]:
     """Give the tensors of which an operator copies elements, or writes to some.
 
     None, if what it writes to these depends on what was there.
     """
+    if name.removesuffix("_") in _REDUCING:
+        return {} if given.get("include_self", True) else {"self": given["self"]}
     if given.get("accumulate") or given.get("reduce"):
         return {}
     return {key: given[key] for key in _COPIED if isinstance(given.get(key), Tensor)}
@@ -89,6 +105,8 @@ def on_marks(func: Any, name: str, given: Given, marks_of: Callable[[Tensor], Te
         marks_of: gives the marks of what it copies elements of; of what it writes to, those that
             are to change.
     """
+    if name.removesuffix("_") in _REDUCING:
+        return _reduced(name, given, marks_of(given["self"]))
     instead: dict[str, Any] = {}
     for key, value in given.items():
         if key == "out":
@@ -101,6 +119,16 @@ def on_marks(func: Any, name: str, given: Given, marks_of: Callable[[Tensor], Te
             instead[key] = True
     result: Tensor = func(**instead)
     return result.logical_not() if name == _AROUND else result
+
+
+def _reduced(name: str, given: Given, marks: Tensor) -> Tensor:
+    """Mark what is made of values of others alone."""
+    if not name.endswith("_"):
+        marks = marks.clone()
+    dim, index = given["dim"], _on_cpu(given["index"])
+    if name.startswith("index"):
+        return marks.index_fill_(dim, index, True)
+    return marks.scatter_(dim, index, True)
 
 
 def _on_cpu(value: Any) -> Any:

@@ -19,7 +19,7 @@ from fastinit._fills.operators import (
     made_of_others,
     receives,
 )
-from fastinit._recording.choosing import COPYING, PARTIAL
+from fastinit._recording.choosing import COPYING, PARTIAL, SCALING
 from fastinit._recording.copies import in_place
 from fastinit._recording.laying import LAYING
 
@@ -62,6 +62,7 @@ class Kind(NamedTuple):
         overwrites: whether what it writes depends on nothing that was there.
         partial: whether it writes to some elements of its first argument; see `PARTIAL`.
         copies: whether it copies some elements; see `COPYING`.
+        scales: whether it may ignore its first argument; see `SCALING`.
         pointwise: whether each element of what it makes depends on one of each argument.
         draws: whether it draws.
         keeps: whether it may keep the address of what it is given.
@@ -77,6 +78,7 @@ class Kind(NamedTuple):
     overwrites: bool
     partial: bool
     copies: bool
+    scales: bool
     pointwise: bool
     draws: bool
     keeps: bool
@@ -152,6 +154,7 @@ def kind_of(func: Any) -> Kind:
         overwrites,
         torchs and name in PARTIAL,
         torchs and name in COPYING,
+        torchs and name in SCALING,
         pointwise,
         draws,
         keeps,
