@@ -6,7 +6,7 @@ import dis
 import functools
 from collections.abc import Sequence
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Path = tuple[str, ...]  # names from where they begin: SELF, ANY, or a global
 
@@ -14,8 +14,8 @@ SELF, ANY = "", "?"  # a function's first argument, and what is not known
 
 # What gives the memory of a tensor; of one made just now it gives what has been made.
 _VIEWS = frozenset(
-    {"T", "detach", "expand", "expand_as", "flatten", "mT", "narrow", "permute", "reshape"}
-    | {"squeeze", "t", "transpose", "unsqueeze", "view", "view_as"}
+    {"T", "detach", "expand", "expand_as", "flatten", "mT", "narrow", "numpy", "permute"}
+    | {"reshape", "squeeze", "t", "transpose", "unsqueeze", "view", "view_as"}
 )
 # What gives its values in other memory, in another type or layout.
 _COPIES = frozenset(
@@ -31,6 +31,7 @@ _ITERATING = frozenset(
     | {"chain", "items", "values", "named_modules", "modules", "children", "named_children"}
 )
 _ARRAYS = ("torch", "np", "numpy")  # modules whose functions make tensors and arrays
+SOME = "getattr(nn.init, ...)"  # one of torch's initialisers, whichever
 SETS = (".data", "[...]", "=")  # how a parameter is changed, if no method does it
 
 
@@ -53,6 +54,18 @@ class Change(NamedTuple):
     how: str
 
 
+class Call(NamedTuple):
+    """A call of a method of the first argument.
+
+    Attributes:
+        name: the method.
+        given: the constants that it is given, by place or name; None if it is given others, too.
+    """
+
+    name: str
+    given: frozenset[tuple[int | str, Any]] | None
+
+
 class Uses(NamedTuple):
     """What code uses and does, with the functions defined in it.
 
@@ -62,7 +75,9 @@ class Uses(NamedTuple):
         changes: what it does to tensors that it has not made itself.
         parts: methods of the first argument that are called for, or applied to, something of it.
         wholes: those that are called for, or applied to, all of it.
-        loads: what is called with the parameters, or the state dict, of something.
+        loads: what is called with the parameters, or the state dict, of something, or a dict that
+            is made for it.
+        calls: of methods of the first argument.
     """
 
     names: frozenset[str]
@@ -71,6 +86,7 @@ class Uses(NamedTuple):
     parts: frozenset[str]
     wholes: frozenset[str]
     loads: frozenset[Path]
+    calls: frozenset[Call]
 
 
 class _Value(NamedTuple):
@@ -80,15 +96,19 @@ class _Value(NamedTuple):
         kind: "name" of the attribute that `path` leads to; "view" of its memory; "copy" of its
             values; "made" for values made here, "empty" for memory made here without; "parameters"
             for several of them, "parameter" for one; "new" for a parameter made here of values.
+            Beside these "dict" for one made here, "initialiser" for one of torch's, "constant".
         path: as above.
+        value: that of a constant.
     """
 
     kind: str
     path: Path = ()
+    value: Any = None
 
 
 _MADE, _NONE_YET = _Value("made"), _Value("empty")
 _PARAMETERS, _PARAMETER, _NEW = _Value("parameters"), _Value("parameter"), _Value("new")
+_DICT, _INITIALISER = _Value("dict"), _Value("initialiser")
 _SELF = _Value("name", (SELF,))
 _Held = _Value | None  # None: nothing is known of it
 _TIED = ("name", "view", "copy", "empty")  # what a weight may be set to without being changed
@@ -117,6 +137,7 @@ def uses(code: CodeType) -> Uses:
         frozenset(stack.parts).union(*(one.parts for one in inner)),
         frozenset(stack.wholes).union(*(one.wholes for one in inner)),
         frozenset(stack.loads).union(*(one.loads for one in inner)),
+        frozenset(stack.calls).union(*(one.calls for one in inner)),
     )
 
 
@@ -128,6 +149,7 @@ class _Stack:
 
     def __init__(self, code: CodeType) -> None:
         self._held: list[_Held] = []
+        self._constants = code.co_consts
         self._locals: dict[str, _Held] = {}
         if code.co_argcount:
             self._locals[code.co_varnames[0]] = _SELF
@@ -138,10 +160,12 @@ class _Stack:
         self.parts: set[str] = set()
         self.wholes: set[str] = set()
         self.loads: set[Path] = set()
+        self.calls: set[Call] = set()
+        self._keywords: tuple[str, ...] = ()  # of the call that comes next
         self.hooks: set[str] = set()  # functions that are defined here, to be called later
 
     def _below(self, depth: int) -> _Held:
-        return self._held[-depth] if len(self._held) >= depth else None
+        return _known(self._held[-depth]) if len(self._held) >= depth else None
 
     def _pop(self, count: int) -> None:
         if count > 0:
@@ -228,6 +252,13 @@ class _Stack:
             self._held += map(self._locals.get, names)
         elif name == "LOAD_CONST" and isinstance(step.argval, CodeType):
             self._held.append(_Value("function", (step.argval.co_name,)))
+        elif name == "LOAD_CONST" and effect == 1:
+            self._held.append(_Value("constant", value=step.argval))
+        elif name in ("BUILD_MAP", "BUILD_CONST_KEY_MAP"):
+            self._pop(1 - effect)
+            self._held.append(_DICT)
+        elif name == "KW_NAMES":  # before Python 3.13
+            self._keywords = self._constants[step.arg or 0]
         elif name == "MAKE_FUNCTION":
             made = next((v for v in self._held[effect - 1 :] if v and v.kind == "function"), None)
             self._pop(1 - effect)
@@ -277,17 +308,30 @@ class _Stack:
         """Say what a call gives, and note what initialisers are called for."""
         # The first two are what is called and, for most calls, an object or nothing.
         first = 1 if name.startswith("CALL_FUNCTION") else 2
-        function = next(filter(None, self._held[effect - 1 :][:first]), None)
-        arguments = self._arguments
-        if arguments is None:
-            arguments = self._top(count + 1)[:-1] if name.endswith("_KW") else self._top(count)
-        self._arguments = None
+        function = next(filter(None, map(_known, self._held[effect - 1 :][:first])), None)
+        given, names = self._arguments, self._keywords
+        if given is None and name.endswith("_KW"):
+            *given, keywords = self._top(count + 1) or [None]
+            names = () if keywords is None else keywords.value or ()
+        elif given is None:
+            given = self._top(count)
+        self._arguments, self._keywords = None, ()
+        arguments = [*map(_known, given)]
+        path = () if function is None else function.path
+        if len(path) == 2 and path[0] == SELF:
+            unknown = name.endswith("_EX") or len(given) < count
+            self.calls.add(Call(path[1], None if unknown else _constants(given, names)))
+        if function == _INITIALISER and arguments:
+            self.names.add(SOME)
+        named = given[1].value if len(given) == 3 and given[1] is not None else None
+        if path == ("setattr",) and isinstance(named, str):
+            self._set(arguments[0], named, arguments[2])
         if function is not None and function.kind == "name" and arguments:
             self._applied(function.path, arguments[0])
             if "hook" in function.path[-1]:
-                given = filter(None, arguments)
-                self.hooks |= {one.path[0] for one in given if one.kind == "function"}
-            if arguments[0] == _PARAMETERS:
+                functions = filter(None, arguments)
+                self.hooks |= {one.path[0] for one in functions if one.kind == "function"}
+            if arguments[0] in (_PARAMETERS, _DICT):
                 self.loads.add(function.path)
         return _result(function, arguments)
 
@@ -301,6 +345,22 @@ class _Stack:
             (self.parts if len(to.path) > 1 else self.wholes).add(path[1])
 
 
+def _known(value: _Held) -> _Held:
+    """Give what is known of something beside that it is a constant."""
+    return None if value is not None and value.kind == "constant" else value
+
+
+def _constants(
+    given: Sequence[_Held], names: Sequence[str]
+) -> frozenset[tuple[int | str, Any]] | None:
+    """Give constants by place or name; None if there are others among them."""
+    constants = [one.value for one in given if one is not None and one.kind == "constant"]
+    if len(constants) < len(given):
+        return None
+    keys = (*range(len(given) - len(names)), *names)
+    return frozenset(zip(keys, constants, strict=True))
+
+
 def _is_subscript(step: dis.Instruction) -> bool:
     return step.opname == "BINARY_OP" and step.argrepr == "[]"  # since Python 3.14
 
@@ -309,7 +369,7 @@ def _attribute(of: _Held, name: str) -> _Held:
     """Say what an attribute is, or the method that gives it."""
     if name in _OF_PARAMETERS:
         return _PARAMETERS
-    if of is None:
+    if of is None or of in (_DICT, _INITIALISER):
         return _PARAMETER if name == "data" else _Value("name", (ANY, name))
     if of == _PARAMETERS:
         return of
@@ -330,13 +390,17 @@ def _attribute(of: _Held, name: str) -> _Held:
 
 def _item(of: _Held) -> _Held:
     """Say what an element or a slice is."""
-    if of is None or of.kind not in ("name", "parameters"):
+    if of is None or of == _DICT:
+        return None
+    if of.kind not in ("name", "parameters"):
         return of
     return _PARAMETER if of == _PARAMETERS else _Value("view", of.path)
 
 
 def _each(of: _Held) -> _Held:
     """Say what is met by going through something."""
+    if of == _DICT:
+        return None
     return _PARAMETER if of == _PARAMETERS else of
 
 
@@ -346,6 +410,8 @@ def _result(function: _Held, arguments: Sequence[_Held]) -> _Held:
         return function
     path, first = function.path, next(iter(arguments), None)
     last = path[-1]
+    if path == ("getattr",) and first is not None and first.path in _INIT:
+        return _INITIALISER
     if path == ("super",):
         return _SELF
     if last in _EMPTY:
@@ -371,6 +437,7 @@ def _result(function: _Held, arguments: Sequence[_Held]) -> _Held:
     return None
 
 
+_INIT = (("init",), ("nn", "init"), ("torch", "nn", "init"))
 # What puts nothing on the stack, and what has nothing to do with it.
 _TAKING = ("STORE_", "POP_", "DELETE_", "RETURN_", "RAISE_")
 _NOTHING = frozenset({"CACHE", "EXTENDED_ARG", "KW_NAMES", "MAKE_CELL", "NOP", "RESUME"})

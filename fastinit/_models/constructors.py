@@ -13,13 +13,13 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Set
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, NoneType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from fastinit._models.bytecode import ANY, SELF, SETS, Change, Path, uses
+from fastinit._models.bytecode import ANY, SELF, SETS, SOME, Call, Change, Path, uses
 from fastinit._models.tree import Tree, entry_in
 from fastinit._warnings import outside
 
@@ -30,6 +30,7 @@ _CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.Sequential)
 # Of torch, as others call theirs, and what takes weights from elsewhere.
 _INITIALISERS = frozenset(
     {name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")}
+    | {"_no_grad_fill_", "_no_grad_normal_", "_no_grad_uniform_", "_no_grad_zero_", SOME}
     | {"trunc_normal_tf_", "lecun_normal_", "lecun_uniform_", "vector_to_parameters"}
     | {name for name in dir(torch) if name.startswith("_foreach_") and name.endswith("_")}
 )
@@ -69,6 +70,7 @@ class _Reached(NamedTuple):
     changes: frozenset[Change]
     paths: frozenset[Path]
     loads: frozenset[Path]
+    calls: frozenset[Call]
 
 
 def _in_modules(path: Path, function: FunctionType) -> Any:
@@ -89,6 +91,7 @@ def _reached(
     changes: set[Change] = set()
     paths: set[Path] = set()
     loads: set[Path] = set()
+    calls: set[Call] = set()
     seen: set[FunctionType] = set()
     waiting = list(start)
     while waiting:
@@ -102,6 +105,7 @@ def _reached(
         changes |= used.changes
         paths |= used.paths
         loads |= used.loads
+        calls |= used.calls
         changes |= {Change("", name) for name in used.parts - used.wholes if name in _BY_PARTS}
         called: list[Any] = [*(function.__defaults__ or ())]
         called += (function.__kwdefaults__ or {}).values()
@@ -112,7 +116,13 @@ def _reached(
         called += map(function.__globals__.get, own)
         called += [_in_modules(path, function) for path in used.paths if path[0] not in (SELF, ANY)]
         waiting += [f for f in map(_function, called) if f is not None]
-    return _Reached(frozenset(names), frozenset(changes), frozenset(paths), frozenset(loads))
+    return _Reached(
+        frozenset(names),
+        frozenset(changes),
+        frozenset(paths),
+        frozenset(loads),
+        frozenset(calls),
+    )
 
 
 def _needs_arguments(function: FunctionType) -> bool:
@@ -241,6 +251,30 @@ def _names_of_parameters(tree: Tree) -> Set[str]:
     return found
 
 
+def _run_otherwise(kind: Any, calls: Iterable[Call]) -> set[str]:
+    """Word the calls of methods, which are run again, with constants other than their defaults.
+
+    So far as each is called in one way only: of several it is not known which is the last.
+    """
+    ways: dict[str, set[Call]] = {}
+    for call in calls:
+        if call.name in _RUN and call.name not in _BY_PARTS and _is_run(kind, call.name):
+            ways.setdefault(call.name, set()).add(call)
+    found = set()
+    for name, (call, *others) in ways.items():
+        method = _function(getattr(kind, name))
+        if others or not call.given or method is None:
+            continue
+        parameters = [*inspect.signature(method).parameters.values()][1:]
+        by_key: dict[int | str, inspect.Parameter] = {one.name: one for one in parameters}
+        by_key.update(enumerate(parameters))
+        for key, value in call.given:
+            default = by_key[key].default if key in by_key else value
+            if type(default) in (bool, int, float, str, NoneType) and value != default:
+                found.add(f"{name}({'' if isinstance(key, int) else f'{key}='}{value!r})")
+    return found
+
+
 def _done_by(kind: Any, example: nn.Module, parameters: Set[str], called: Set[str]) -> str:
     """Word what a constructor does that is not run again; "" if that is nothing."""
     own = _by_constructor(kind)
@@ -249,6 +283,7 @@ def _done_by(kind: Any, example: nn.Module, parameters: Set[str], called: Set[st
     changes = {c for one in every for c in one.changes}
     if any(path[0] == SELF and path[-1] == _LOADS for path in own.loads):
         names.add(_LOADS)
+    names |= _run_otherwise(kind, own.calls)
     buffers = example._buffers  # a mask may be one called `bias`, of which nothing is lost
     return _worded(names, {c for c in changes if _counts(c, parameters, buffers)})
 

@@ -40,6 +40,21 @@ from support.constructors import (
     Tables,
     Target,
 )
+from support.constructors_by_value import (
+    ByALocalName,
+    ByAName,
+    ByNumpy,
+    ByPrivate,
+    GivesWhatItIsGiven,
+    LoadsADict,
+    NamesOthers,
+    OtherDefault,
+    OtherKeyword,
+    RunsBoth,
+    SameDefault,
+    SetsByName,
+    SpreadsWhatItIsGiven,
+)
 from torch import nn
 
 import fastinit
@@ -68,6 +83,14 @@ from fastinit._models.tree import Tree
         (Adapter, r"Adapter\.reset_adapter_parameters needs arguments"),
         (Copies, r"Copies\(\) calls bias.mul_, weight.copy_"),
         (Sets, r"Sets\(\) sets bias\[\.\.\.\], weight.data\. Values"),
+        (ByAName, r"ByAName\(\) calls getattr\(nn\.init, \.\.\.\)\. Values"),
+        (ByALocalName, r"ByALocalName\(\) calls getattr\(nn\.init, "),
+        (ByPrivate, r"ByPrivate\(\) calls _no_grad_fill_\."),
+        (ByNumpy, r"ByNumpy\(\) sets weight\[\.\.\.\]"),
+        (LoadsADict, r"LoadsADict\(\) calls load_state_dict"),
+        (SetsByName, r"SetsByName\(\) sets bias\."),
+        (OtherDefault, r"OtherDefault\(\) calls reset_parameters\(0\.0\)\."),
+        (OtherKeyword, r"OtherKeyword\(\) calls init_weights\(std=0\.5\)\."),
         (lambda: nn.Sequential(nn.Linear(2, 2), Block()), r"Block\(\) calls uniform_, zeros_"),
     ],
 )
@@ -95,6 +118,11 @@ def test_constructors_that_initialise_are_named(make: Any, text: str) -> None:
         Head,
         ForAll,
         AsksInputs,
+        SameDefault,
+        GivesWhatItIsGiven,
+        SpreadsWhatItIsGiven,
+        RunsBoth,
+        NamesOthers,
         lambda: nn.Transformer(8, 2, 1, 1, 8),
         lambda: nn.LSTM(3, 3),
         lambda: nn.MultiheadAttention(8, 2),
