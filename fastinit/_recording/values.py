@@ -254,7 +254,8 @@ class Values(Memory):
 
         Where it leaves what there was, nothing tells whether it has been written.
         """
-        storage.poison = self.before(storage)
+        before = self.before(storage)
+        storage.poison = None if before is None else before.clone()
         self._past_torch.add(storage)
 
     def see_written(self) -> None:
@@ -268,10 +269,12 @@ class Values(Memory):
                 storage.written.add(0, storage.nbytes)
 
     @staticmethod
-    def _see(storage: Storage, region: Region | None = None) -> None:
-        """Count what is not poison any more, of a region or of all."""
+    def _see(storage: Storage, region: Region | None = None) -> list[tuple[int, int]]:
+        """Count what is not poison any more, of a region or of all, and list where it is."""
         untyped, poison = storage.alive(), storage.poison
         if untyped is None or poison is None:
-            return
+            return []
         span = () if region is None else region.span
-        storage.written.add_all(_changed(bytes_of(untyped), poison, storage.word, *span))
+        changed = _changed(bytes_of(untyped), poison, storage.word, *span)
+        storage.written.add_all(changed)
+        return changed
