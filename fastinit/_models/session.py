@@ -235,8 +235,8 @@ def _drawn(
         if op.key is None:
             continue
         names = [name for _, name in settled.names.there.within(ref)]
-        if not names and op.draw in settled.goals and op.draw not in told:
-            names = [settled.goals[op.draw]]  # what its values flow into
+        if not settled.names.holds(ref.storage) and op.draw not in told:
+            names = [*filter(None, [settled.goals.get(op.draw)])]  # what its values flow into
         told.add(op.draw)
         for name in names:
             if name in here and here[name] not in stay:
