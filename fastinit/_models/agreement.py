@@ -146,6 +146,8 @@ class check_ranks:
         traceback: TracebackType | None,
     ) -> None:
         OBSERVERS.remove(self._note)
+        if self._memory is not None:
+            self._memory.close()
         self._memory = None
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return

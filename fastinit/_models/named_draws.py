@@ -12,9 +12,10 @@ from fastinit._models.checks import check_unsharded
 from fastinit._models.fully_sharded import reshard
 from fastinit._models.named_memory import NamedMemory, memory_of
 from fastinit._models.names import named_parameters
+from fastinit._models.parametrized import Place
 from fastinit._models.renaming import Renaming
 from fastinit._patch.scope import NamedDraw
-from fastinit._recording.graph import Storage
+from fastinit._recording.graph import Ref
 from fastinit._recording.naming import Live
 from fastinit._warnings import outside
 from fastinit.key import Key
@@ -36,7 +37,7 @@ class NamedDraws(NamedMemory):
     def __init__(self, key: Key, parts: Sequence[nn.Module], renaming: Renaming) -> None:
         self._key = key
         self._renaming = renaming
-        self._live: dict[tuple[Storage, str], Live] = {}
+        self._live: dict[tuple[Place, str], Live] = {}
         for part in parts:
             check_unsharded(part, named_parameters(part), "patch")
         super().__init__(parts)
@@ -72,16 +73,26 @@ class NamedDraws(NamedMemory):
         """
         memory = memory_of(tensor)
         place = None if memory is None else self.find(memory)
-        if memory is None or place is None:
+        if memory is None:
             return None
-        region = Region.of(memory)
-        live = self._live.setdefault(place, Live())
-        number = live.next(region, over)
-        key = self._key.fold_in(self._renaming(place[1])).fold_in(number)
-        return NamedDraw(key, lambda: live.add(region, number, over))
+        if place is None:
+            self._write_over(memory, over)
+            return None
+        storage, name = place
+        ref = Ref(storage, Region.of(memory))
+        live = self._live.setdefault((self.holder(storage, name), name), Live())
+        number = live.next(ref, over)
+        key = self._key.fold_in(self._renaming(name)).fold_in(number)
+        return NamedDraw(key, lambda: live.add(ref, number, over))
+
+    def _write_over(self, memory: Tensor, over: bool) -> None:
+        """Note a draw into memory that has no name; it may have had one."""
+        storage = self.known(memory) if over else None
+        if storage is not None:
+            for live in self._live.values():
+                live.write_over(Ref(storage, Region.of(memory)))
 
     def look(self) -> None:
         """See what has which name now; those of before count on."""
         super().look()
         self._renaming.check_distinct(dict.fromkeys(name for name, _ in self.everything()))
-        self._live = {place: live for place, live in self._live.items() if place[0].is_alive}

@@ -144,6 +144,24 @@ def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
                 waiting.append((path if dropped else _join(path, segment), child))
 
 
+def parents_of(module: nn.Module) -> dict[nn.Module, Place]:
+    """Say for all below a module which one it has its first name from, and what that calls it."""
+    found: dict[nn.Module, Place] = {}
+    seen: set[nn.Module] = set()
+    waiting: list[tuple[nn.Module, Place | None]] = [(module, None)]
+    while waiting:
+        current, place = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if place is not None:
+            found[current] = place
+        for segment, child in reversed(current._modules.items()) if current._modules else ():
+            if child is not None:
+                waiting.append((child, (current, segment)))
+    return found
+
+
 class _Table:
     """What is collected of one sort, each tensor once."""
 

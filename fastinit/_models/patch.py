@@ -153,7 +153,11 @@ class patch:
             return self
         key = self._key or reserve_key("cpu")
         named = NamedDraws(key, self._parts, self._renaming)
-        EnteredScope(self, key, batch=self._batch, named=named, mode=NamingMode)
+        try:
+            EnteredScope(self, key, batch=self._batch, named=named, mode=NamingMode)
+        except BaseException:
+            named.close()
+            raise
         return self
 
     def __exit__(
@@ -165,7 +169,11 @@ class patch:
         scope = entered_by(self)
         if not isinstance(scope, EnteredScope):
             raise RuntimeError("patch() was left on a thread that has not entered it")
-        scope.end()
+        try:
+            scope.end()
+        finally:
+            if isinstance(scope.named, NamedDraws):
+                scope.named.close()
 
     def __call__(self, function: _F) -> _F:
         """Wrap `function` so that each call runs in a patch of its own."""

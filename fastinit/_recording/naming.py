@@ -179,37 +179,58 @@ class Live:
     """Which draws into memory of one name have values that are still there, by their numbers.
 
     For who has to number a draw when it is made, and cannot wait to see which are overwritten. The
-    numbers are those of `Keys` unless that takes foresight.
+    numbers are those of `Keys` unless that takes foresight. What has the name may get other memory,
+    while somebody still has the old.
     """
 
     __slots__ = ("_anywhere", "_least", "_regions")
 
     def __init__(self) -> None:
-        self._regions: dict[int, Region] = {}
-        self._anywhere = Spans()  # what any of them may be in
+        self._regions: dict[int, Ref] = {}
+        self._anywhere: dict[Storage, Spans] = {}  # what any of them may be in
         self._least = 0
 
-    def _under(self, region: Region) -> list[int]:
+    def _under(self, ref: Ref) -> list[int]:
         """List those of which nothing is left once a region is written."""
-        if region.numel > 0 and not self._anywhere.meets_region(region):
+        anywhere, region = self._anywhere.get(ref.storage), ref.region
+        if anywhere is None or (region.numel > 0 and not anywhere.meets_region(region)):
             return []
-        return [number for number, other in self._regions.items() if region.covers(other)]
+        return [
+            number
+            for number, other in self._regions.items()
+            if other.storage is ref.storage and region.covers(other.region)
+        ]
 
-    def next(self, region: Region, over: bool = True) -> int:
+    def _forget_dead(self) -> None:
+        for storage in [one for one in self._anywhere if not one.is_alive]:
+            del self._anywhere[storage]
+            gone = [n for n, other in self._regions.items() if other.storage is storage]
+            self._let_go(gone)
+
+    def _let_go(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            del self._regions[number]
+            self._least = min(self._least, number)
+
+    def next(self, ref: Ref, over: bool = True) -> int:
         """Give a draw the least number that no other will have then.
 
         Args:
-            region: where it is.
+            ref: where it is.
             over: whether what was there is written over.
         """
-        return min([self._least, *self._under(region)]) if over else self._least
+        self._forget_dead()
+        return min([self._least, *self._under(ref)]) if over else self._least
 
-    def add(self, region: Region, number: int, over: bool = True) -> None:
+    def write_over(self, ref: Ref) -> None:
+        """Note that nothing is left of what was in a region."""
+        self._let_go(self._under(ref))
+
+    def add(self, ref: Ref, number: int, over: bool = True) -> None:
         """Note a draw that has been made."""
-        for other in self._under(region) if over else ():
-            del self._regions[other]
-            self._least = min(self._least, other)
-        self._regions[number] = region
-        self._anywhere.add_around(region)
+        if over:
+            self.write_over(ref)
+        self._regions[number] = ref
+        self._anywhere.setdefault(ref.storage, Spans()).add_around(ref.region)
         while self._least in self._regions:
             self._least += 1

@@ -236,3 +236,107 @@ def test_shards_by_hand() -> None:
         nn.init.kaiming_uniform_(fastinit.shard(layer.weight, (12, 4), (6, 0)))
     want = fastinit.kaiming_uniform_(torch.empty(12, 4), key=of("weight"))
     assert same(layer.weight.detach(), want[6:9])
+
+
+class Wrap(nn.Module):
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base
+
+
+class Language(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 4, bias=False)
+        self.embedding = nn.Embedding(4, 3)
+
+
+def insert(model: nn.Sequential) -> dict[str, nn.Module]:
+    old, new = model[0], nn.Linear(3, 4, bias=False)
+    model.insert(0, new)
+    return {"1.weight": old, "0.weight": new}
+
+
+def wrap(model: nn.Sequential) -> dict[str, nn.Module]:
+    old = model[0]
+    model[0] = Wrap(old)
+    return {"0.base_layer.weight": old}
+
+
+def remove(model: nn.Sequential) -> dict[str, nn.Module]:
+    old = model[1]
+    del model[0]
+    return {"0.weight": old}
+
+
+def rename(model: nn.Sequential) -> dict[str, nn.Module]:
+    old = model._modules.pop("0")
+    model._modules["first"] = old
+    return {"first.weight": old}
+
+
+def hide(model: nn.Sequential) -> dict[str, nn.Module]:
+    """A place that comes before gets what is there already."""
+    new = nn.Linear(3, 4, bias=False)
+    model.insert(0, new)
+    new.weight = model[1].weight
+    return {"0.weight": model[1]}
+
+
+@pytest.mark.parametrize("change", [insert, wrap, remove, rename, hide])
+@pytest.mark.parametrize("drawn_before", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_moves_inside_has_the_name_that_it_has_then(
+    change: Callable[[nn.Sequential], dict[str, nn.Module]], drawn_before: bool, turned: bool
+) -> None:
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False))
+    with fastinit.patch(0, module=model), torch.no_grad():
+        if drawn_before:
+            for layer in model:
+                nn.init.uniform_(layer.weight)
+        now = change(model)
+        for layer in [*now.values()][:: -1 if turned else 1]:
+            nn.init.uniform_(layer.weight)
+    for name, layer in now.items():
+        assert same(layer.weight.detach(), uniform((4, 3), name)), name
+
+
+def test_ties_that_are_made_inside() -> None:
+    model = Language()
+    with fastinit.patch(0, module=model), torch.no_grad():
+        model.head.weight = model.embedding.weight
+        nn.init.uniform_(model.embedding.weight)
+        assert same(model.head.weight.detach(), uniform((4, 3), "head.weight"))
+        model.head.weight = nn.Parameter(torch.empty(4, 3))
+        nn.init.uniform_(model.embedding.weight)
+        assert same(model.embedding.weight.detach(), uniform((4, 3), "embedding.weight"))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_numbers_of_what_somebody_still_has(held: bool) -> None:
+    layer = nn.Linear(3, 4, bias=False)
+    with fastinit.patch(0, module=layer), torch.no_grad():
+        nn.init.uniform_(layer.weight)
+        old = [layer.weight] if held else []
+        layer.weight = nn.Parameter(torch.empty(4, 3))
+        nn.init.uniform_(layer.weight)
+        assert same(layer.weight.detach(), uniform((4, 3), "weight", int(held)))
+        if held:
+            layer.weight.data = torch.empty(4, 3)  # of which nobody has the old
+            nn.init.uniform_(layer.weight)
+            assert same(layer.weight.detach(), uniform((4, 3), "weight", 1))
+            assert same(old.pop().detach(), uniform((4, 3), "weight", 0))
+
+
+def test_no_hooks_are_left() -> None:
+    tables = [
+        torch.nn.modules.module._global_parameter_registration_hooks,
+        torch.nn.modules.module._global_module_registration_hooks,
+        torch.nn.modules.module._global_buffer_registration_hooks,
+    ]
+    before = [len(table) for table in tables]
+    layer = nn.Linear(3, 4)
+    with pytest.raises(KeyError), fastinit.patch(0, module=layer), fastinit.check_ranks(layer):
+        assert [len(table) - 1 for table in tables] == before
+        raise KeyError
+    assert [len(table) for table in tables] == before
