@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fastinit._forked import on_one_thread, waits
 from fastinit._models.checks import check_module
 from fastinit._models.fully_sharded import reshard
 from fastinit._models.lazy import kept_state
@@ -195,6 +196,9 @@ def report(
     Examples:
         >>> print(fastinit.report(model, torch.randn(8, 3, 224, 224)))
     """
+    if waits():
+        with on_one_thread():
+            return report(module, inputs, distributed=distributed)
     check_module(module, "report")
     reshard(module)  # what FSDP2 has gathered is thrown away, and not what was initialised
     group = _group_of(distributed)

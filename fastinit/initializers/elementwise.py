@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from fastinit._compiled import operator
 from fastinit._distributed.fill import check_placements
 from fastinit._fallback import ORIGINALS
+from fastinit._forked import on_one_thread, waits
 from fastinit._tensors import PLAIN_TYPES, REAL_DTYPES, check_one_shape, check_open
 from fastinit._warnings import warn
 from fastinit.initializers.draw import as_double, draw, initializer
@@ -240,6 +241,9 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     Returns:
         `tensor`.
     """
+    if waits():
+        with on_one_thread():
+            return constant_(tensor, val)
     check_open("constant_", tensor)
     if type(tensor) not in PLAIN_TYPES:
         check_placements("constant_", tensor)
@@ -256,6 +260,9 @@ def ones_(tensor: Tensor) -> Tensor:
     Returns:
         `tensor`.
     """
+    if waits():
+        with on_one_thread():
+            return ones_(tensor)
     check_open("ones_", tensor)
     if type(tensor) not in PLAIN_TYPES:
         check_placements("ones_", tensor)
@@ -272,6 +279,9 @@ def zeros_(tensor: Tensor) -> Tensor:
     Returns:
         `tensor`.
     """
+    if waits():
+        with on_one_thread():
+            return zeros_(tensor)
     check_open("zeros_", tensor)
     if type(tensor) not in PLAIN_TYPES:
         check_placements("zeros_", tensor)

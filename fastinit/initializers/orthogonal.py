@@ -14,6 +14,7 @@ from fastinit._distributed.fill import check_placements, is_sharded
 from fastinit._distributed.orthogonal import together
 from fastinit._distributed.structured import delta_orthogonal
 from fastinit._fallback import handled, refuse
+from fastinit._forked import on_one_thread, waits
 from fastinit._tensors import DTYPES, check_apart, check_one_shape, check_open
 from fastinit.initializers.draw import as_double, draw, initializer
 from fastinit.key import Key, source
@@ -279,6 +280,9 @@ def delta_orthogonal_(
             take one; without a key such a tensor goes to torch's function (`fastinit.show_config`
             says which).
     """
+    if waits():
+        with on_one_thread():
+            return delta_orthogonal_(tensor, gain, generator, key=key)
     given = source(key, generator, "delta_orthogonal_")
     check_one_shape("delta_orthogonal_", tensor)
     shape = tuple(tensor.shape)

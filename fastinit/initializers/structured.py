@@ -12,6 +12,7 @@ from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.structured import dirac as dirac_of_shard
 from fastinit._distributed.structured import eye as eye_of_shard
 from fastinit._fallback import ORIGINALS
+from fastinit._forked import on_one_thread, waits
 from fastinit._tensors import check_open, is_plain, is_put_together
 from fastinit.initializers.draw import draw, initializer
 from fastinit.key import Key
@@ -70,6 +71,9 @@ def eye_(tensor: Tensor) -> Tensor:
     Raises:
         ValueError: if `tensor` does not have 2 dimensions.
     """
+    if waits():
+        with on_one_thread():
+            return eye_(tensor)
     sharded = is_sharded(tensor)
     if not (sharded or (is_plain(type(tensor)) and not is_put_together(tensor))):
         result: Tensor = ORIGINALS["eye_"](tensor)
@@ -106,6 +110,9 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
         ValueError: if `tensor` has another number of dimensions, or `groups` is not a positive
             divisor of its first size.
     """
+    if waits():
+        with on_one_thread():
+            return dirac_(tensor, groups)
     sharded = is_sharded(tensor)
     if not (sharded or (is_plain(type(tensor)) and not is_put_together(tensor))):
         result: Tensor = ORIGINALS["dirac_"](tensor, groups)

@@ -16,6 +16,7 @@ from torch.compiler import is_compiling
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.structured import trunc_normal_of_parts
+from fastinit._forked import on_one_thread, waits
 from fastinit._tensors import DTYPES, check_one_shape
 from fastinit.initializers.draw import as_double, draw
 from fastinit.initializers.elementwise import normal_, trunc_normal_within, uniform_
@@ -117,6 +118,10 @@ def _complex_trunc_normal(
     tensor: Tensor, std: float, generator: Generator | None, key: Key | int | None, where: str
 ) -> None:
     """Fill both parts with normals of variance `std`**2 / 2, truncated at two of their std."""
+    if waits():
+        with on_one_thread():
+            _complex_trunc_normal(tensor, std, generator, key, where)
+        return
     std /= math.sqrt(2.0)
     numbers = 0.0, std, -2 * std, 2 * std
     if is_sharded(tensor):

@@ -53,6 +53,20 @@ BODIES = {
     ),
     "sparse_": "fastinit.sparse_(torch.empty(600, 600), 0.5, key=1)",
     "a conjugate view": "fastinit.normal_(torch.empty(600, 600, dtype=torch.cfloat).conj(), key=1)",
+    "a truncated normal in both parts": (
+        "fastinit.lecun_normal_(torch.empty(600, 600, dtype=torch.cfloat).conj(), key=1)"
+    ),
+    "constants": (
+        "fastinit.constant_(big, 3.0); fastinit.ones_(big); fastinit.zeros_(big);"
+        "assert torch.get_num_threads() == 4"
+    ),
+    "eye_": "fastinit.eye_(big)",
+    "dirac_": "fastinit.dirac_(torch.empty(300, 300, 3))",
+    "delta_orthogonal_": "fastinit.delta_orthogonal_(torch.empty(300, 300, 3), key=1)",
+    "report": (
+        "layer = torch.nn.Linear(600, 600);"
+        "assert fastinit.report(fastinit.initialize_(layer, key=1), big).flags == {}"
+    ),
     "initialize_": "fastinit.initialize_(torch.nn.Linear(600, 600), key=1)",
     "materialize": "fastinit.materialize(lambda: torch.nn.Linear(600, 600), key=1)",
     "patch": "fastinit.patch().__enter__(); torch.nn.Linear(600, 600)",

@@ -29,7 +29,8 @@ FLOORS = (
     ("fastinit._vmap",),
     ("fastinit.key",),
     ("fastinit._tensors",),
-    ("fastinit._compiled", "fastinit._untraced", "fastinit._version", "fastinit._warnings"),
+    ("fastinit._compiled", "fastinit._forked", "fastinit._untraced"),
+    ("fastinit._version", "fastinit._warnings"),
     ("fastinit._C",),
 )
 
