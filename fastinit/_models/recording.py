@@ -25,18 +25,16 @@ class _RecordingMode(PatchMode):
     def __init__(self, scope: Scope, recorder: Recorder) -> None:
         super().__init__(scope)
         self._watch = FunctionWatch(recorder, scope.sharding)
+        self._looked_at = FunctionWatch.functions | HANDLERS.keys()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func not in _LOOKED_AT:
+        if func not in self._looked_at:
             return func(*args, **kwargs) if kwargs else func(*args)
         if func in FunctionWatch.functions:
             return self._watch.call(func, args, kwargs or {})
         return super().__torch_function__(func, types, args, kwargs)
-
-
-_LOOKED_AT = FunctionWatch.functions | HANDLERS.keys()
 
 
 @contextmanager

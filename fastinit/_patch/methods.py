@@ -272,7 +272,27 @@ TORCH_DRAWS = frozenset(
         torch.Tensor.random_,
     }
 )
-_SEEN = HANDLERS.keys() | SLICING | TORCH_DRAWS | {torch.Tensor.__setitem__}
+_SEEN: set[Any] = HANDLERS.keys() | SLICING | TORCH_DRAWS | {torch.Tensor.__setitem__}
+
+
+_METHODS = {name: getattr(torch.Tensor, name) for name in ("normal_", "uniform_")}
+_wrapped: dict[str, Any] = {}  # what is there in the place of one
+
+
+def _see_wrapped() -> None:
+    """Handle what other libraries have put in the place of a method, as a profiler does.
+
+    A mode is told of what stands there, and not of what that calls.
+    """
+    for name, method in _METHODS.items():
+        now = getattr(torch.Tensor, name)
+        if now is _wrapped.get(name, method) or now == method:
+            continue
+        gone = _wrapped.pop(name, None)
+        HANDLERS.pop(gone, None)
+        _SEEN.discard(gone)
+        _wrapped[name], HANDLERS[now] = now, HANDLERS[method]
+        _SEEN.add(now)
 
 
 class PatchMode(TorchFunctionMode):
@@ -284,6 +304,7 @@ class PatchMode(TorchFunctionMode):
     def __init__(self, scope: Scope) -> None:
         super().__init__()
         self._scope = scope
+        _see_wrapped()
 
     def __torch_function__(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -222,3 +223,43 @@ def test_distributions_module_is_reached() -> None:
     with fastinit.patch(0), only_fastinit():
         sample = torch.distributions.Normal(torch.zeros(3), torch.ones(3)).sample((2,))
     assert same(sample, direct("normal_", (2, 3), key=nth(0, 0)))
+
+
+@pytest.mark.parametrize("name", ["normal_", "uniform_"])
+@pytest.mark.parametrize("road", ["key", "module", "materialize"])
+def test_methods_that_others_have_wrapped(
+    name: str, road: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a profiler does; a mode is told of the wrapper."""
+    original, calls = getattr(torch.Tensor, name), []
+
+    class Drawn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(5))
+            self.reset_parameters()
+
+        def reset_parameters(self) -> None:
+            with torch.no_grad():
+                getattr(self.weight, name)()
+
+    def drawn() -> torch.Tensor:
+        if road == "materialize":
+            return fastinit.materialize(Drawn, key=0).weight.detach()
+        module = Drawn()
+        with fastinit.patch(0, module=module if road == "module" else None):
+            module.reset_parameters()
+        return module.weight.detach()
+
+    want = drawn()
+    for _ in range(2):  # wrappers come and go
+
+        def wrapper(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, wrapper)
+        assert torch.equal(drawn(), want)
+    assert calls
+    monkeypatch.setattr(torch.Tensor, name, original)
+    assert torch.equal(drawn(), want)
