@@ -15,14 +15,15 @@ from fastinit._recording.choosing import Given, copied, given_to, ignored, on_ma
 from fastinit._recording.graph import Op, Ref
 from fastinit._recording.kinds import Kind
 from fastinit._recording.laying import MOVING, laid_by
+from fastinit._recording.left import Left
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._recording.seeded import seeded
 from fastinit._recording.values import all_marked, marked, marks_of
-from fastinit._recording.waiting import Waiting, name_of
+from fastinit._recording.waiting import name_of
 from fastinit._tensors import is_put_together, parts_of
 
 
-class Calls(Waiting):
+class Calls(Left):
     """A recording of what does not wait. Arguments as those of `Waiting`."""
 
     def _call(self, func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
