@@ -106,12 +106,12 @@ def check_unsharded(module: nn.Module, parameters: dict[str, Named], where: str)
 
 def check_stored(named: Mapping[str, Named], where: str) -> None:
     """Raise RuntimeError for tensors that have no memory to be written to, or not for all of it."""
-    faults = {}
-    for name, one in named.items():
-        fault = extension.storage_fault(getattr(one.tensor, "_local_tensor", one.tensor))
-        if fault is not None:
-            faults[name] = fault
-    if faults:
+    tensors: list[Any] = [one.tensor for one in named.values()]
+    if not PLAIN_TYPES.issuperset(map(type, tensors)):
+        tensors = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]
+    found = [*map(extension.storage_fault, tensors)]
+    if any(found):
+        faults = {name: fault for name, fault in zip(named, found, strict=True) if fault}
         listed = "; ".join(f"{name} {fault}" for name, fault in faults.items())
         raise RuntimeError(
             f"fastinit.{where}: storage that was freed, or is too short: {listed}; nothing was "

@@ -190,7 +190,9 @@ def initialize_(
     else:
         with deferred.quiet(module):
             call.run(module, tensors)
-    skipped = {id(one.tensor) for n, one in parameters.items() if patterns.match(n)}
+    skipped = set[int]()
+    if patterns:
+        skipped = {id(one.tensor) for n, one in parameters.items() if patterns.match(n)}
     deferred.cancel(module, skipped)
     if waits:
         deferred.defer(module, call, call.skips)

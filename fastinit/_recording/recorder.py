@@ -122,7 +122,8 @@ class Recorder(Calls):
             arrays: NumPy's, which may be on the memory of tensors.
         """
         places = [array.__array_interface__["data"][0] for array in arrays]
-        for storage in self.storages():
+        storages = self.storages()
+        for storage in storages if places else [one for one in storages if one.escaped]:
             untyped = storage.alive() if storage.outside and not storage.guarded else None
             if untyped is None:
                 continue
@@ -130,11 +131,11 @@ class Recorder(Calls):
             if places and untyped.device.type == "cpu":
                 begin = untyped.data_ptr()
                 held = any(begin <= at < begin + storage.nbytes for at in places)
-            anew = storage.followed and not storage.is_full
             storage.escaped = storage.escaped or held
-            if held or (anew and storage.escaped):
+            anew = storage.escaped and storage.followed and not storage.is_full
+            if held or anew:
                 self.remember(storage)
-            if anew and storage.escaped:
+            if anew:
                 self.see_past_torch(storage)
 
     def declare(self, name: str, tensor: Tensor) -> None:
