@@ -166,6 +166,24 @@ SHARD_DEFECTS = [
         ("tests/distributed/test_tied_shards.py",),
     ),
     Defect(
+        "a shard is divided by what waits alone", SHARDS, "fastinit/_models/sharded.py",
+        "_has_more",
+        "return storage.known", "return False and storage.known",
+        ("tests/distributed/test_sharded_factories_values.py",),
+    ),
+    Defect(
+        "values of other DTensors are taken for those of blank ones", SHARDS,
+        "fastinit/_recording/sharding.py", "Sharding.dispatch",
+        "new = id(value) in to or", "new = kind.mutable or",
+        ("tests/distributed/test_sharded_factories_refused.py", "-k", "other_dtensors"),
+    ),
+    Defect(
+        "draws are told of where they lie in a parameter alone", SHARDS,
+        "fastinit/_models/session.py", "_drawn",
+        "[*filter(None, [settled.goals.get(op.draw)])]", "[]",
+        ("tests/distributed/test_agreement.py", "-k", "values_come_from"),
+    ),
+    Defect(
         "ranks that draw the same are never too much alike", SHARDS,
         "fastinit/_models/agreement.py", "check_ranks._compare_named",
         "len(different) == 1 and not self._distinct", "len(different) == 1",
