@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import array
 import functools
-import operator
 import random
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -28,10 +28,26 @@ def objects_in(value: Any) -> Iterable[Any]:
 
 def _putting_array_back(value: Any) -> Callable[[], object] | None:
     if isinstance(value, (bytearray, array.array)):
-        return functools.partial(operator.setitem, value, slice(None), value[:])
+        return functools.partial(_put_bytes_back, value, value[:])
     if not value.flags.writeable or value.nbytes > _MOST:
         return None
-    return functools.partial(operator.setitem, value, ..., value.copy())
+    return functools.partial(_put_back, value, value.shape, value.copy())
+
+
+def _put_back(value: Any, shape: tuple[int, ...], content: Any) -> None:
+    """Give an array of NumPy's its shape and content, as far as somebody has not put it beyond."""
+    with suppress(ValueError, TypeError):
+        value.flags.writeable = True
+        if value.size != content.size:
+            value.resize(content.size, refcheck=False)
+        if value.shape != shape:
+            value.shape = shape
+        value[...] = content
+
+
+def _put_bytes_back(value: Any, content: Any) -> None:
+    with suppress(BufferError):  # others have it, and it has another size
+        value[:] = content
 
 
 def putting_back(value: Any) -> Callable[[], object] | None:

@@ -25,8 +25,8 @@ from fastinit._models.loaded import warn_of_loaded
 from fastinit._models.names import (
     Named,
     NamedTensors,
+    computed_of,
     named_tensors,
-    with_computed,
     without_wrappers,
 )
 from fastinit._models.patterns import Pattern, Patterns
@@ -241,7 +241,7 @@ class _Call(NamedTuple):
         parameters, skip = tensors.parameters, self.skip
         check_plain(module, parameters, "initialize_")
         if whole:
-            self.renaming.check(with_computed(tensors.both))
+            self.renaming.check(tensors.both, computed_of(tensors.both))
         on_meta = [name for name, named in parameters.items() if named.tensor.is_meta]
         if on_meta:
             raise ValueError(

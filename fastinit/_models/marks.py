@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 _OWN = "_is_param"  # how torch tells parameters of other classes
+_NOTHING = object()
 
 
 class Marks:
@@ -43,7 +44,9 @@ class Marks:
             marks = vars(other)
             for name in before.keys() - now.keys():
                 marks.pop(name, None)
-            marks.update({n: v for n, v in now.items() if n != _OWN and before.get(n) is not v})
+            marks.update(
+                {n: v for n, v in now.items() if n != _OWN and before.get(n, _NOTHING) is not v}
+            )
         if stand_in._backward_hooks:
             other._backward_hooks = _joined(other._backward_hooks, stand_in._backward_hooks)
         after: Any = getattr(stand_in, _AFTER)

@@ -247,10 +247,9 @@ def named_tensors(module: nn.Module, prefix: str = "") -> NamedTensors:
 _NO_PARTS: Mapping[Place, Computed] = {}
 
 
-def with_computed(named: Mapping[str, Named]) -> list[str]:
-    """List these names, and those of what modules compute from what has them."""
-    computed = [one.part_of.name for one in named.values() if one.part_of is not None]
-    return [*named, *dict.fromkeys(computed)]
+def computed_of(named: Mapping[str, Named]) -> list[str]:
+    """List the names of what modules compute from these."""
+    return [one.part_of.name for one in named.values() if one.part_of is not None]
 
 
 def named_parameters(module: nn.Module, prefix: str = "") -> dict[str, Named]:

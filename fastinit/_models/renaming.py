@@ -48,10 +48,9 @@ class Renaming:
         """
         if self.rename is None:
             return name
-        if isinstance(self.rename, Mapping):
-            found = self.rename[name] if name in self.rename else self._by_sources(name)
-        else:
-            found = self.rename(name)
+        found = (
+            self.rename.get(name, name) if isinstance(self.rename, Mapping) else self.rename(name)
+        )
         if not isinstance(found, str):
             raise TypeError(
                 f"fastinit.{self._where}: argument 'rename' must give names, got {found!r} for "
@@ -59,8 +58,10 @@ class Renaming:
             )
         return found
 
-    def _by_sources(self, name: str) -> str:
-        """Rename what a module computes, as a mapping does what that is computed from."""
+    def of_computed(self, name: str) -> str:
+        """Give that of what a module computes: a mapping may say what that is computed from."""
+        if not isinstance(self.rename, Mapping) or name in self.rename:
+            return self(name)
         path, dot, attribute = name.rpartition(".")
         for source in sources_of(attribute):
             given = self.rename.get(path + dot + source)
@@ -68,29 +69,30 @@ class Renaming:
                 return given.removesuffix(source) + attribute
         return name
 
-    def check(self, names: Iterable[str]) -> None:
+    def check(self, names: Iterable[str], computed: Iterable[str] = ()) -> None:
         """Check that it is about the names that there are, and leaves them distinct.
 
         Args:
-            names: those of parameters and buffers, and of what modules compute from them.
+            names: those of parameters and buffers.
+            computed: those of what modules compute from them.
 
         Raises:
             ValueError: if a mapping has others, or two get the same name.
         """
         if self.rename is None:
             return
-        there = dict.fromkeys(names)
+        there, computed = dict.fromkeys(names), dict.fromkeys(computed)
         if isinstance(self.rename, Mapping):
-            unknown = [name for name in self.rename if name not in there]
+            unknown = [n for n in self.rename if not (n in there or n in computed)]
             if unknown:
                 raise ValueError(
                     f"fastinit.{self._where}: argument 'rename': there is no parameter or buffer "
                     f"{unknown[0]!r}"
                 )
-        self.check_distinct(there)
+        self.check_distinct(there, computed)
 
-    def check_distinct(self, names: Iterable[str]) -> None:
-        """Check that it leaves names distinct.
+    def check_distinct(self, names: Iterable[str], computed: Iterable[str] = ()) -> None:
+        """Check that it leaves names distinct; arguments as for `check`.
 
         Raises:
             ValueError: if two get the same name.
@@ -98,10 +100,11 @@ class Renaming:
         if self.rename is None:
             return
         first: dict[str, str] = {}
-        for name in names:
-            other = first.setdefault(self(name), name)
+        pairs = [*((n, self(n)) for n in names), *((n, self.of_computed(n)) for n in computed)]
+        for name, given in pairs:
+            other = first.setdefault(given, name)
             if other != name:
                 raise ValueError(
                     f"fastinit.{self._where}: argument 'rename' gives {other} and {name} one name, "
-                    f"{self(name)!r}: they would get the same numbers"
+                    f"{given!r}: they would get the same numbers"
                 )

@@ -17,8 +17,8 @@ from fastinit._models.marks import Marks
 from fastinit._models.names import (
     Named,
     NamedTensors,
+    computed_of,
     named_tensors,
-    with_computed,
 )
 from fastinit._models.patterns import Patterns
 from fastinit._models.placing import Given, give_memory, refresh
@@ -163,7 +163,7 @@ def initialise_rest(
     loaded = request.loaded(named, module)
     result.untouched = [one for one in result.untouched if one.name not in loaded]
     holders = {**result.parameters, **result.buffers}
-    request.rename.check(with_computed(holders))
+    request.rename.check(holders, computed_of(holders))
     if request.allow:
         holders.update({one.name: one for one in _held(request, module)})
     argument = request.argument("allow_uninitialized")

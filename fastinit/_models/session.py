@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -134,7 +135,7 @@ def _run_once(
     except BaseException as error:
         recorder.restore()
         undo()
-        recorder.leave(most=_MOST_LEFT)
+        recorder.leave(most=_most_left())
         if recorder.runs_again and isinstance(error, Exception):
             note(
                 error,
@@ -147,7 +148,12 @@ def _run_once(
 def _give_up(run: Run, undo: Callable[[], object]) -> None:
     run.recorder.restore()
     undo()
-    run.recorder.leave(run.settled.keys, _MOST_LEFT)
+    run.recorder.leave(run.settled.keys, _most_left())
+
+
+def _most_left() -> int:
+    """Say how many bytes may be computed after the error that is being handled."""
+    return _MOST_LEFT if isinstance(sys.exc_info()[1], Exception) else _MOST_LEFT >> 8
 
 
 _PENDING = "fill pending"  # what memory that waits says to whom nobody has told
@@ -227,7 +233,8 @@ def _drawn(
 ) -> Iterator[tuple[str, Op]]:
     """List draws, and the names of the parameters and buffers that they are for."""
     rename, named = request.rename, {**result.parameters, **result.buffers}
-    here = {rename(one.part_of.name): name for name, one in named.items() if one.part_of}
+    parts = {name: one.part_of for name, one in named.items() if one.part_of is not None}
+    here = {rename.of_computed(whole.name): name for name, whole in parts.items()}
     here |= {rename(name): name for name in named}
     stay = {one.name for one in result.untouched}
     told: set[Any] = set()
@@ -341,7 +348,7 @@ def run_initialisers(
     }
 
     def declare(name: str, tensor: Tensor) -> None:
-        recorder.declare(request.rename(name), tensor)
+        recorder.declare(request.rename.of_computed(name), tensor)
 
     def as_it_is() -> NamedTensors:
         return tensors if is_as_before() else named_tensors(module, request.prefix)

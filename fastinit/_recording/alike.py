@@ -14,9 +14,15 @@ _aten = torch.ops.aten
 _FILLED: dict[Any, Any] = {
     _aten.empty_like.default: None,
     _aten.full_like.default: None,
+    _aten.new_empty.default: None,
+    _aten.new_full.default: None,
+    _aten.new_ones.default: 1,
+    _aten.new_zeros.default: 0,
     _aten.ones_like.default: 1,
     _aten.zeros_like.default: 0,
 }
+# Where these take the number.
+_GIVEN = {_aten.full_like.default: 1, _aten.new_full.default: 2}
 _CONVERT = _aten._to_copy.default
 
 
@@ -27,9 +33,17 @@ def fills_alike(func: Any) -> bool:
 
 def number_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Give the number; None for nothing."""
-    if func is not _aten.full_like.default:
+    if func not in _GIVEN:
         return _FILLED[func]
-    return kwargs["fill_value"] if "fill_value" in kwargs else args[1]
+    return kwargs["fill_value"] if "fill_value" in kwargs else args[_GIVEN[func]]
+
+
+def elsewhere(tensor: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Give these arguments without a device, if that is where a DTensor's mesh is."""
+    device = kwargs.get("device")
+    if device is None or torch.device(device).type != tensor.device_mesh.device_type:
+        return kwargs
+    return {name: value for name, value in kwargs.items() if name != "device"}
 
 
 def makes_alike(func: Any, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -108,8 +108,10 @@ class Calls(Left):
                 op.key = self._guess(op.draw, writes)
                 result = seeded(func, args, kwargs, op.key)
             elif partial and not missing:
-                for ref in writes if lacking else ():
-                    self._see(ref.storage, ref.region)
+                if lacking:
+                    writes += self._met(written)
+                    for ref in writes:
+                        self._see(ref.storage, ref.region)
                 result = func(*args, **kwargs)
                 self._write_some(func, name, given, writes, removes=len(lacking) > 0)
             elif lacking and not missing:
@@ -166,6 +168,12 @@ class Calls(Left):
                 yield part, of, [moved[id(of)]]
             else:
                 yield part, of, [Ref(storage, Region.of(of))] if of is not None and storage else []
+
+    def _met(self, tensors: Iterable[Tensor]) -> Iterator[Ref]:
+        """Register memory that has had values all along, and is to lose some."""
+        for tensor in tensors:
+            if self.storage_of(tensor) is None and is_real(tensor) and tensor.numel() > 0:
+                yield Ref(self.register(tensor, known=True), Region.of(tensor))
 
     def _write_some(
         self, func: Any, name: str, given: Given, writes: Iterable[Ref], *, removes: bool

@@ -30,6 +30,7 @@ class _Full(NamedTuple):
         kept: whether the shard has values, which stay unless all are overwritten.
         barrier: what waits for the shard meanwhile, to stop who reads it.
         outside: whether the shard was there before the recording.
+        position: how much had been recorded when it began to stand for the shard.
     """
 
     local: Tensor
@@ -37,6 +38,7 @@ class _Full(NamedTuple):
     kept: bool = False
     barrier: tuple[Storage, Op] | None = None
     outside: bool = False
+    position: int = 0
 
 
 def full_sized(sharded: Any, device: torch.device | str = "cpu") -> Tensor:
@@ -169,7 +171,9 @@ class FullTensors:
             if not storage.escaped:
                 recorder.guard(storage)
             barrier = storage, op
-        self._full[extension.storage_address(local)] = _Full(local, full, kept, barrier, outside)
+        self._full[extension.storage_address(local)] = _Full(
+            local, full, kept, barrier, outside, len(self._recorder.log)
+        )
 
     def end(self) -> None:
         """Let everybody at the shards again."""

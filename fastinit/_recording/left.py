@@ -17,6 +17,12 @@ _LEFT = (
 )
 
 
+def _cost(storage: Storage) -> int:
+    """Say how long it takes to compute, in bytes of fills; what is no fill may take far longer."""
+    fills = all(op.fill is not None for op in storage.pending)
+    return storage.nbytes * (1 if fills else 32)
+
+
 class Left(Waiting):
     """Memory for which fills wait, and what becomes of it after a run that does not count."""
 
@@ -25,17 +31,17 @@ class Left(Waiting):
 
         Args:
             keys: of draws, as far as they are known.
-            most: how many bytes of it at most, small memory first: an error's traceback holds much
-                that nobody will look at. Who does gets an error.
+            most: how many bytes of it at most, if all are fills, small memory first: an error's
+                traceback holds much that nobody will look at. Who does gets an error.
         """
         if most is None and any(storage.is_alive for storage in self.left):
             gc.collect()  # what only holds itself is nobody's
         room = sys.maxsize if most is None else most
-        for storage in sorted(self.left, key=lambda storage: storage.nbytes):
+        for storage in sorted(self.left, key=_cost):
             if not storage.is_alive:
                 self.left.remove(storage)
-            elif storage.nbytes <= room and not storage.stands_in:
-                room -= storage.nbytes
+            elif _cost(storage) <= room and not storage.stands_in:
+                room -= _cost(storage)
                 self._compute_left(storage, keys)
             else:
                 self.guard(storage, _LEFT)

@@ -21,18 +21,20 @@ from fastinit._distributed.part import TensorShard, written
 from fastinit._fills.operators import NATIVE_TO_SHARDS, written_arguments
 from fastinit._recording.alike import (
     changes_nothing,
+    elsewhere,
     filled,
     fills_alike,
     makes_alike,
     number_of,
 )
 from fastinit._recording.full_tensors import FullTensors, full_sized, refuse
-from fastinit._recording.kinds import Kind, Way
+from fastinit._recording.kinds import Kind, Way, kind_of
 from fastinit._recording.memory import is_real, tensors_in
 from fastinit._tensors import is_plain, swap
 from fastinit.initializers.orthogonal import delta_orthogonal_
 from fastinit.initializers.structured import dirac_, eye_
 
+_CLONE = torch.ops.aten.clone.default
 # Initialisers that are operators for shards alone.
 _FOR_SHARDS: dict[str, Callable[..., Any]] = {
     "fastinit_shards::delta_orthogonal_": delta_orthogonal_,
@@ -109,13 +111,27 @@ class Sharding(FullTensors):
             return function(tensor, *args, **how)
         # What becomes of a tensor is another thing; but modules let go of their parameters.
         full = tensor.detach()
-        if not isinstance(tensor, nn.Parameter):
+        if not isinstance(tensor, nn.Parameter) or self._stands_already(tensor):
             full = full.clone()
         with self._recorder.busy():
             with _on_meta([tensor]):
                 result = function(tensor, *args, **how)
             self._put(result, full)
         return result
+
+    def _stands_already(self, tensor: Tensor) -> bool:
+        """Whether a tensor stands for a shard, which must not have been changed since.
+
+        What has been done to that is not to be seen in the next, which is made of what there was.
+        """
+        address = extension.storage_address
+        place = address(tensor)
+        begins = [f.position for f in self._full.values() if address(f.tensor) == place]
+        storage = self._recorder.storage_of(tensor)
+        later = self._recorder.log[min(begins) :] if begins else []
+        if storage is not None and any(ref.storage is storage for op in later for ref in op.writes):
+            refuse("distributes a parameter again, after it has changed what that gave,")
+        return len(begins) > 0
 
     def fully_shard(self, function: Callable[..., Any], module: Any, **how: Any) -> Any:
         """Run `fully_shard`, which copies nothing."""
@@ -204,8 +220,8 @@ class Sharding(FullTensors):
             return NotImplemented
         if kind.mutable and self._are_there(kind, args, kwargs):
             return NotImplemented
-        if has_full and changes_nothing(func, args[0], kwargs):
-            return args[0]
+        if has_full and changes_nothing(func, args[0], kwargs):  # or makes a copy
+            func, kind, args, kwargs = _CLONE, kind_of(_CLONE), args[:1], {}
         of: dict[int, Any] = {}
         others: list[Any] = []
         to = {id(tensor) for tensor in written_arguments(func, args, kwargs)}
@@ -276,7 +292,7 @@ class Sharding(FullTensors):
         """Make a DTensor like one that has no values yet, with a number in all of it."""
         recorder, number = self._recorder, number_of(func, args, kwargs)
         with recorder.busy():
-            made = func(*args, **kwargs)
+            made = func(*args, **elsewhere(args[0], kwargs))
             if not is_sharded(made) or not made._local_tensor.is_meta:
                 return made
             full = full_sized(made)

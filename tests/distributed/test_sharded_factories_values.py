@@ -46,6 +46,12 @@ def alike(shard: Shards) -> nn.Module:
     model.register_buffer("less", -weight * 2)
     model.register_buffer("later", torch.zeros_like(model.bias))
     model.later.add_(1.5)
+    model.register_buffer("new", weight.new_zeros(8, 4))
+    model.register_buffer("given", weight.new_full((8, 4), 2.5))
+    model.register_buffer("there", torch.empty_like(weight, device="cpu").fill_(2))
+    model.there[1:3] = weight[1:3]
+    model.register_buffer("other", weight.to("cpu", copy=True))
+    model.other.zero_()
     return model
 
 
@@ -70,6 +76,10 @@ def over_values(shard: Shards) -> nn.Module:
 
 def same(shard: Shards) -> nn.Module:
     model = shard(nn.Linear(4, 8)).to("cpu").cpu().to(torch.float32).float()
+    model.weight.to("cpu")  # with gradients
+    model.requires_grad_(False)
+    model.weight.requires_grad_(True)
+    model.optimizer = torch.optim.SGD([model.weight], lr=1.0)
     return model.to(device="cpu", dtype=torch.float32)
 
 
@@ -186,3 +196,23 @@ def test_an_error_undoes_what_was_changed() -> None:
         with pytest.raises(KeyError, match="planted"):
             fastinit.materialize(factory, key=3)
         assert bool((outside.to_local() == 7).all())
+
+
+def test_a_parameter_that_is_distributed_twice() -> None:
+    def factory(change: str) -> nn.Module:
+        mesh = init_device_mesh("cpu", (WORLD,))
+        weight = nn.Parameter(torch.randn(8, 4))
+        model = nn.Module()
+        model.first = nn.Parameter(distribute_tensor(weight, mesh, [Shard(0)]))
+        if change == "between":
+            nn.init.zeros_(model.first)
+        model.second = nn.Parameter(distribute_tensor(weight, mesh, [Shard(0)]))
+        if change == "afterwards":
+            nn.init.zeros_(model.first)
+        return model
+
+    model = materialized(lambda: factory("afterwards"))
+    assert bool((model.first.to_local() == 0).all())
+    assert bool((model.second.to_local() != 0).all())
+    with pytest.raises(NotImplementedError, match="distributes a parameter again"):
+        materialized(lambda: factory("between"))

@@ -164,3 +164,50 @@ def test_beside_others_on_the_meta_device(kind: Any) -> None:
     fastinit.materialize(module, key=3)  # what is real stays
     assert bool((module[0].weight == 2).all())
     assert bool((module[0].array == 2).all())
+
+
+def turn(held: Any) -> None:
+    held.shape = (2, 3)
+
+
+def lock(held: Any) -> None:
+    held[0] = 9
+    held.flags.writeable = False
+
+
+@pytest.mark.parametrize(
+    "change",
+    [turn, lock, lambda held: held.resize(8, refcheck=False)],
+    ids=["turn", "lock", "resize"],
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_arrays_that_become_others(change: Callable[[Any], object], fails: bool) -> None:
+    """What is raised comes through, all else is put back, and a second run finds what there was."""
+
+    class Changes(nn.Linear):
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            if not hasattr(self, "held"):
+                return
+            found.append((self.held.shape, self.held.tolist(), self.held.flags.writeable))
+            change(self.held)
+            self.flag = True
+            with torch.no_grad():
+                drawn = torch.randn(3)
+                self.bias.copy_(drawn / float(drawn.norm()))
+            if fails:
+                raise KeyError("planted")
+
+    found: list[Any] = []
+    module = Changes(3, 3)
+    module.held = np.arange(6.0)
+    before = module.held.shape, module.held.tolist(), True
+    if fails:
+        with pytest.raises(KeyError, match="planted"):
+            fastinit.initialize_(module, key=3)
+        assert (module.held.shape, module.held.tolist(), module.held.flags.writeable) == before
+        assert not hasattr(module, "flag")
+        assert found == [before]
+    else:
+        fastinit.initialize_(module, key=3)
+        assert found == [before, before]

@@ -32,6 +32,7 @@ class Marked(nn.Linear):
         weight: Any = self.weight
         weight.seen = getattr(weight, "before", None)
         weight.scale = 0.1
+        weight.state = None
         if hasattr(weight, "goes"):
             del weight.goes
         self.handle = weight.register_hook(lambda grad: grad * 0.1)
@@ -48,7 +49,7 @@ def marks_of(tensor: Any) -> tuple[Any, ...]:
 
 
 GIVEN = {"before": 5, "goes": 6}
-WANT = {"before": 5, "seen": 5, "scale": 0.1}, 1, 1, False
+WANT = {"before": 5, "seen": 5, "scale": 0.1, "state": None}, 1, 1, False
 
 
 def marked(weight: Tensor) -> Tensor:

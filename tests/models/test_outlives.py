@@ -214,3 +214,27 @@ def test_what_only_holds_itself_is_not_computed(monkeypatch: pytest.MonkeyPatch)
     gc.collect()
     fastinit.materialize(Knot, key=3)
     assert filled.count(300 * 300) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_what_takes_long_is_not_computed_after_an_error(error: type[BaseException]) -> None:
+    kept: dict[str, Tensor] = {}
+
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            kept["orthogonal"] = nn.init.orthogonal_(torch.empty(2000, 2000))
+            kept["table"] = torch.randn(100)
+            kept["large"] = torch.randn(1 << 19)
+            raise error
+
+    with pytest.raises(error):
+        fastinit.materialize(Fails, key=3)
+    assert is_value(kept["table"])
+    with pytest.raises(RuntimeError, match="fill pending"):
+        kept["orthogonal"].sum()
+    if error is KeyError:
+        assert 0.9 < float(kept["large"].std()) < 1.1
+    else:
+        with pytest.raises(RuntimeError, match="fill pending"):
+            kept["large"].sum()

@@ -303,3 +303,36 @@ def test_marks_that_lead_are_found_at_once() -> None:
     assert marks.holds(-4, 0, False) and not marks.holds(0, 200, False)
     other.put(0, 1, False)
     assert other.holds(0, 4, False) and not marks.holds(0, 4, False)
+
+
+INTO: dict[str, Callable[[Tensor], object]] = {
+    "index_put": lambda t: t.__setitem__(torch.tensor([0, 2]), torch.empty(2, 3)),
+    "index_copy": lambda t: t.index_copy_(0, torch.tensor([0, 2]), torch.empty(2, 3)),
+    "scatter": lambda t: t.scatter_(0, torch.zeros(2, 3, dtype=torch.long), torch.empty(2, 3)),
+    "masked_scatter": lambda t: t.masked_scatter_(t == t, torch.empty(4, 3)),
+    "masked_fill": lambda t: t.masked_fill_(t == t, torch.empty(())),
+    "index_fill": lambda t: t.index_fill_(0, torch.tensor([1]), torch.empty(())),
+    "put": lambda t: t.put_(torch.tensor([0, 2]), torch.empty(2)),
+}
+
+
+@pytest.mark.parametrize("how", INTO)
+@pytest.mark.parametrize("door", ["initialize_", "materialize"])
+def test_what_had_values_all_along_may_lose_some(how: str, door: str) -> None:
+    """Memory that nobody has had to write down: of zeros, say."""
+
+    class Holds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reset_parameters()
+
+        def reset_parameters(self) -> None:
+            made = torch.zeros(4, 3)
+            INTO[how](made)
+            self.weight = nn.Parameter(made)
+
+    with pytest.raises(ValueError, match=r"nothing that Holds defines writes weight"):
+        if door == "initialize_":
+            initialize_(Holds(), key=0)
+        else:
+            materialize(Holds, key=0)

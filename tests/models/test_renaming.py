@@ -131,3 +131,24 @@ def test_bad_names(
     with pytest.raises(error, match=re.escape(said)):
         function(given, key=3, rename=rename)
     assert same_bits(model.experts[0].weight.detach(), before)
+
+
+def test_a_mapping_leaves_what_it_does_not_name() -> None:
+    """Also beside something that looks like what a weight is computed from."""
+
+    class Alike(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(3))
+            self.weight_v = nn.Parameter(torch.empty(3))
+            self.reset_parameters()
+
+        def reset_parameters(self) -> None:
+            nn.init.normal_(self.weight)
+            nn.init.normal_(self.weight_v)
+
+    model: Any = nn.ModuleDict({"a": Alike()})
+    fastinit.initialize_(model, key=3, rename={"a.weight_v": "b.weight_v"})
+    for name, parameter in (("a.weight", model["a"].weight), ("b.weight_v", model["a"].weight_v)):
+        want = fastinit.normal_(torch.empty(3), key=fastinit.Key(3).fold_in(name).fold_in(0))
+        assert same_bits(parameter.detach(), want), name
