@@ -279,13 +279,13 @@ DEFECTS = [
     Defect(
         "a patch asks the owner of a parameter alone", KEYS,
         "fastinit/_models/named_memory.py", "NamedMemory._place",
-        "(storage, name) if self._is_there(owner) else None", "(storage, name)",
+        "(storage, name) if self._is_there(holder) else None", "(storage, name)",
         (NUMBERS, "-k", "moves_inside"),
     ),
     Defect(
         "a patch sees no ties that are made inside", KEYS,
-        "fastinit/_models/registrations.py", "Registrations.note",
-        "self.some or module in self._family or module in self._roots", "False",
+        "fastinit/_models/named_memory.py", "NamedMemory.note",
+        "self._stale = self._knows(value)", "pass",
         (NUMBERS, "-k", "made_inside or moves_inside"),
     ),
     Defect(

@@ -12,10 +12,9 @@ from fastinit._models.checks import check_unsharded
 from fastinit._models.fully_sharded import reshard
 from fastinit._models.named_memory import NamedMemory, memory_of
 from fastinit._models.names import named_parameters
-from fastinit._models.parametrized import Place
 from fastinit._models.renaming import Renaming
 from fastinit._patch.scope import NamedDraw
-from fastinit._recording.graph import Ref
+from fastinit._recording.graph import Ref, Storage
 from fastinit._recording.naming import Live
 from fastinit._warnings import outside
 from fastinit.key import Key
@@ -37,14 +36,19 @@ class NamedDraws(NamedMemory):
     def __init__(self, key: Key, parts: Sequence[nn.Module], renaming: Renaming) -> None:
         self._key = key
         self._renaming = renaming
-        self._live: dict[tuple[Place, str], Live] = {}
+        self._live: dict[tuple[int, str], Live] = {}  # by parts and names
+        self._of: dict[Storage, list[Live]] = {}  # those of which something may be in it
         for part in parts:
             check_unsharded(part, named_parameters(part), "patch")
         super().__init__(parts)
-        renaming.check(dict.fromkeys(name for name, _ in self.everything()))
-        self._warn_of_replicas()
-        for part in parts:
-            reshard(part)
+        try:
+            renaming.check(dict.fromkeys(name for name, _ in self.everything()))
+            self._warn_of_replicas()
+            for part in parts:
+                reshard(part)
+        except BaseException:
+            self.close()
+            raise
 
     def _warn_of_replicas(self) -> None:
         """Warn of other tensors under one name: parts mostly have names of their own."""
@@ -73,26 +77,25 @@ class NamedDraws(NamedMemory):
         """
         memory = memory_of(tensor)
         place = None if memory is None else self.find(memory)
-        if memory is None:
-            return None
-        if place is None:
-            self._write_over(memory, over)
+        if memory is None or place is None:
             return None
         storage, name = place
         ref = Ref(storage, Region.of(memory))
-        live = self._live.setdefault((self.holder(storage, name), name), Live())
-        number = live.next(ref, over)
+        live = self._live.setdefault((self.part_of(storage, name), name), Live())
+        number = live.next(ref, over, self.holds)
         key = self._key.fold_in(self._renaming(name)).fold_in(number)
-        return NamedDraw(key, lambda: live.add(ref, number, over))
+        return NamedDraw(key, lambda: self._made(live, ref, number, over))
 
-    def _write_over(self, memory: Tensor, over: bool) -> None:
-        """Note a draw into memory that has no name; it may have had one."""
-        storage = self.known(memory) if over else None
-        if storage is not None:
-            for live in self._live.values():
-                live.write_over(Ref(storage, Region.of(memory)))
+    def _made(self, live: Live, ref: Ref, number: int, over: bool) -> None:
+        others = self._of.setdefault(ref.storage, [])
+        for other in others if over else ():
+            other.write_over(ref)
+        live.add(ref, number, over)
+        if live not in others:
+            others.append(live)
 
     def look(self) -> None:
         """See what has which name now; those of before count on."""
         super().look()
         self._renaming.check_distinct(dict.fromkeys(name for name, _ in self.everything()))
+        self._of = {storage: lives for storage, lives in self._of.items() if storage.is_alive}

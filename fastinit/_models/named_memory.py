@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from fastinit._compiled import extension
 from fastinit._distributed.part import TensorShard
 from fastinit._fills.region import Region
+from fastinit._models import registrations
 from fastinit._models.names import Named, named_tensors, parents_of
 from fastinit._models.parametrized import Place
-from fastinit._models.registrations import Registrations
-from fastinit._models.tree import entry_in
+from fastinit._models.tree import entry_in, modules_of
 from fastinit._recording.graph import Ref, Storage
 from fastinit._recording.naming import Names
 from fastinit._tensors import is_plain
@@ -29,6 +30,20 @@ def memory_of(tensor: Any) -> Tensor | None:
     return local if known and extension.storage_address(local) != 0 else None
 
 
+class _Holder(NamedTuple):
+    """What gives memory its name.
+
+    Attributes:
+        part: the number of the part.
+        owner: the module.
+        attribute: what that calls it.
+    """
+
+    part: int
+    owner: nn.Module
+    attribute: str
+
+
 class NamedMemory:
     """The memory of modules' parameters and buffers, by name.
 
@@ -41,38 +56,56 @@ class NamedMemory:
         self._storages: dict[int, Storage] = {}  # by address
         self._names = Names()
         # Who holds it; not the tensors themselves, whose memory may go.
-        self._held: dict[tuple[Storage, str], Place] = {}
-        self._parents: dict[nn.Module, Place] = {}
-        self._changed = Registrations(self._parents, self._parts)
+        self._held: dict[tuple[Storage, str], _Holder] = {}
+        self._parents: list[dict[nn.Module, Place]] = []  # for each part
+        self._family: set[int] = set()  # ids of its modules
+        self._stale = False
+        registrations.watch(self)
         self.look()
 
     def close(self) -> None:
         """Look at the modules no more."""
-        self._changed.close()
+        registrations.close(self)
+
+    def note(self, module: nn.Module, value: Any) -> None:
+        """Note that a module gets something: it may be a new name of what has one."""
+        if id(module) not in self._family or self._stale:
+            return
+        if isinstance(value, nn.Module):
+            self._stale = id(value) in self._family or any(map(self._knows, _tensors_of(value)))
+        else:
+            self._stale = self._knows(value)
+
+    def _knows(self, tensor: Any) -> bool:
+        memory = memory_of(tensor)
+        return memory is not None and extension.storage_address(memory) in self._storages
 
     def find(self, memory: Tensor) -> tuple[Storage, str] | None:
         """Give the storage and the name of a region of memory; None if it has no name here."""
         address, region = extension.storage_address(memory), Region.of(memory)
-        found = None if self._changed.some else self._place(address, region)
+        found = None if self._stale else self._place(address, region)
         if found is None:  # parameters may have come, or have got other memory
             self.look()
             found = self._place(address, region)
         return found
 
-    def known(self, memory: Tensor) -> Storage | None:
-        """Give the storage of memory that has a name, or has had one."""
-        return self._storages.get(extension.storage_address(memory))
+    def holds(self, storage: Storage) -> bool:
+        """Whether something of a storage is there."""
+        return storage in self._names.there
 
-    def holder(self, storage: Storage, name: str) -> Place:
-        """Say which module gives what has been found its name, and what that calls it."""
-        return self._held[storage, name]
+    def part_of(self, storage: Storage, name: str) -> int:
+        """Say in which part what has been found is."""
+        return self._held[storage, name].part
 
     def everything(self) -> Iterator[tuple[str, Named]]:
         """List the parameters and buffers that there are now, by name."""
-        for part in self._parts:
-            found = named_tensors(part)
-            yield from found.parameters.items()
-            yield from found.buffers.items()
+        for _, name, named in self._everything():
+            yield name, named
+
+    def _everything(self) -> Iterator[tuple[int, str, Named]]:
+        for number, part in enumerate(self._parts):
+            for table in named_tensors(part):
+                yield from ((number, name, named) for name, named in table.items())
 
     def look(self) -> None:
         """See what has which name now."""
@@ -80,14 +113,13 @@ class NamedMemory:
             self._look()
 
     def _look(self) -> None:
-        self._names, self._held = Names(), {}
-        self._parents.clear()
-        self._changed.some = False
-        for part in self._parts:
-            self._parents.update(parents_of(part))
+        self._names, self._held, self._stale = Names(), {}, False
+        self._parents = [*map(parents_of, self._parts)]
+        modules = itertools.chain(self._parts, *self._parents)
+        self._family = set(map(id, modules))
         # An address is not used again before what was there is let go.
         self._storages = {a: storage for a, storage in self._storages.items() if storage.is_alive}
-        for name, named in self.everything():
+        for number, name, named in self._everything():
             memory = memory_of(named.tensor)
             if memory is None:
                 continue
@@ -97,7 +129,7 @@ class NamedMemory:
                 storage = Storage(memory, known=True)
                 self._storages[address] = storage
             self._names.there.add(Ref(storage, Region.of(memory)), name)
-            self._held.setdefault((storage, name), named.places[0])
+            self._held.setdefault((storage, name), _Holder(number, *named.places[0]))
 
     def _place(self, address: int, region: Region) -> tuple[Storage, str] | None:
         """Find the storage, and the name of a region, if what has it is still there."""
@@ -105,18 +137,25 @@ class NamedMemory:
         name = None if storage is None else self._names.of(Ref(storage, region))
         if storage is None or name is None:
             return None
-        owner, attribute = self._held[storage, name]
-        for table in (owner._parameters, owner._buffers):
-            memory = memory_of(entry_in(table, attribute))
+        holder = self._held[storage, name]
+        for table in (holder.owner._parameters, holder.owner._buffers):
+            memory = memory_of(entry_in(table, holder.attribute))
             if memory is not None and extension.storage_address(memory) == address:
-                return (storage, name) if self._is_there(owner) else None
+                return (storage, name) if self._is_there(holder) else None
         return None
 
-    def _is_there(self, module: nn.Module) -> bool:
+    def _is_there(self, holder: _Holder) -> bool:
         """Whether a module is still where its name comes from."""
-        while module in self._parents:
-            parent, segment = self._parents[module]
+        module, parents = holder.owner, self._parents[holder.part]
+        while module in parents:
+            parent, segment = parents[module]
             if entry_in(parent._modules, segment) is not module:
                 return False
             module = parent
         return True
+
+
+def _tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    for one in modules_of(module):
+        for table in (one._parameters, one._buffers):
+            yield from (tensor for _, tensor in table.items() if tensor is not None)

@@ -74,9 +74,9 @@ class patch:
         - A draw into a parameter or buffer, or into a view of one, uses
           `Key(key).fold_in(name).fold_in(n)`, as in `initialize_`, whatever was drawn before: the
           same weights for every division into pipeline stages, and for a layer more. `n` is the
-          least number that no other draw under this name has whose values are still there; they are
-          gone when one later draw has written over them all. So what is drawn anew as a whole gets
-          the same numbers anew.
+          least number that no other draw under this name has whose values are still in `module`;
+          they are gone when one later draw has written over them all, and with their parameter.
+          So what is drawn anew as a whole gets the same numbers anew.
         - Names are without what wrappers add, and a tied parameter has the first of its names, as
           in `initialize_`. What becomes a parameter inside is found when something is drawn into
           it.

@@ -1,10 +1,9 @@
-"""Telling when modules get other parameters, buffers and children, by torch's own hooks."""
+"""Telling when modules get parameters, buffers and children, by torch's own hooks."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Container
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 from torch.nn.modules import module as hooks
@@ -16,40 +15,31 @@ _HOOKS: tuple[Any, ...] = (
 )
 
 
-class Registrations:
-    """Whether there have been some in a family of modules.
+class Watching(Protocol):
+    """Who wants to know."""
 
-    Args:
-        family: the modules below others; what is in it may change.
-        roots: the modules that are below none.
-
-    Attributes:
-        some: whether there have been some, until somebody says that there have not.
-    """
-
-    def __init__(self, family: Container[nn.Module], roots: Container[nn.Module]) -> None:
-        self.some = False
-        self._family = family
-        self._roots = roots
-        if not _handles:
-            _handles.extend(register(_note) for register in _HOOKS)
-        _watching.add(self)
-
-    def close(self) -> None:
-        """Look at no more; the hooks go with the last that does."""
-        _watching.discard(self)
-        while _handles and not _watching:
-            _handles.pop().remove()
-
-    def note(self, module: nn.Module) -> None:
-        """Note that a module gets something."""
-        self.some = self.some or module in self._family or module in self._roots
+    def note(self, module: nn.Module, value: Any) -> None:
+        """Note that a module, which may be half made, gets something."""
 
 
-_watching: weakref.WeakSet[Registrations] = weakref.WeakSet()
+_watching: weakref.WeakSet[Any] = weakref.WeakSet()
 _handles: list[Any] = []
+
+
+def watch(one: Watching) -> None:
+    """Tell this of registrations, until it is closed."""
+    if not _handles:
+        _handles.extend(register(_note) for register in _HOOKS)
+    _watching.add(one)
+
+
+def close(one: Watching) -> None:
+    """Tell it no more; the hooks go with the last that wants to know."""
+    _watching.discard(one)
+    while _handles and not _watching:
+        _handles.pop().remove()
 
 
 def _note(module: nn.Module, name: str, value: Any) -> None:
     for one in [*_watching]:
-        one.note(module)
+        one.note(module, value)

@@ -17,6 +17,7 @@ from fastinit._fills.region import Region
 from fastinit._models import module_methods
 from fastinit._models import rules as _rules
 from fastinit._models.again import agreed
+from fastinit._models.checks import check_stored
 from fastinit._models.history import History
 from fastinit._models.names import (
     Named,
@@ -112,6 +113,8 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
                 UserWarning,
                 stacklevel=outside(),
             )
+        if request.constructs:  # of those that were given it is known
+            _check_stored(found.result, request.where)
         missing = unwritten_of(found.refs, found.result)
         check_written(missing, request, found.result)
     except BaseException:
@@ -143,6 +146,12 @@ def _run_once(
                 "they have read what they drew before it was known what it is for",
             )
         raise
+
+
+def _check_stored(result: Result, where: str) -> None:
+    stay = {one.name for one in result.untouched}
+    named = {**result.parameters, **result.buffers}
+    check_stored({name: one for name, one in named.items() if name not in stay}, where)
 
 
 def _give_up(run: Run, undo: Callable[[], object]) -> None:

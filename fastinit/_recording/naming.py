@@ -179,8 +179,7 @@ class Live:
     """Which draws into memory of one name have values that are still there, by their numbers.
 
     For who has to number a draw when it is made, and cannot wait to see which are overwritten. The
-    numbers are those of `Keys` unless that takes foresight. What has the name may get other memory,
-    while somebody still has the old.
+    numbers are those of `Keys` unless that takes foresight.
     """
 
     __slots__ = ("_anywhere", "_least", "_regions")
@@ -201,8 +200,8 @@ class Live:
             if other.storage is ref.storage and region.covers(other.region)
         ]
 
-    def _forget_dead(self) -> None:
-        for storage in [one for one in self._anywhere if not one.is_alive]:
+    def _keep(self, held: Callable[[Storage], bool]) -> None:
+        for storage in [one for one in self._anywhere if not held(one)]:
             del self._anywhere[storage]
             gone = [n for n, other in self._regions.items() if other.storage is storage]
             self._let_go(gone)
@@ -212,14 +211,15 @@ class Live:
             del self._regions[number]
             self._least = min(self._least, number)
 
-    def next(self, ref: Ref, over: bool = True) -> int:
+    def next(self, ref: Ref, over: bool, held: Callable[[Storage], bool]) -> int:
         """Give a draw the least number that no other will have then.
 
         Args:
             ref: where it is.
             over: whether what was there is written over.
+            held: whether memory is still there that counts.
         """
-        self._forget_dead()
+        self._keep(held)
         return min([self._least, *self._under(ref)]) if over else self._least
 
     def write_over(self, ref: Ref) -> None:

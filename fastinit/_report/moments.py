@@ -109,15 +109,15 @@ def measure(tensor: Tensor) -> Moments | None:
     return summarise(tensor).moments
 
 
-def _truncated(mean: float, std: float, low: float, high: float) -> Moments:
-    """Integrate the truncated normal's moments by Simpson's rule."""
+def _truncated(mean: float, std: float, low: float, high: float) -> tuple[Moments, float]:
+    """Integrate the truncated normal's moments by Simpson's rule; and the fourth central one."""
     if std == 0:
         value = min(max(mean, low), high)
-        return Moments(value, 0.0, value, value)
+        return Moments(value, 0.0, value, value), 0.0
     alpha, beta = (low - mean) / std, (high - mean) / std
     if beta < 0:  # mirrored, as what follows begins where the density is greatest
-        found = _truncated(-mean, std, -high, -low)
-        return Moments(-found.mean, found.std, low, high)
+        found, fourth = _truncated(-mean, std, -high, -low)
+        return Moments(-found.mean, found.std, low, high), fourth
     peak = min(max(0.0, alpha), beta)  # where the density is greatest
     # Beyond these it is below e**-50 of that.
     start = max(alpha, -math.sqrt(peak * peak + 100)) if peak >= 0 else alpha
@@ -126,17 +126,21 @@ def _truncated(mean: float, std: float, low: float, high: float) -> Moments:
     steps = 2000
     width = (stop - start) / steps
     if width <= 0:
-        return Moments(low, 0.0, low, high)
-    total = first = second = 0.0
+        return Moments(low, 0.0, low, high), 0.0
+    total = first = second = third = fourth = 0.0
     for k in range(steps + 1):
         x = start + k * width
         weight = (1 if k in (0, steps) else 4 if k % 2 else 2) * math.exp((peak**2 - x * x) / 2)
         total += weight
         first += weight * (x - start)
         second += weight * (x - start) ** 2
-    shift = first / total
-    spread = math.sqrt(max(second / total - shift * shift, 0.0))
-    return Moments(mean + std * (start + shift), std * spread, low, high)
+        third += weight * (x - start) ** 3
+        fourth += weight * (x - start) ** 4
+    shift, square = first / total, second / total
+    spread = math.sqrt(max(square - shift * shift, 0.0))
+    around = fourth / total - 4 * shift * third / total + 6 * shift**2 * square - 3 * shift**4
+    moments = Moments(mean + std * (start + shift), std * spread, low, high)
+    return moments, max(around, 0.0) * std**4
 
 
 def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
@@ -153,7 +157,7 @@ def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
     if write.fill == "normal_":
         return Moments(numbers[0], half * numbers[1], None, None)
     if write.fill == "trunc_normal_":
-        return _truncated(*numbers)
+        return _truncated(*numbers)[0]
     batched = any(number != 0 for number in numbers[1:])
     if write.label == "orthogonal_" and write.whole and len(shape) > 1 and not batched:
         # The shorter side's vectors have length `gain`, so its square is spread over the longer.
@@ -168,9 +172,11 @@ def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
 
 
 def _fourth(write: Write, moments: Moments, shape: Sequence[int]) -> float:
-    """Give the fourth central moment, or a bound: that of a normal, but for what is rarer."""
+    """Give the fourth central moment, or a bound: that of a normal."""
     if write.fill == CONSTANT:
         return moments.std**4
+    if write.fill == "trunc_normal_":
+        return _truncated(*write.arguments)[1]
     if write.label == "sparse_" and write.whole and write.arguments:  # most of it is zero
         kept = 1 - min(math.ceil(write.arguments[0] * shape[0]) / shape[0], 1.0)
         return 3 * moments.std**4 / kept if kept > 0 else 0.0

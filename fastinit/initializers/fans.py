@@ -160,9 +160,14 @@ def _of_attention(module: nn.MultiheadAttention) -> Iterator[tuple[str, Fans]]:
 def _of_recurrence(module: nn.RNNBase | nn.RNNCellBase) -> Iterator[tuple[str, Fans]]:
     # The gates' weights are stacked: each gate has hidden_size outputs of its own.
     hidden = module.hidden_size
+
+    def inputs(name: str, otherwise: int) -> int:
+        weight = module._parameters.get(name)  # none where it is computed
+        return otherwise if weight is None else weight.shape[1]
+
     if isinstance(module, nn.RNNCellBase):
-        yield "weight_ih", Fans(module.input_size, hidden)
-        yield "weight_hh", Fans(hidden, hidden)
+        yield "weight_ih", Fans(inputs("weight_ih", module.input_size), hidden)
+        yield "weight_hh", Fans(inputs("weight_hh", hidden), hidden)
         return
     given = module.proj_size or hidden
     above = given * (2 if module.bidirectional else 1)
@@ -170,11 +175,11 @@ def _of_recurrence(module: nn.RNNBase | nn.RNNCellBase) -> Iterator[tuple[str, F
         for name in names:
             if name.startswith("weight_ih"):
                 first = name.removesuffix("_reverse") == "weight_ih_l0"
-                yield name, Fans(module.input_size if first else above, hidden)
+                yield name, Fans(inputs(name, module.input_size if first else above), hidden)
             elif name.startswith("weight_hh"):
-                yield name, Fans(given, hidden)
+                yield name, Fans(inputs(name, given), hidden)
             elif name.startswith("weight_hr"):  # the projection of an LSTM's output
-                yield name, Fans(hidden, given)
+                yield name, Fans(inputs(name, hidden), given)
 
 
 def _own(module: nn.Module) -> Iterator[tuple[str, Fans]]:

@@ -61,6 +61,18 @@ BODIES = {
         "assert torch.get_num_threads() == 4"
     ),
     "eye_": "fastinit.eye_(big)",
+    "threads of the child's own": (
+        "import threading\n"
+        "    def work():\n"
+        "        for _ in range(50): fastinit.zeros_(torch.empty(1000, 1000))\n"
+        "    threads = [threading.Thread(target=work) for _ in range(4)]\n"
+        "    [thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
+        "    assert torch.get_num_threads() == 4"
+    ),
+    "a graph of all": (
+        "compiled = torch.compile(fastinit.zeros_, fullgraph=True, backend='eager')\n"
+        "    assert not compiled(torch.ones(4, 4)).any()"
+    ),
     "dirac_": "fastinit.dirac_(torch.empty(300, 300, 3))",
     "delta_orthogonal_": "fastinit.delta_orthogonal_(torch.empty(300, 300, 3), key=1)",
     "report": (

@@ -13,6 +13,7 @@ from support.patch_helpers import direct, nth, same
 from torch import nn
 
 import fastinit
+from fastinit._models.named_memory import NamedMemory
 
 # ---- how many draws there were -------------------------------------------------------------------
 
@@ -295,7 +296,10 @@ def test_what_moves_inside_has_the_name_that_it_has_then(
             for layer in model:
                 nn.init.uniform_(layer.weight)
         now = change(model)
-        for layer in [*now.values()][:: -1 if turned else 1]:
+        layers = [*now.values()][:: -1 if turned else 1]
+        if drawn_before:  # the last first, so that nothing is left under the names of others
+            layers = [getattr(layer, "base_layer", layer) for layer in reversed(model)]
+        for layer in layers:
             nn.init.uniform_(layer.weight)
     for name, layer in now.items():
         assert same(layer.weight.detach(), uniform((4, 3), name)), name
@@ -314,18 +318,90 @@ def test_ties_that_are_made_inside() -> None:
 
 @pytest.mark.parametrize("held", [True, False])
 def test_numbers_of_what_somebody_still_has(held: bool) -> None:
+    """It counts no more once it is out of the module, as for `initialize_`, whoever has it."""
     layer = nn.Linear(3, 4, bias=False)
     with fastinit.patch(0, module=layer), torch.no_grad():
         nn.init.uniform_(layer.weight)
         old = [layer.weight] if held else []
         layer.weight = nn.Parameter(torch.empty(4, 3))
         nn.init.uniform_(layer.weight)
-        assert same(layer.weight.detach(), uniform((4, 3), "weight", int(held)))
-        if held:
-            layer.weight.data = torch.empty(4, 3)  # of which nobody has the old
+        assert same(layer.weight.detach(), uniform((4, 3), "weight", 0))
+        layer.weight.data = torch.empty(4, 3)
+        nn.init.uniform_(layer.weight)
+        assert same(layer.weight.detach(), uniform((4, 3), "weight", 0))
+    assert len(old) == held
+
+
+def test_numbers_of_what_has_another_name_now() -> None:
+    """Its values are in the module, so they count."""
+    layers = nn.ModuleList(nn.Linear(3, 4, bias=False) for _ in range(2))
+    with fastinit.patch(0, module=layers), torch.no_grad():
+        for layer in layers:
             nn.init.uniform_(layer.weight)
-            assert same(layer.weight.detach(), uniform((4, 3), "weight", 1))
-            assert same(old.pop().detach(), uniform((4, 3), "weight", 0))
+        layers.insert(0, nn.Linear(3, 4, bias=False))
+        nn.init.uniform_(layers[0].weight)
+    names = [("0.weight", 1), ("0.weight", 0), ("1.weight", 0)]
+    for layer, (name, number) in zip(layers, names, strict=True):
+        assert same(layer.weight.detach(), uniform((4, 3), name, number))
+
+
+def test_numbers_of_what_is_written_over_under_another_name() -> None:
+    layers = nn.ModuleList(nn.Linear(3, 4, bias=False) for _ in range(2))
+    first, second = layers
+    with fastinit.patch(0, module=layers), torch.no_grad():
+        for layer in layers:
+            nn.init.uniform_(layer.weight)
+        first.weight, second.weight = second.weight, first.weight
+        for layer in layers:
+            nn.init.uniform_(layer.weight)
+    # The first finds the number of what the second has now.
+    assert same(first.weight.detach(), uniform((4, 3), "0.weight", 1))
+    assert same(second.weight.detach(), uniform((4, 3), "1.weight", 0))
+
+
+def test_parts_that_hold_each_other() -> None:
+    one, other = Wrap(nn.Linear(3, 4, bias=False)), nn.Module()
+    one.other, other.one = other, one
+    with fastinit.patch(0, module=[one, other]), torch.no_grad():
+        nn.init.uniform_(one.base_layer.weight)
+        nn.init.uniform_(one.base_layer.weight)
+    assert same(one.base_layer.weight.detach(), uniform((4, 3), "base_layer.weight"))
+
+
+class Equal(nn.Module):
+    """Cannot be compared before it is made, nor hashed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.size = 3
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal) and self.size == other.size
+
+
+def test_modules_of_their_own_mind_are_made_inside() -> None:
+    layer = nn.Linear(3, 4, bias=False)
+    with fastinit.patch(0, module=layer), torch.no_grad():
+        Equal()
+        nn.init.uniform_(layer.weight)
+    assert same(layer.weight.detach(), uniform((4, 3), "weight"))
+
+
+def test_the_module_is_not_looked_at_for_each_registration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = []
+    look = NamedMemory._look
+    monkeypatch.setattr(NamedMemory, "_look", lambda self: looks.append(1) or look(self))
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(50)))
+    with fastinit.patch(0, module=model), torch.no_grad():
+        for layer in model:
+            layer.register_buffer("mask", torch.ones(2))
+            layer.scale = nn.Parameter(torch.ones(2))
+            layer.norm = nn.LayerNorm(2)
+            nn.init.normal_(layer.weight)
+    assert len(looks) == 1
 
 
 def test_no_hooks_are_left() -> None:
@@ -339,4 +415,15 @@ def test_no_hooks_are_left() -> None:
     with pytest.raises(KeyError), fastinit.patch(0, module=layer), fastinit.check_ranks(layer):
         assert [len(table) - 1 for table in tables] == before
         raise KeyError
+    assert [len(table) for table in tables] == before
+
+
+def test_no_hooks_are_left_by_what_cannot_be_entered() -> None:
+    tables = [
+        torch.nn.modules.module._global_parameter_registration_hooks,
+        torch.nn.modules.module._global_module_registration_hooks,
+    ]
+    before = [len(table) for table in tables]
+    with pytest.raises(ValueError, match="nope"):
+        fastinit.patch(0, module=nn.Linear(2, 2), rename={"nope": "x"}).__enter__()
     assert [len(table) for table in tables] == before
