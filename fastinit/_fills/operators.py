@@ -21,6 +21,7 @@ from fastinit._compiled import (
     sparse_op,
 )
 from fastinit._distributed.orthogonal import orthogonal_together_op
+from fastinit._fills import mode_flags
 from fastinit._fills.fill import DRAWING
 from fastinit._tensors import in_transform
 from fastinit._untraced import untraced
@@ -54,6 +55,11 @@ class DispatchMode(TorchDispatchMode):
         own: Any = cls
         own.__torch_dispatch__ = untraced(own.__torch_dispatch__, "a mode of fastinit's")
 
+    def __enter__(self) -> Any:
+        found = super().__enter__()  # type: ignore[no-untyped-call]
+        mode_flags.entered()
+        return found
+
     def __exit__(self, *exception: Any) -> None:
         # Tasks that take turns on a thread leave theirs in any order; those entered later stay.
         above = []
@@ -62,6 +68,7 @@ class DispatchMode(TorchDispatchMode):
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         for mode in reversed(above):
             _push_mode(mode)
+        mode_flags.left()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

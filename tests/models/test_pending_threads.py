@@ -14,6 +14,7 @@ import torch
 from support.common import same_bits
 from support.patch_helpers import in_thread
 from torch import nn
+from torch.utils import _python_dispatch as dispatch
 
 import fastinit
 from fastinit import Key, materialize
@@ -240,3 +241,45 @@ def test_threads_of_a_factory_may_want_another_default_dtype() -> None:
     assert made.made == [torch.float16, torch.float64, torch.bfloat16, torch.float64]
     assert made.own.weight.dtype is torch.bfloat16
     assert torch.get_default_dtype() is torch.float32
+
+
+@pytest.mark.parametrize("second", ["batch", "materialize"])
+def test_modes_that_overlap_on_two_threads_leave_torch_as_it_was(second: str) -> None:
+    """Its flags say no longer that there is a mode, by which compilers would stay out."""
+    inside, outside = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with fastinit.batch():
+            inside.set()
+            outside.wait()
+
+    def last() -> None:
+        inside.wait()
+        if second == "batch":
+            with fastinit.batch():
+                outside.set()
+                one.join()
+                flags.append(dispatch._is_in_torch_dispatch_mode)
+        else:
+            fastinit.materialize(factory, key=0)
+
+    def factory() -> nn.Module:
+        outside.set()
+        one.join()
+        flags.append(dispatch._is_in_torch_dispatch_mode)
+        return nn.Linear(2, 2)
+
+    flags: list[bool] = []
+    one, other = threading.Thread(target=first), threading.Thread(target=last)
+    for thread in (one, other):
+        thread.start()
+    for thread in (one, other):
+        thread.join()
+    assert flags == [True]  # while there was one
+    assert not dispatch._is_in_torch_dispatch_mode
+    assert not dispatch.is_in_torch_dispatch_mode(include_infra_modes=False)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    torch.compile(nn.Linear(2, 2), backend="eager")(torch.ones(1, 2))
+    assert counters["frames"]["total"] == 1
