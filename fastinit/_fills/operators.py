@@ -47,6 +47,8 @@ class DispatchMode(TorchDispatchMode):
     torch keeps its compiler out of what modes do, and loads it for that: more than a second.
     """
 
+    tells_flags = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
@@ -56,9 +58,8 @@ class DispatchMode(TorchDispatchMode):
         own.__torch_dispatch__ = untraced(own.__torch_dispatch__, "a mode of fastinit's")
 
     def __enter__(self) -> Any:
-        found = super().__enter__()  # type: ignore[no-untyped-call]
         mode_flags.entered()
-        return found
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exception: Any) -> None:
         # Tasks that take turns on a thread leave theirs in any order; those entered later stay.

@@ -15,6 +15,7 @@ from support.common import same_bits
 from support.patch_helpers import in_thread
 from torch import nn
 from torch.utils import _python_dispatch as dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastinit
 from fastinit import Key, materialize
@@ -283,3 +284,49 @@ def test_modes_that_overlap_on_two_threads_leave_torch_as_it_was(second: str) ->
     counters.clear()
     torch.compile(nn.Linear(2, 2), backend="eager")(torch.ones(1, 2))
     assert counters["frames"]["total"] == 1
+
+
+class Seeing(TorchDispatchMode):
+    """Somebody else's mode."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mode_of_another_thread_is_still_told_of() -> None:
+    with Seeing():
+
+        def work() -> None:
+            with fastinit.batch():
+                pass
+            flags.append(dispatch._is_in_torch_dispatch_mode)
+
+        flags: list[bool] = []
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert flags == [True]
+    assert not dispatch._is_in_torch_dispatch_mode
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_modes_of_threads_that_a_child_has_not() -> None:
+    inside, outside = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with fastinit.batch():
+            inside.set()
+            outside.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        with fastinit.batch():
+            pass
+        os._exit(int(dispatch._is_in_torch_dispatch_mode))
+    outside.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not dispatch._is_in_torch_dispatch_mode
