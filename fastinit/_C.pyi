@@ -1,6 +1,6 @@
 """The compiled module. Importing it registers ``torch.ops.fastinit``; it minds memory, too."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, TypedDict, overload
 
 import torch
@@ -80,10 +80,19 @@ def tensor_on(
     None if it is dead, or has not so much memory.
     """
 
-def reserve(size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, /) -> torch.Tensor:
+class AddressSpace:
+    """Where the address space of tensors is taken from; it lives as long as one of them."""
+
+def reserve(
+    size: tuple[int, ...],
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+    space: AddressSpace = ...,
+    /,
+) -> torch.Tensor:
     """Make a tensor on the CPU of address space alone, until somebody touches it.
 
-    RuntimeError if the system refuses to give so much.
+    Without a space it has some of its own. RuntimeError if the system refuses to give so much.
     """
 
 def hold_storage(tensor: torch.Tensor) -> tuple[object, int, int, bool]:
@@ -130,6 +139,9 @@ def holds_same(now: object, before: object, /) -> bool:
 
     Of everything else, subclasses of these included, it is not known, and False.
     """
+
+def all_hold_same(now: list[Any], before: list[Any], instead: Mapping[int, Any], /) -> bool:
+    """Whether that is so of many; those whose ids are in `instead` are compared with that."""
 
 def tensor_state(
     tensor: torch.Tensor,

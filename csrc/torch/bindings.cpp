@@ -16,6 +16,7 @@
 #include "core/philox.h"
 #include "cpu/dispatch.h"
 #include "cpu/huge_pages.h"
+#include "cpu/reserve.h"
 #include "host/self_overlap.h"
 #include "torch/handled.h"
 #include "torch/held.h"
@@ -118,7 +119,8 @@ PyMethodDef method(const char* name, Function function) {
           one ? METH_O : METH_FASTCALL, nullptr};
 }
 
-PyMethodDef methods[] = {method("fold", fold),
+PyMethodDef methods[] = {method("all_hold_same", ops::all_hold_same),
+                         method("fold", fold),
                          method("guard_storage", ops::guard_storage),
                          method("handled_dtype", ops::handled_dtype),
                          method("hold_storage", ops::hold_storage),
@@ -156,6 +158,7 @@ PYBIND11_MODULE(_C, m) {
         cpu::advise_huge_pages(reinterpret_cast<void*>(begin), bytes, wanted);
       },
       py::arg("begin"), py::arg("bytes"), py::arg("wanted") = true);
+  py::class_<cpu::AddressSpace>(m, "AddressSpace").def(py::init<>());
   m.def(
       "touch_page", [](uintptr_t begin) { return cpu::touch_page(reinterpret_cast<void*>(begin)); },
       py::arg("begin"));

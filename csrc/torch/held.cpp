@@ -10,15 +10,19 @@ namespace fastinit::ops {
 
 namespace {
 
+py::object id_of(PyObject* value) {
+  auto id = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(value));
+  if (!id) throw py::error_already_set();
+  return id;
+}
+
 struct Walk {
   PyObject *waiting, *seen, *containers, *copies, *empty, *plain, *atoms, *module;
 
   // Whether this was met before. Throws what Python does.
   bool is_seen(PyObject* value) const {
-    const auto id = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(value));
-    if (!id) throw py::error_already_set();
     const Py_ssize_t before = PySet_GET_SIZE(seen);
-    check(PySet_Add(seen, id.ptr()));
+    check(PySet_Add(seen, id_of(value).ptr()));
     return PySet_GET_SIZE(seen) == before;
   }
 
@@ -93,9 +97,8 @@ py::object walk(const Walk& to) {
 void add_children(PyObject* children, PyObject* found, PyObject* seen) {
   const auto add = [&](PyObject* child) {
     if (child == Py_None) return;
-    const auto id = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(child));
     const Py_ssize_t before = PySet_GET_SIZE(seen);
-    if (!id || PySet_Add(seen, id.ptr()) != 0) throw py::error_already_set();
+    if (PySet_Add(seen, id_of(child).ptr()) != 0) throw py::error_already_set();
     if (PySet_GET_SIZE(seen) > before && PyList_Append(found, child) != 0)
       throw py::error_already_set();
   };
@@ -120,7 +123,28 @@ bool same(PyObject* now, PyObject* before) {
 
 py::object listed(PyObject* table, const char* part) {
   const auto view = py::reinterpret_steal<py::object>(PyObject_CallMethod(table, part, nullptr));
-  return py::reinterpret_steal<py::object>(view ? PySequence_List(view.ptr()) : nullptr);
+  auto list = py::reinterpret_steal<py::object>(view ? PySequence_List(view.ptr()) : nullptr);
+  if (!list) throw py::error_already_set();
+  return list;
+}
+
+// Whether two containers are known to hold the same objects.
+bool is_same(PyObject* now, PyObject* before) {
+  if (PyList_CheckExact(now) && PyList_CheckExact(before)) return same(now, before);
+  if (PyODict_CheckExact(now) && PyODict_CheckExact(before)) {  // in an order of its own
+    if (PyODict_SIZE(now) != PyODict_SIZE(before)) return false;
+    return PyODict_SIZE(now) == 0 ||
+           (same(listed(now, "keys").ptr(), listed(before, "keys").ptr()) &&
+            same(listed(now, "values").ptr(), listed(before, "values").ptr()));
+  }
+  if (!PyDict_CheckExact(now) || !PyDict_CheckExact(before)) return false;
+  bool same = PyDict_GET_SIZE(now) == PyDict_GET_SIZE(before);
+  Py_ssize_t at = 0, at_before = 0;
+  PyObject *key, *value, *key_before, *value_before;
+  while (same && PyDict_Next(now, &at, &key, &value) &&
+         PyDict_Next(before, &at_before, &key_before, &value_before))
+    same = key == key_before && value == value_before;
+  return same;
 }
 
 // A copy of a tensor's hooks; None if there are none.
@@ -139,7 +163,7 @@ PyObject* modules_of(PyObject*, PyObject* root) {
   static PyObject* const name = PyUnicode_InternFromString("_modules");
   try {
     py::list found;
-    py::set seen{py::make_tuple(py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(root)))};
+    py::set seen{py::make_tuple(id_of(root))};
     found.append(py::handle(root));
     for (Py_ssize_t k = 0; k < PyList_GET_SIZE(found.ptr()); ++k) {
       PyObject* module = PyList_GET_ITEM(found.ptr(), k);
@@ -174,25 +198,32 @@ PyObject* walk_held(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
 
 PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 2) return PyErr_Format(PyExc_TypeError, "holds_same: expects two containers");
+  try {
+    return PyBool_FromLong(is_same(arguments[0], arguments[1]));
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return nullptr;
+  }
+}
+
+PyObject* all_hold_same(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  if (count != 3 || !PyList_Check(arguments[0]) || !PyList_Check(arguments[1]) ||
+      !PyDict_Check(arguments[2]))
+    return PyErr_Format(PyExc_TypeError, "all_hold_same: expects two lists and a dict");
   PyObject *now = arguments[0], *before = arguments[1];
-  if (PyList_CheckExact(now) && PyList_CheckExact(before))
-    return PyBool_FromLong(same(now, before));
-  if (PyODict_CheckExact(now) && PyODict_CheckExact(before)) {  // in an order of its own
-    for (const char* part : {"keys", "values"}) {
-      const auto theirs = listed(before, part), ours = listed(now, part);
-      if (!ours || !theirs) return nullptr;
-      if (!same(ours.ptr(), theirs.ptr())) Py_RETURN_FALSE;
+  try {
+    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(now) && k < PyList_GET_SIZE(before); ++k) {
+      const auto id = id_of(PyList_GET_ITEM(now, k));
+      PyObject* other = PyDict_GetItemWithError(arguments[2], id.ptr());
+      if (other == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+      if (other == nullptr) other = PyList_GET_ITEM(before, k);
+      if (!is_same(PyList_GET_ITEM(now, k), other)) Py_RETURN_FALSE;
     }
     Py_RETURN_TRUE;
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return nullptr;
   }
-  if (!PyDict_CheckExact(now) || !PyDict_CheckExact(before)) Py_RETURN_FALSE;
-  bool same = PyDict_GET_SIZE(now) == PyDict_GET_SIZE(before);
-  Py_ssize_t at = 0, at_before = 0;
-  PyObject *key, *value, *key_before, *value_before;
-  while (same && PyDict_Next(now, &at, &key, &value) &&
-         PyDict_Next(before, &at_before, &key_before, &value_before))
-    same = key == key_before && value == value_before;
-  return PyBool_FromLong(same);
 }
 
 PyObject* tensor_state(PyObject*, PyObject* object) {

@@ -19,6 +19,10 @@ PyObject* walk_held(PyObject*, PyObject* const* arguments, Py_ssize_t count);
 // their order; of everything else it is not known, and False.
 PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count);
 
+// all_hold_same(containers, before, instead): the same for a list of them. Those whose ids are in the dict `instead` are
+// compared with what it has, not with what the list of before has.
+PyObject* all_hold_same(PyObject*, PyObject* const* arguments, Py_ssize_t count);
+
 // What belongs to the object that a tensor is: (itself, a tensor on the same memory, whether it is a
 // leaf, its gradient if so, whether it requires one, its attributes, its hooks, those after the
 // accumulation of gradients, its version, -1 if it has none). Dicts are copies; None for no hooks. No

@@ -3,6 +3,7 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/StorageImpl.h>
+#include <pybind11/pybind11.h>
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Exceptions.h>
@@ -117,23 +118,11 @@ PyObject* tensor_on(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   END_HANDLE_TH_ERRORS
 }
 
-// Memory that is reserved, and how much of it.
-struct Reserved {
-  void* begin;
-  size_t bytes;
-
-  static void free(void* context) {
-    const auto* reserved = static_cast<Reserved*>(context);
-    cpu::unreserve(reserved->begin, reserved->bytes);
-    delete reserved;
-  }
-};
-
 PyObject* reserve(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 3 && PyTuple_Check(arguments[0]) && PyTuple_Check(arguments[1]) &&
-                       THPDtype_Check(arguments[2]),
-                   "reserve: expects a size, strides and a dtype");
+  TORCH_CHECK_TYPE((count == 3 || count == 4) && PyTuple_Check(arguments[0]) &&
+                       PyTuple_Check(arguments[1]) && THPDtype_Check(arguments[2]),
+                   "reserve: expects a size, strides and a dtype, and perhaps an AddressSpace");
   const auto type = reinterpret_cast<THPDtype*>(arguments[2])->scalar_type;
   const auto sizes = numbers_of(arguments[0]), strides = numbers_of(arguments[1]);
   if (PyErr_Occurred() != nullptr) return nullptr;
@@ -141,9 +130,13 @@ PyObject* reserve(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (bytes < kLeastReserved || !cpu::can_reserve())
     return THPVariable_Wrap(
         at::empty_strided(sizes, strides, at::TensorOptions(at::kCPU).dtype(type)));
-  void* begin = cpu::reserve(bytes);
-  TORCH_CHECK(begin != nullptr, "reserve: ", bytes, " bytes: ", std::strerror(errno));
-  c10::DataPtr data(begin, new Reserved{begin, bytes}, &Reserved::free, at::kCPU);
+  cpu::AddressSpace own(0);
+  auto& space = count == 4 ? pybind11::cast<cpu::AddressSpace&>(arguments[3]) : own;
+  auto reserved = space.reserve(bytes);
+  TORCH_CHECK(reserved, "reserve: ", bytes, " bytes: ", std::strerror(errno));
+  void* begin = reserved->begin();
+  const auto free = [](void* held) { delete static_cast<cpu::Reserved*>(held); };
+  c10::DataPtr data(begin, reserved.release(), free, at::kCPU);
   auto storage =
       c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), bytes,
                                             std::move(data), c10::GetAllocator(at::kCPU), true);

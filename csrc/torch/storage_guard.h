@@ -25,8 +25,9 @@ PyObject* storage_fault(PyObject* module, PyObject* tensor);
 // the caller has a weak reference; None if it is dead, or has not so much memory.
 PyObject* tensor_on(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
-// reserve(size, stride, dtype): a tensor on the CPU whose memory is address space alone until somebody
-// touches it. RuntimeError if the system refuses to give so much.
+// reserve(size, stride, dtype, space): a tensor on the CPU whose memory is address space alone until
+// somebody touches it, of an AddressSpace if one is given. RuntimeError if the system refuses to give
+// so much.
 PyObject* reserve(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
 // Takes a weak reference to a tensor's StorageImpl: (an object that has it for as long as it lives,

@@ -107,6 +107,9 @@ class _Unhooked(NamedTuple):
     def put_back(self) -> None:
         """Put them back in their places among those that are there now."""
         now = self.table.copy()
+        if not now and len(self.out) == len(self.before):
+            self.table.update(self.before)
+            return
         self.table.clear()
         there = self.out.keys() | now.keys()
         self.table.update({k: hook for k, hook in self.before.items() if k in there})

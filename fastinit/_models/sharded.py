@@ -101,7 +101,7 @@ class Twins:
         self._tied = Tied()
         self._unwrapped.unwrap(self._module)
         for name, named in self.named.items():
-            tensor, made = self._twin_of(name, named.tensor)
+            tensor, made = self._twin_of(recorder, name, named.tensor)
             marks = Marks(tensor, named.tensor)
             twin = Twin(named, tensor, name in fixed, name in kept, marks, named.tables)
             self._twins[name] = twin
@@ -130,7 +130,7 @@ class Twins:
             for name, one in named.items()
         }
 
-    def _twin_of(self, name: str, sharded: Any) -> tuple[Tensor, bool]:
+    def _twin_of(self, recorder: Recorder, name: str, sharded: Any) -> tuple[Tensor, bool]:
         """Give a twin, and say whether it has been made now."""
         found = None if self._sharding is None else self._sharding.full(sharded)
         if found is not None:
@@ -143,7 +143,7 @@ class Twins:
         made = found
         if made is None:
             try:
-                made = full_sized(sharded)
+                made = full_sized(sharded, recorder)
             except RuntimeError as error:
                 raise RuntimeError(
                     f"fastinit.{self._where}: no address space for {name}, of shape "

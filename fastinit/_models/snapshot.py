@@ -243,10 +243,9 @@ class Snapshot:
         Args:
             instead: by the id of some containers, copies of what they are to hold instead.
         """
-        held: Iterable[Any] = self._held
-        if instead:
-            held = map(instead.get, map(id, self._containers), self._held)
-        return not any(self._empty) and all(map(extension.holds_same, self._containers, held))
+        return not any(self._empty) and extension.all_hold_same(
+            self._containers, self._held, instead
+        )
 
     def restore(self) -> None:
         """Put everything back."""

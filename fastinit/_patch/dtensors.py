@@ -89,7 +89,7 @@ def draw_whole(
         if OBSERVERS and part.local.device.type in ("cpu", "cuda"):
             generator = kwargs.get("generator") or default_generator(part.local.device)
             seen = int(digest(generator.get_state().tolist()), 16)
-        full = full_sized(tensor, part.local.device)
+        full = full_sized(tensor, device=part.local.device)
         function(full, *args, **kwargs)
         for view, offset in part.views():
             held = full

@@ -41,8 +41,15 @@ class _Full(NamedTuple):
     position: int = 0
 
 
-def full_sized(sharded: Any, device: torch.device | str = "cpu") -> Tensor:
+def full_sized(
+    sharded: Any, recorder: Recorder | None = None, device: torch.device | str = "cpu"
+) -> Tensor:
     """Give memory of the full size, which costs address space until it is touched, on the CPU.
+
+    Args:
+        sharded: the DTensor.
+        recorder: whose address space it is, if there is a recording.
+        device: where to have it.
 
     Raises:
         RuntimeError: if there is none for it.
@@ -50,7 +57,9 @@ def full_sized(sharded: Any, device: torch.device | str = "cpu") -> Tensor:
     dtype, size = sharded.dtype, sharded.shape
     stride = _compact(size, sharded.stride())
     if device == "cpu":
-        return extension.reserve(size, stride, dtype)
+        if recorder is None:
+            return extension.reserve(size, stride, dtype)
+        return extension.reserve(size, stride, dtype, recorder.space)
     return torch.empty_strided(size, stride, dtype=dtype, device=device)
 
 
@@ -140,7 +149,7 @@ class FullTensors:
         if any(p.is_partial() for p in tensor.placements):
             return None
         recorder, kept = self._recorder, self.has_values(tensor)
-        made = full_sized(tensor)
+        made = full_sized(tensor, recorder)
         storage = recorder.close(made, stands_in=True)
         if storage is not None:
             storage.known = kept

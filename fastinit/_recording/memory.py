@@ -49,6 +49,7 @@ class Memory:
         ended: whether nothing waits any more.
         scopes: what sends draws here; each has an attribute `ended`.
         huge_pages: what asks for them.
+        space: the address space of tensors that nobody touches, mostly.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class Memory:
         self.scopes: list[Any] = []
         self.lock = threading.RLock()
         self.huge_pages = HugePages()
+        self.space = extension.AddressSpace()
 
     def storage_of(self, tensor: Tensor) -> Storage | None:
         """Find the storage of a tensor; None if it is not among them."""

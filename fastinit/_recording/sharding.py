@@ -295,7 +295,7 @@ class Sharding(FullTensors):
             made = func(*args, **elsewhere(args[0], kwargs))
             if not is_sharded(made) or not made._local_tensor.is_meta:
                 return made
-            full = full_sized(made)
+            full = full_sized(made, recorder)
             recorder.close(full, stands_in=True)
             self._put(made, full)
         if number is not None:

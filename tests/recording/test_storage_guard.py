@@ -7,10 +7,12 @@ import functools
 import io
 import pickle
 import resource
+import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -285,6 +287,13 @@ def test_which_containers_hold_the_same() -> None:
         ({1}, {1}, False),  # not known
     ):
         assert _C.holds_same(now, before) is same
+        assert _C.all_hold_same([[], now], [[], before], {}) is same
+        # What is held instead of what was before.
+        assert _C.all_hold_same([[], now], [[], {}], {id(now): before}) is same
+    assert _C.all_hold_same([], [], {})
+    assert _C.all_hold_same([{"a": x}], [{"a": x}], {id(moved): {}})  # which is not among them
+    with pytest.raises(TypeError, match="all_hold_same: expects two lists and a dict"):
+        _C.all_hold_same([], [], [])  # type: ignore[arg-type]
 
 
 def test_what_is_reserved_is_an_ordinary_tensor() -> None:
@@ -309,6 +318,62 @@ def test_more_is_reserved_than_the_machine_has() -> None:
     made = _C.reserve((1 << 41,), (1,), torch.int8)  # 2 TiB
     made[1 << 40] = 5
     assert int(made[1 << 40]) == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's list of mappings")
+def test_a_space_is_few_mappings() -> None:
+    # A process may have 65,530; each twin of a model's DTensors was one.
+    mappings = Path("/proc/self/maps")
+    before = len(mappings.read_text().splitlines())
+    space = _C.AddressSpace()
+    made = [_C.reserve((1 << 20,), (1,), torch.int8, space) for _ in range(70_000)]
+    assert len(mappings.read_text().splitlines()) < before + 64
+    assert len({one.data_ptr() for one in made}) == len(made)
+    for k in (0, 1, 69_999):
+        made[k].fill_(k % 100)
+    assert [int(made[k].sum()) for k in (0, 1, 2, 69_999)] == [0, 1 << 20, 0, 99 << 20]
+    del space, made
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's figures")
+def test_a_part_of_a_space_gives_its_memory_back() -> None:
+    space = _C.AddressSpace()
+    others = [_C.reserve((1 << 20,), (1,), torch.int8, space) for _ in range(2)]
+    large = _C.reserve((1 << 28,), (1,), torch.int8, space).fill_(1)
+    had = resident()
+    del large
+    assert had - resident() > 1 << 27
+    assert int(others[0].fill_(3)[5]) == 3
+
+
+_LITTLE = """
+import resource, torch
+from fastinit import _C
+space = _C.AddressSpace()
+a = _C.reserve((1 << 21,), (1,), torch.int8, space)
+begun = [int(line.split()[0]) for line in open("/proc/self/statm")][0] * 4096
+resource.setrlimit(resource.RLIMIT_AS, (begun + (1 << 30),) * 2)
+other = _C.AddressSpace()  # for which there are no 4 TiB
+b, c = (_C.reserve((1 << 21,), (1,), torch.int8, other).fill_(k) for k in (5, 6))
+assert (int(b[-1]), int(c[-1]), int(a.fill_(2)[-1])) == (5, 6, 2)
+try:
+    _C.reserve((1 << 31,), (1,), torch.int8, other)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere limits are others")
+def test_a_space_where_there_is_little() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LITTLE], capture_output=True, text=True, check=False
+    )
+    assert "reserve: 2147483648 bytes: Cannot allocate memory" in done.stdout, done.stderr
 
 
 def test_what_cannot_be_reserved_raises() -> None:
