@@ -53,7 +53,7 @@ def handled(tensor: Tensor, dtypes: frozenset[torch.dtype]) -> bool:
     )
 
 
-def _refuse_dtype(
+def refuse_dtype(
     function: Callable[..., Tensor],
     tensor: Tensor,
     arguments: dict[str, Any],
@@ -100,6 +100,14 @@ def _filled_by_vmap(tensor: Tensor, given: dict[str, Any], dtypes: frozenset[tor
     return ours and _vmap.only_vmap() and forward_ad._current_level < 0
 
 
+def shown_to_modes() -> bool:
+    """Whether a function mode other than fastinit's own, which change draws alone, is on."""
+    return any(
+        not getattr(torch._C._get_function_stack_at(k), "is_fastinits", False)
+        for k in range(torch._C._len_torch_function_stack())
+    )
+
+
 def _passes_on(name: str, tensor: Tensor) -> bool:
     """Whether a call with a key is for the tensor's own class to make."""
     return (
@@ -136,7 +144,7 @@ def refuse(
         if refusal is not None:
             raise NotImplementedError(refusal)
         if tensor.dtype not in dtypes:
-            _refuse_dtype(function, tensor, known, dtypes, where)
+            refuse_dtype(function, tensor, known, dtypes, where)
         return
     if beyond:
         raise NotImplementedError(
@@ -150,7 +158,7 @@ def refuse(
         and not tensor.is_meta
         and not (tensor.is_floating_point() or (tensor.is_complex() and torch.complex64 in dtypes))
     ):
-        _refuse_dtype(function, tensor, known, dtypes, where)
+        refuse_dtype(function, tensor, known, dtypes, where)
     if issubclass(kind, Tensor):
         check_open(where, tensor)
 

@@ -115,7 +115,9 @@ def materialize(
     ends in. A constructor that reads a value gets it.
     If that was drawn before it could be told what for, the factory runs again (once, as a rule; at
     most four times), with everything that it has changed in tensors put back, and what it has drawn
-    from a `generator=`; so it must not count on being called once. Threads that it starts belong to
+    from a `generator=`; so it must not count on being called once. Compiled functions run inside as
+    they were before, and those with `fullgraph=True` not at all, as in every dispatch mode of
+    torch's. Threads that it starts belong to
     it, and so does what it gives to pools of threads. Parameters, hooks, optimizers and ties are
     what the factory made them. Layers that are copies of one, as those of
     `torch.nn.TransformerEncoder`, stay copies; `fastinit.report` flags them.

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastinit._patch.methods import OUR_MODES
+from fastinit._fallback import shown_to_modes
 
 # Those functions, as torch made them, and the modules they are in.
 FORWARDS: tuple[tuple[Any, str], ...] = (
@@ -33,7 +33,7 @@ def has_torch_function(relevant_args: Sequence[Any]) -> bool:
     modes = [
         torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())
     ]
-    if not all(isinstance(mode, OUR_MODES) for mode in modes):
+    if shown_to_modes():
         return True
     for _ in modes:
         torch._C._pop_torch_function_stack()

@@ -19,10 +19,9 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 import fastinit.init as fast
 from fastinit._distributed.fill import is_sharded
-from fastinit._fallback import OVERRIDABLE
+from fastinit._fallback import OVERRIDABLE, shown_to_modes
 from fastinit._patch import dtensors, fast_paths, sharding
 from fastinit._patch.exchanges import Exchanges, Wanted
-from fastinit._patch.methods import OUR_MODES
 from fastinit._patch.scope import Scope, current, draw, is_ours, torch_only
 from fastinit._patch.stubs import code_calling
 from fastinit.initializers.elementwise import trunc_normal_within
@@ -110,14 +109,6 @@ _TORCH_FUNCTIONS: list[tuple[Any, tuple[str, ...], _Hook, bool]] = [
 ]
 
 
-def _foreign_modes() -> bool:
-    """Whether a function mode other than ours could still want to see this call."""
-    for i in range(torch._C._len_torch_function_stack()):
-        if not isinstance(torch._C._get_function_stack_at(i), OUR_MODES):
-            return True
-    return False
-
-
 def _dispatcher(
     function: FunctionType,
     saved: FunctionType,
@@ -131,7 +122,7 @@ def _dispatcher(
         scope = current()
         if scope is None or not is_ours(args[0]):
             return saved(*args)
-        if overridable and has_torch_function(args[:1]) and _foreign_modes():
+        if overridable and has_torch_function(args[:1]) and shown_to_modes():
             # Each mode comes off the stack before it calls on, so this comes back with fewer.
             return handle_torch_function(function, args[:1], **dict(zip(names, args, strict=True)))
         return hook(scope, lambda: saved(*args), args)

@@ -24,7 +24,6 @@ from fastinit._patch.scope import (
     is_transformed,
 )
 from fastinit._patch.slices import SLICING, is_dtensor
-from fastinit._recording.batch import BatchMode
 from fastinit._tensors import PLAIN_TYPES
 
 # Bound here, as other libraries exchange torch's attributes.
@@ -301,6 +300,8 @@ class PatchMode(TorchFunctionMode):
     Other tasks of the thread have the mode on their stack, too.
     """
 
+    is_fastinits = True
+
     def __init__(self, scope: Scope) -> None:
         super().__init__()
         self._scope = scope
@@ -330,7 +331,3 @@ class PatchMode(TorchFunctionMode):
             if func in TORCH_DRAWS and args and is_dtensor(args[0]) and not _grad_matters(args[0]):
                 return draw_whole(func, args[0], args[1:], kwargs or {})
             return func(*args, **kwargs) if kwargs else func(*args)
-
-
-# Those that change no call but draws, and look at initialisers only to make these.
-OUR_MODES = (PatchMode, BatchMode)

@@ -137,6 +137,8 @@ class _DispatchMode(DispatchMode):
 class BatchMode(TorchFunctionMode):
     """Sees the functions that read a tensor's memory without an operator."""
 
+    is_fastinits = True
+
     def __init__(self, queue: _Queue) -> None:
         super().__init__()
         self._queue = queue
@@ -174,7 +176,8 @@ class batch:
     Memory that waits is guarded: reaching it in a way that no mode of this thread sees (another
     thread, a C extension) raises a RuntimeError that says "fill pending", and never reads garbage.
 
-    Batches nest, each for the memory allocated inside it.
+    Batches nest, each for the memory allocated inside it. As in every dispatch mode of torch's,
+    what is compiled runs as it was before, and with `fullgraph=True` torch refuses to.
 
     Raises:
         RuntimeError: if it is entered twice at a time, or left without being entered.

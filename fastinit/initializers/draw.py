@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Generator, Tensor
 from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
-from fastinit._fallback import fallback, handled
+from fastinit._fallback import OVERRIDABLE, fallback, handled, shown_to_modes
 from fastinit._tensors import DTYPES
 from fastinit.key import NOTHING, Key, source
 
@@ -88,6 +89,23 @@ def initializer(
     return note
 
 
+def _offer(
+    function: Callable[..., Tensor],
+    tensor: Tensor,
+    arguments: tuple[Any, ...],
+    generator: Generator | None,
+    key: Key | int | None,
+    beyond: dict[str, Any],
+) -> Tensor:
+    """Offer a call to function modes; each comes off their stack before it calls on."""
+    by_name = dict(zip(INITIALIZERS[function].names, arguments, strict=True))
+    own: dict[str, Any] = {} if key is None else {"key": key}  # which torch has not
+    result: Tensor = handle_torch_function(
+        function, (tensor,), tensor=tensor, **by_name, generator=generator, **own, **beyond
+    )
+    return result
+
+
 def draw(
     function: Callable[..., Tensor],
     tensor: Tensor,
@@ -113,6 +131,8 @@ def draw(
     given = NOTHING
     if key is not None or generator is not None:
         given = source(key, generator, where or function.__name__)
+    if has_torch_function_unary(tensor) and function.__name__ in OVERRIDABLE and shown_to_modes():
+        return _offer(function, tensor, arguments, generator, key, beyond)
     op, names, dtypes, numbers = INITIALIZERS[function]
     if not handled(tensor, dtypes) and not is_sharded(tensor):
         by_name = dict(zip(names, arguments, strict=True))

@@ -31,8 +31,9 @@ def uniform_(
 ) -> Tensor:
     """Fill with independent draws from the uniform distribution on [a, b).
 
-    `b` itself is never returned unless a = b, which gives the constant `a`. A complex tensor gets
-    such draws as its real and imaginary parts.
+    Every value is one of the dtype's, at least `a` and below `b` as the dtype has it: `b` itself is
+    never returned. If there is none, as for a = b, all are `a`, rounded to the dtype. A complex
+    tensor gets such draws as its real and imaginary parts.
 
     Args:
         tensor: any shape; float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2,

@@ -125,7 +125,7 @@ def _calculate_fan_in_and_fan_out(tensor: Tensor, batch_dims: int = 0) -> tuple[
 
 def correct_fan(shape: Sequence[int], mode: FanMode, batch_dims: int = 0) -> int:
     """Give fan_in or fan_out, as `mode` (in either case) says."""
-    wanted = mode.lower()
+    wanted = mode.lower() if isinstance(mode, str) else None
     if wanted not in ("fan_in", "fan_out"):
         raise ValueError(f"argument 'mode' must be 'fan_in' or 'fan_out', got {mode!r}")
     fan_in, fan_out = fans_of_shape(shape, batch_dims)

@@ -16,10 +16,16 @@ from torch.compiler import is_compiling
 
 from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.structured import trunc_normal_of_parts
+from fastinit._fallback import refuse_dtype
 from fastinit._forked import on_one_thread, waits
 from fastinit._tensors import DTYPES, check_one_shape
 from fastinit.initializers.draw import as_double, draw
-from fastinit.initializers.elementwise import normal_, trunc_normal_within, uniform_
+from fastinit.initializers.elementwise import (
+    normal_,
+    trunc_normal_,
+    trunc_normal_within,
+    uniform_,
+)
 from fastinit.initializers.fans import (
     Dims,
     Mode,
@@ -237,7 +243,9 @@ def _scaled(
     std = math.sqrt(factor / fan) if fan > 0 else 0.0  # without fans there are no elements
     # Real and imaginary part have half the variance each.
     numbers = centred(distribution, std, 1.5 if tensor.is_complex() else 3.0)
-    if distribution == "truncated_normal" and tensor.is_complex() and tensor.dtype in DTYPES:
+    if distribution == "truncated_normal" and tensor.is_complex():
+        if tensor.dtype not in DTYPES:  # `trunc_normal_` would name its own
+            refuse_dtype(trunc_normal_, tensor, {}, DTYPES, where)
         _complex_trunc_normal(tensor, numbers[1], generator, key, where)
         return tensor
     return draw(_FUNCTIONS[distribution], tensor, numbers, generator, key, where=where)

@@ -247,9 +247,43 @@ def test_function_modes_see_the_op_and_change_nothing(name):
     with Seen() as mode:
         fill(name, tensor, key=1)
     assert same_bits(tensor, plain)
+    if name in _fallback.OVERRIDABLE:  # which are all that modes see, as in torch
+        assert mode.functions[-1] is getattr(fastinit, name)
+        return
     own = name in ("trunc_normal_", "orthogonal_", "sparse_")
     op = "uniform_" if "uniform" in name else name if own else "normal_"
     assert getattr(torch.ops.fastinit, op).default in mode.functions
+
+
+class Answers(TorchFunctionMode):
+    """Answers calls of some functions, with the arguments that it is given by name."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("uniform_", "normal_", "kaiming_uniform_"):
+            return kwargs
+        return func(*args, **(kwargs or {}))
+
+
+def test_function_modes_may_answer_what_they_may_of_torchs() -> None:
+    tensor = torch.zeros(2, 2)
+    generator = torch.Generator()
+    with Answers():
+        theirs = nn.init.normal_(tensor, 1.0, 2.0, generator)
+        assert fastinit.normal_(tensor, 1.0, 2.0, generator) == theirs
+        assert fastinit.kaiming_uniform_(tensor, 3.0) == nn.init.kaiming_uniform_(tensor, 3.0)
+        given: Any = fastinit.kaiming_uniform_(tensor, mode="fan_out", batch_dims=1, key=5)
+        assert (given["mode"], given["batch_dims"], given["key"]) == ("fan_out", 1, 5)
+        with Seen() as seen:
+            given = fastinit.uniform_(tensor, key=5)
+        assert given["key"] == 5
+        assert seen.functions == [fastinit.uniform_]
+        with torch.utils._device.DeviceContext(torch.device("cpu")):
+            assert fastinit.uniform_(tensor, key=5) == given
+    assert not tensor.any()
+    # fastinit's own modes are none of these.
+    with fastinit.batch(), fastinit.patch(0):
+        torch.empty(3).uniform_()
+        assert fastinit.normal_(tensor, key=5) is tensor
 
 
 # ---- what fastinit does not handle ---------------------------------------------------------------

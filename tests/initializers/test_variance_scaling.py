@@ -133,6 +133,15 @@ def test_bad_arguments(kwargs, error, message):
         fastinit.variance_scaling_(tensor, **kwargs)
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.parametrize("function", [fastinit.variance_scaling_, fastinit.lecun_normal_])
+@pytest.mark.parametrize("kwargs", [{}, {"key": 1}])
+def test_other_dtypes_are_refused_by_those_that_can_be(function, kwargs):
+    tensor = torch.zeros(4, 3, dtype=torch.complex32)
+    with untouched(tensor), pytest.raises(NotImplementedError, match=r"complex32; .*complex64"):
+        function(tensor, **kwargs)
+
+
 def test_shapes_without_fans():
     for shape in ((), (5,)):
         with pytest.raises(ValueError, match="at least 2 dimensions"):

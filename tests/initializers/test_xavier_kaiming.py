@@ -51,6 +51,9 @@ def test_kaiming_mode(name):
     tensor = torch.zeros(6, 2, 3)
     with untouched(tensor), pytest.raises(ValueError, match="'mode' must be 'fan_in' or 'fan_out'"):
         function(tensor, mode="fan_avg")
+    for mode in (None, 5):
+        with untouched(tensor), pytest.raises(ValueError, match=f"'mode' must be .*, got {mode}"):
+            function(tensor, mode=mode)
 
 
 @pytest.mark.parametrize("name", ["kaiming_uniform_", "kaiming_normal_"])
