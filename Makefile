@@ -1,11 +1,11 @@
-# Needs Python >= 3.10, g++ and make; everything else is fetched by tools/dev.py, which also says which
+# Needs Python >= 3.10, g++ or clang, and make; everything else is fetched by tools/dev.py, which also says which
 # interpreter is used and what happens to it (nothing).
 #
 #   PYTHON=...       an interpreter; if it has torch, that torch is used and left alone (python3)
 #   VENV=...         environment that is made otherwise (.venv)
 #   TORCH_SPEC=...   torch to install there (torch==2.13.0)
 #   TORCH_INDEX=...  package index to take it from, for instance torch's index of CPU builds
-#   CXX=...          C++ compiler (g++)
+#   CXX=...          C++ compiler (the first there is of g++, c++, clang++)
 #   ARGS=...         handed to pytest, the benchmark or the tool, for instance ARGS='-k uniform -x'
 #   MODULE=...       a Python file, for mutation
 #   TESTS=...        a folder or files of tests that shall notice, for mutation
@@ -14,6 +14,9 @@
 #   STAGES=...       of gpu-check (build,bits,headline,sanitizer,tests,bench-gpu,...: its --help)
 
 PYTHON ?= python3
+ifeq ($(origin CXX),default)
+CXX := $(notdir $(firstword $(foreach name,g++ c++ clang++,$(shell command -v $(name))) g++))
+endif
 ARGS ?=
 PYTHON_EXPLICIT := $(filter-out file,$(origin PYTHON))
 export PYTHON_EXPLICIT VENV TORCH_SPEC TORCH_INDEX CXX

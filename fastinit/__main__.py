@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
         "init",
         help="build a transformers model from its config.json, with weights, and report on it",
     )
-    init.add_argument("--config", type=Path, required=True, metavar="CONFIG.JSON")
+    init.add_argument(
+        "--config", type=Path, required=True, metavar="CONFIG.JSON", help="the model's config.json"
+    )
     init.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: the config's)")
     init.add_argument("--device", default=None, help="where the model goes (default: cpu)")
     init.add_argument("--key", type=int, help="an int in [-2**63, 2**64) (default: torch's seed)")
@@ -49,7 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (init, report):
         command.add_argument("--json", type=Path, metavar="PATH", help="write the report there")
-        command.add_argument("--plot", type=Path, metavar="PATH", help="draw a picture there")
+        command.add_argument(
+            "--plot",
+            type=Path,
+            metavar="PATH",
+            help="draw a picture there, of the kind that its ending names (default: .png)",
+        )
     return parser
 
 
@@ -76,11 +83,21 @@ def _dtype(value: Any) -> torch.dtype:
     return dtype
 
 
+def _check_device(device: str | None) -> None:
+    """Complain of a device that torch cannot make tensors on."""
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # of many kinds
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise _Complaint(f"--device {device}: {lines[0]}") from None
+
+
 def _built(options: argparse.Namespace) -> nn.Module:
     try:
         import transformers
     except ImportError:
         raise _Complaint("init needs transformers: pip install transformers") from None
+    _check_device(options.device)
     values = _read_config(options.config)
     config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
     kind = type(config)

@@ -168,7 +168,9 @@ def show(seed: int, doors: list[str], device: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--programs", type=int, default=2000)
+    parser.add_argument(
+        "--programs", type=int, default=2000, help=f"how many, in whole lots of {CHUNK}"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the first program")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=1e9, help="start nothing new after these")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -82,7 +84,11 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
         raise
     except Exception as error:  # of many kinds, and long
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{file} cannot be read as weights: {lines[0]}") from error
+        why = lines[0]
+        if isinstance(error, UnpicklingError):  # torch advises to trust the file
+            held = re.search(r"GLOBAL (\S+)", str(error))
+            why = f"it holds {held[1]}; save the tensors alone" if held else "it is no state dict"
+        raise ValueError(f"{file} cannot be read as weights: {why}") from error
     found, inside = _by_name(state), _in_checkpoint(state)
     named = not inside.keys().isdisjoint(_CALLED)
     most = max(map(len, inside.values()), default=0)

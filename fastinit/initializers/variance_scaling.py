@@ -18,7 +18,7 @@ from fastinit._distributed.fill import is_sharded
 from fastinit._distributed.structured import trunc_normal_of_parts
 from fastinit._fallback import refuse_dtype
 from fastinit._forked import on_one_thread, waits
-from fastinit._tensors import DTYPES, check_one_shape
+from fastinit._tensors import DTYPES, check_one_shape, is_plain, on_handled_device
 from fastinit.initializers.draw import as_double, draw
 from fastinit.initializers.elementwise import (
     normal_,
@@ -243,11 +243,13 @@ def _scaled(
     std = math.sqrt(factor / fan) if fan > 0 else 0.0  # without fans there are no elements
     # Real and imaginary part have half the variance each.
     numbers = centred(distribution, std, 1.5 if tensor.is_complex() else 3.0)
-    if distribution == "truncated_normal" and tensor.is_complex():
-        if tensor.dtype not in DTYPES:  # `trunc_normal_` would name its own
+    if distribution == "truncated_normal" and not tensor.is_floating_point():
+        if tensor.dtype in DTYPES:
+            _complex_trunc_normal(tensor, numbers[1], generator, key, where)
+            return tensor
+        if is_plain(type(tensor)) and on_handled_device(tensor) and not tensor.is_meta:
+            # `trunc_normal_` would name its own dtypes.
             refuse_dtype(trunc_normal_, tensor, {}, DTYPES, where)
-        _complex_trunc_normal(tensor, numbers[1], generator, key, where)
-        return tensor
     return draw(_FUNCTIONS[distribution], tensor, numbers, generator, key, where=where)
 
 

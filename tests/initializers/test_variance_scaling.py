@@ -136,9 +136,10 @@ def test_bad_arguments(kwargs, error, message):
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @pytest.mark.parametrize("function", [fastinit.variance_scaling_, fastinit.lecun_normal_])
 @pytest.mark.parametrize("kwargs", [{}, {"key": 1}])
-def test_other_dtypes_are_refused_by_those_that_can_be(function, kwargs):
-    tensor = torch.zeros(4, 3, dtype=torch.complex32)
-    with untouched(tensor), pytest.raises(NotImplementedError, match=r"complex32; .*complex64"):
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.int32, torch.bool])
+def test_other_dtypes_are_refused_by_those_that_can_be(function, kwargs, dtype):
+    tensor = torch.zeros(4, 3, dtype=dtype)
+    with untouched(tensor), pytest.raises(NotImplementedError, match=rf"{dtype}; .*complex64"):
         function(tensor, **kwargs)
 
 

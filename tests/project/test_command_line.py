@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -205,7 +206,8 @@ def test_complaints(tmp_path: Path, config: Path) -> None:
         (json.dumps(CONFIG | {"n_layer": "x"}), [], "n_layer"),
         (json.dumps(CONFIG | {"n_head": 5}), [], "divisible"),
         (json.dumps(CONFIG | {"dtype": "float99"}), [], "float99"),
-        (json.dumps(CONFIG), ["--device", "nowhere"], "nowhere"),
+        (json.dumps(CONFIG), ["--device", "nowhere"], "--device nowhere: "),
+        (json.dumps(CONFIG), ["--device", "cuda:77"], "--device cuda:77: "),
         (json.dumps(CONFIG), ["--key", str(1 << 64)], "key"),
         (json.dumps(CONFIG), ["--save", "{config}"], "cannot be written"),
     ],
@@ -242,6 +244,11 @@ def test_init_without_transformers(config: Path, monkeypatch: pytest.MonkeyPatch
     ("content", "message"),
     [
         (b"nothing of the kind", "cannot be read as weights"),
+        (b'{"model_type": "gpt2"}', "cannot be read as weights"),
+        (
+            {"model": {"w": torch.ones(2)}, "options": argparse.Namespace(epochs=3)},
+            "cannot be read as weights: it holds argparse.Namespace; save the tensors alone",
+        ),
         ({"model": {"w": 1}}, "no weights by name, but 'model'"),
         (
             {"model": {"w": torch.ones(2)}, "ema": {"w": torch.ones(2)}, "epoch": 1},
@@ -268,6 +275,7 @@ def test_report_complains_in_a_line(tmp_path: Path, content: object, message: st
     with pytest.raises(SystemExit, match=message) as caught:
         main(["report", str(path)])
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch's advice is to trust the file
 
 
 def test_two_files_of_a_folder_that_hold_the_same_name(tmp_path: Path) -> None:

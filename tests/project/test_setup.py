@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
+import subprocess
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +173,33 @@ def test_lists_are_kept_but_for_what_is_too_old(
 def test_an_nvcc_that_does_not_run_is_left_to_torch(toolkit: Make) -> None:
     toolkit(release="", targets="")
     assert outcome(a_torch("13.0"))[:2] == (True, "")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("there", [["g++", "clang++"], ["c++", "clang++"], ["clang++"], []])
+def test_make_takes_the_compiler_that_setup_does(
+    there: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sh", "find", "echo"):
+        found = shutil.which(name)
+        assert found is not None
+        (tmp_path / name).symlink_to(found)
+    for name in there:
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("CXX", "MAKEFLAGS", "MAKELEVEL", "PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+    program = shutil.which("make")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    show = "show: compiler; @echo $(CXX)"
+    command = [program, "-s", "--no-print-directory", f"PYTHON={sys.executable}", "--eval", show]
+    done = subprocess.run([*command, "show"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if there:
+        assert done.stdout.split() == [SETUP["find_compiler"]()]
+        return
+    assert "g++ (or set CXX) not found" in done.stderr
+    with pytest.raises(SystemExit):
+        SETUP["find_compiler"]()
 
 
 def test_the_tested_range_is_the_same_everywhere():
