@@ -140,6 +140,11 @@ class ByRegion(Generic[T]):
         """List them, in no order in particular."""
         return [entry.region for entry in self._by_bytes.values()]
 
+    @property
+    def items(self) -> list[tuple[Region, T]]:
+        """List them, and their values."""
+        return [(entry.region, entry.value) for entry in self._by_bytes.values()]
+
     @staticmethod
     def _bytes(region: Region) -> Any:
         if region.dense:

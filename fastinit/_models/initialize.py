@@ -61,15 +61,16 @@ def initialize_(
     """Initialise every parameter of a module in place, each under a key of its own name.
 
     The n-th draw into a parameter called `name` uses `key.fold_in(name).fold_in(n)`, n counting
-    from 0 those that its values come from. What is overwritten never is computed; if a plain
-    attribute keeps it, or somebody has looked at it before, it counts after the others. A draw into
-    memory without a name has that of what its values flow into first, as far as torch's operators
-    tell: those that go through NumPy, numbers, pickles or files count together, in their order.
-    Otherwise values do not depend on the order of modules, on what else the model holds, or on what
-    it is wrapped in (the segments that torch.compile, data parallelism, FSDP and checkpointing add
-    to names are dropped, and those of subclasses of these; names in a wrapper of your own begin
-    with what it calls the module inside; a tied parameter has the first of its names). All fills
-    run together: one launch per device.
+    from 0 those that its values come from. What is overwritten never is computed, unless something
+    else keeps it or what was made of it (another parameter, a buffer, a plain attribute), or
+    somebody has looked at it before: then it counts after the others. A draw into memory without a
+    name has that of what its values flow into first, as far as torch's operators tell: those that
+    go through NumPy, numbers, pickles or files count together, in their order. Otherwise values do
+    not depend on the order of modules, on what else the model holds, or on what it is wrapped in
+    (the segments that torch.compile, data parallelism, FSDP and checkpointing add to names are
+    dropped, and those of subclasses of these; names in a wrapper of your own begin with what it
+    calls the module inside; a tied parameter has the first of its names). All fills run together:
+    one launch per device.
 
     Without `rules`, each module runs what it defines itself, without arguments, children first:
     `reset_parameters` or `_reset_parameters`, then `init_weights` or `_init_weights`; a model of

@@ -76,7 +76,8 @@ class patch:
           same weights for every division into pipeline stages, and for a layer more. `n` is the
           least number that no other draw under this name has whose values are still in `module`;
           they are gone when one later draw has written over them all, and with their parameter.
-          So what is drawn anew as a whole gets the same numbers anew.
+          So what is drawn anew as a whole gets the same numbers anew, also if something was copied
+          from it before, which nobody follows here.
         - Names are without what wrappers add, and a tied parameter has the first of its names, as
           in `initialize_`. What becomes a parameter inside is found when something is drawn into
           it.

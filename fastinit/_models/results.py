@@ -47,6 +47,10 @@ def named_memory(
                 names.partly = names.partly or ref.region.nbytes < storage.nbytes
     for ref, name in recorder.declared:
         names.before.add(ref, name)
+    if recorder.declared:
+        for name, named in (*result.parameters.items(), *result.buffers.items()):
+            if named.part_of is not None:
+                names.wholes[rename(name)] = request.rename.of_computed(named.part_of.name)
     storages = recorder.storages_of(tensor for tensor, _ in recorder.followed)
     for (tensor, name), storage in zip(recorder.followed, storages, strict=True):
         if storage is None or (storage in names.there and not names.partly):

@@ -239,6 +239,7 @@ def without_dead(
     *,
     looked_at: bool = True,
     held: Callable[[Storage], Sequence[Region]] | None = None,
+    in_place: bool = False,
 ) -> list[Op]:
     """Keep what the values after the last operator depend on, or somebody has read, in order.
 
@@ -247,6 +248,7 @@ def without_dead(
         live: whether somebody may want the values of a storage after the last one.
         looked_at: whether what somebody has read counts, although it is overwritten.
         held: which regions of such a storage he may want, if not all.
+        in_place: whether only what has written there counts, and not what that depends on.
     """
     # Of most storages one fill of them is all there is: what stands for "all but this region" is
     # the region then, until somebody asks for more.
@@ -286,7 +288,7 @@ def without_dead(
         if op.overwrites:
             for ref in op.writes:
                 wanted(ref.storage).remove_region(ref.region)
-        for ref in op.reads:
+        for ref in () if in_place else op.reads:
             of = [ref.region]
             if to is not None and parts is not None:
                 of = made_of_bytes(parts, to.region, ref.region)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from fastinit._fills.by_region import ByRegion
@@ -87,6 +87,13 @@ class _Table(dict[Storage, tuple[Region, str] | _Within]):
             return found.regions
         return [] if found is None else [found[0]]
 
+    def all_of(self, storage: Storage) -> list[tuple[Region, str]]:
+        """List the regions of a storage that have a name, and their names."""
+        found = self.get(storage)
+        if isinstance(found, _Within):
+            return found.items
+        return [] if found is None else [found]
+
     def within(self, ref: Ref) -> list[tuple[Region, str]]:
         """List the regions with a name that a region meets, and their names."""
         found = self.get(ref.storage)
@@ -102,6 +109,7 @@ class Names:
         there: what is there in the end as a parameter or buffer.
         others: what is held otherwise.
         before: what there was, where nothing is now that is there.
+        wholes: the names of what modules compute, by those of what they compute it from.
         partly: whether what is there leaves something of a storage to others.
 
     Args:
@@ -113,6 +121,7 @@ class Names:
         self.there = _Table()
         self.others = _Table()
         self.before = _Table()
+        self.wholes: dict[str, str] = {}
         self._listed = listed
         self._places: dict[str, int] | None = None
 
@@ -123,6 +132,17 @@ class Names:
     def held(self, storage: Storage) -> list[Region]:
         """List the regions of a storage that something has in the end."""
         return [*self.there.held(storage), *self.others.held(storage)]
+
+    def memory_of(self, names: Container[str]) -> dict[str, dict[Storage, list[Region]]]:
+        """Find what has some names in the end, or is what is computed from to give what has one."""
+        found: dict[str, dict[Storage, list[Region]]] = {}
+        for table in (self.there, self.others):
+            for storage in table:
+                for region, name in table.all_of(storage):
+                    for one in (name, self.wholes.get(name)):
+                        if one is not None and one in names:
+                            found.setdefault(one, {}).setdefault(storage, []).append(region)
+        return found
 
     def meets(self, ref: Ref) -> bool:
         """Whether some of a region has a name."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastinit._recording.flows import names_of_draws
 from fastinit._recording.graph import Op, needed_of, without_dead
+from fastinit._recording.lasting import ordered
 from fastinit._recording.naming import UNNAMED, Keys, Names
 from fastinit._recording.recorder import Recorder
 
@@ -37,16 +38,7 @@ class Settled:
             held_ops = without_dead(recorder.log, names.holds, held=names.held)
             found |= names_of_draws(names, held_ops, recorder.order)
         self.goals: Mapping[Any, str] = found
-        # Of several of one name first what the values in the end depend on, then what the module
-        # holds beside parameters and buffers, then what somebody has only looked at, or may have
-        # kept, so that none of this changes a weight.
-        ordered = [*found.items()]
-        if len({*found.values()}) < len(found):
-            for held in (names.held, names.there.held) if names.others else (names.there.held,):
-                lasting = without_dead(recorder.log, names.holds, looked_at=False, held=held)
-                lasts = {op.draw for op in lasting if op.draw is not None}
-                ordered.sort(key=lambda one: one[0] not in lasts)
-        self.keys: dict[Any, int] = self._keys.for_draws(ordered)
+        self.keys: dict[Any, int] = self._keys.for_draws(ordered(names, recorder.log, found))
         ran = filter(_HAS_RUN, self.ops)
         self.right = all(op.key == self.keys[op.draw] for op in ran if op.draw is not None)
 

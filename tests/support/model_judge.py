@@ -15,8 +15,9 @@ each draw gets the key that its name says. What is compared:
   must be an error, and NaN where eager torch has none is garbage.
 - Keys: the n-th draw that is computed for a name has `key.fold_in(name).fold_in(n)`. A draw belongs
   to the first name of the memory that it writes or else that its values reach first. It is computed
-  if some of its values are used before all are overwritten; those that are only held otherwise
-  are counted after the others, and then those that somebody has only looked at. A draw that reaches
+  if some of its values are used before all are overwritten. First are counted those that what has
+  the name has values of in the end, then those of other names, then those that are only held
+  otherwise, and then those that somebody has only looked at. A draw that reaches
   no name (a tensor in a list, say) has a key that is not said: what depends on it is not compared,
   and the program runs a second time with constants for draws, where everything is.
 - Exceptions: an exception of the program is the same one, and leaves a given module as it was.
@@ -180,8 +181,8 @@ def _eager(program: Program, door: str, constant: bool) -> _Expected:
         if error is not None:
             return _Expected(Outcome([], error, outside), [], [], False, keys, log, True)
         entries = snapshot(result)
-        named, there = [*_named(result), *before], _cells(t for _, t in _named(result))
-        following = keys_by_name(log, named, there, _cells(_tensors(entries)))
+        there = _named(result)
+        following = keys_by_name(log, [*there, *before], there, _cells(_tensors(entries)))
         sure = following == keys or not log.draws
         if sure:
             break

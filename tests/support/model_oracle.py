@@ -349,14 +349,14 @@ def _name(
 
 
 def keys_by_name(
-    log: Log, named: list[tuple[str, Tensor]], there: Cells, final: Cells
+    log: Log, named: list[tuple[str, Tensor]], there: list[tuple[str, Tensor]], final: Cells
 ) -> list[int | None]:
     """Give each draw of a run the key that the names say; None where they say nothing.
 
     Args:
         log: the run.
         named: what has a name, or had one.
-        there: the elements of what has one in the end.
+        there: what has one in the end.
         final: those of all that there is in the end.
     """
     names: dict[tuple[int, int], str] = {}
@@ -367,18 +367,26 @@ def keys_by_name(
             first.setdefault(cell[0], name)
     count: dict[str, int] = {}
     keys: list[int | None] = [None] * log.draws
-    lasting = [{event.draw for event in _computed(log, held, False)} for held in (there, final)]
+    own = {name: cells(tensor) for name, tensor in there}
+    held = frozenset().union(*own.values())
     events = _computed(log, final, True)
+    found = [
+        (event.draw, _name(events[k:], names, first, final))
+        for k, event in enumerate(events)
+        if event.draw is not None
+    ]
+    last = {
+        of: {event.draw for event in _computed(log, of, False)}
+        for of in {held, final, *(own.get(name, held) for _, name in found)}
+    }
 
-    def late(event: Event) -> tuple[bool, ...]:
-        """What somebody only holds comes after what has a name, then what he has looked at."""
-        return tuple(event.draw not in draws for draws in lasting)
+    def late(draw: int, name: Any) -> tuple[bool, ...]:
+        """First what it is named by, then what else has a name, is held, and was looked at."""
+        return tuple(draw not in last[of] for of in (own.get(name, held), held, final))
 
-    drawn = [(k, event) for k, event in enumerate(events) if event.draw is not None]
-    for k, event in sorted(drawn, key=lambda one: late(one[1])):
-        name = _name(events[k:], names, first, final)
-        if name is not None and event.draw is not None:
-            keys[event.draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
+    for draw, name in sorted(found, key=lambda one: late(*one)):
+        if name is not None:
+            keys[draw] = int(KEY.fold_in(name).fold_in(count.get(name, 0)))
             count[name] = count.get(name, 0) + 1
     return keys
 
