@@ -83,12 +83,14 @@ def initialize_(
     them copies.
 
     A tied parameter gets what is made of the place that others are tied to: the one that
-    transformers declares, else an embedding, else the first that is written. A weight that its
-    module computes (`torch.nn.utils.parametrizations`, `weight_norm`, `spectral_norm`, `prune`) is
-    initialised as what the module multiplies by, under the name that it has without that, and
-    brought back through `right_inverse`; rules may name its parts instead. Nothing is written
-    before all of it is known, so an error leaves the module as it was. An initialiser that reads
-    what it draws gets it; if that was drawn before it could be told what for, all of them run
+    transformers declares, else an embedding, else the first that is written. What a module that has
+    all these places in it defines (`_init_weights` for each module below it, too) finds them tied,
+    so what it writes last stays, as after `model.apply(model._init_weights)` in torch. A weight
+    that its module computes (`torch.nn.utils.parametrizations`, `weight_norm`, `spectral_norm`,
+    `prune`) is initialised as what the module multiplies by, under the name that it has without
+    that, and brought back through `right_inverse`; rules may name its parts instead. Nothing is
+    written before all of it is known, so an error leaves the module as it was. An initialiser that
+    reads what it draws gets it; if that was drawn before it could be told what for, all of them run
     again, from the module as it was; if they communicate with other processes (torch.distributed),
     all of these run theirs again or none does: they ask each other through the store of the process
     group, for a minute at most, and if one is not in an initialiser a UserWarning says that values

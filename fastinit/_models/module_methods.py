@@ -180,7 +180,9 @@ def run(
 
     What a module computes from parameters (see `parametrized`) is a parameter meanwhile, except
     for transformers, which would not reach it either. Tied parameters are apart for what is below
-    the module that holds all their places, and where transformers ties them itself.
+    the module that holds all their places, and where transformers ties them itself; that module's
+    own methods find them tied, one that is applied to all below it, too: constructors tie before
+    they call these, and with the places apart `materialize` of one would give something else.
 
     Args:
         module: the module.

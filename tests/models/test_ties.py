@@ -137,6 +137,61 @@ def test_what_holds_all_places_initialises_them_tied() -> None:
         assert (model.embed.weight == 0.5).all()
 
 
+class Hooked(nn.Module):
+    """Its constructor ties, then initialises each module: minGPT's way."""
+
+    def __init__(self, head_first: bool) -> None:
+        super().__init__()
+        for name in ("head", "embed") if head_first else ("embed", "head"):
+            layer = nn.Linear(8, 16, bias=False) if name == "head" else nn.Embedding(16, 8, 3)
+            self.add_module(name, layer)
+        self.head.weight = self.embed.weight
+        self.apply(self._init_weights)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.uniform_(module.weight, 5.0, 6.0)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+            module.weight.data[module.padding_idx].zero_()
+
+
+class AppliesItself(Hooked):
+    def init_weights(self) -> None:
+        self.apply(self._init_weights)
+
+
+@pytest.mark.parametrize("kind", [Hooked, AppliesItself])
+@pytest.mark.parametrize("head_first", [False, True])
+def test_a_hook_for_each_module_finds_them_tied(kind: Any, head_first: bool) -> None:
+    """So the last that it is called for decides, as in torch and in the constructor itself."""
+    made = materialize(lambda: kind(head_first), key=3)
+    ours = roads(lambda: kind(head_first))
+    for model in (kind(head_first), made, *ours):
+        assert model.head.weight is model.embed.weight
+        assert (model.embed.weight[3].count_nonzero() == 0) == head_first
+        assert (model.embed.weight.max() > 5) == (not head_first)
+    for model in ours:
+        assert same_bits(model.embed.weight.data, made.embed.weight.data)
+
+
+def test_a_hook_below_what_holds_all_places_finds_them_apart() -> None:
+    """The head is outside of what the hook is called for, so it is the embedding that decides."""
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Hooked(False)
+            self.head = nn.Linear(8, 16, bias=False)
+            self.inner.head = nn.Identity()
+            self.head.weight = self.inner.embed.weight
+
+    for model in roads(Whole):
+        assert model.head.weight is model.inner.embed.weight
+        assert model.head.weight[3].count_nonzero() == 0
+        assert 0.01 < model.head.weight.std() < 0.03
+
+
 def test_modules_that_are_shared_are_no_ties_that_part() -> None:
     layer = nn.Linear(4, 4)
     model = nn.ModuleList([nn.Sequential(layer), nn.Sequential(layer)])
