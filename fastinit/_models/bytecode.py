@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import dis
 import functools
-from collections.abc import Sequence
 from types import CodeType
 from typing import Any, NamedTuple
 
-Path = tuple[str, ...]  # names from where they begin: SELF, ANY, or a global
+from fastinit._models.bytecode_values import (
+    ANY,
+    DICT,
+    INITIALISER,
+    MADE,
+    NEW,
+    PARAMETER,
+    PARAMETERS,
+    SELF,
+    SELF_VALUE,
+    SOME,
+    TIED,
+    Held,
+    Path,
+    Value,
+    attribute_of,
+    constants,
+    each_of,
+    item_of,
+    known,
+    result_of,
+)
 
-SELF, ANY = "", "?"  # a function's first argument, and what is not known
-
-# What gives the memory of a tensor; of one made just now it gives what has been made.
-_VIEWS = frozenset(
-    {"T", "detach", "expand", "expand_as", "flatten", "mT", "narrow", "numpy", "permute"}
-    | {"reshape", "squeeze", "t", "transpose", "unsqueeze", "view", "view_as"}
-)
-# What gives its values in other memory, in another type or layout.
-_COPIES = frozenset(
-    {"bfloat16", "clone", "contiguous", "cpu", "cuda", "double", "float", "half", "to", "type"}
-)
-_EMPTY = frozenset(  # what makes no values
-    {"empty", "empty_like", "empty_strided", "new", "new_empty"}
-    | {"Tensor", "FloatTensor", "DoubleTensor", "HalfTensor"}
-)
-_OF_PARAMETERS = frozenset({"parameters", "named_parameters", "_parameters", "state_dict"})
-_ITERATING = frozenset(
-    {"enumerate", "filter", "iter", "list", "map", "reversed", "sorted", "tuple", "zip"}
-    | {"chain", "items", "values", "named_modules", "modules", "children", "named_children"}
-)
-_ARRAYS = ("torch", "np", "numpy")  # modules whose functions make tensors and arrays
-SOME = "getattr(nn.init, ...)"  # one of torch's initialisers, whichever
 SETS = (".data", "[...]", "=")  # how a parameter is changed, if no method does it
 
 
@@ -89,31 +87,6 @@ class Uses(NamedTuple):
     calls: frozenset[Call]
 
 
-class _Value(NamedTuple):
-    """Something on the interpreter's stack.
-
-    Attributes:
-        kind: "name" of the attribute that `path` leads to; "view" of its memory; "copy" of its
-            values; "made" for values made here, "empty" for memory made here without; "parameters"
-            for several of them, "parameter" for one; "new" for a parameter made here of values.
-            Beside these "dict" for one made here, "initialiser" for one of torch's, "constant".
-        path: as above.
-        value: that of a constant.
-    """
-
-    kind: str
-    path: Path = ()
-    value: Any = None
-
-
-_MADE, _NONE_YET = _Value("made"), _Value("empty")
-_PARAMETERS, _PARAMETER, _NEW = _Value("parameters"), _Value("parameter"), _Value("new")
-_DICT, _INITIALISER = _Value("dict"), _Value("initialiser")
-_SELF = _Value("name", (SELF,))
-_Held = _Value | None  # None: nothing is known of it
-_TIED = ("name", "view", "copy", "empty")  # what a weight may be set to without being changed
-
-
 @functools.lru_cache(maxsize=1 << 12)
 def uses(code: CodeType) -> Uses:
     """Say what code uses and does.
@@ -148,12 +121,12 @@ class _Stack:
     """
 
     def __init__(self, code: CodeType) -> None:
-        self._held: list[_Held] = []
+        self._held: list[Held] = []
         self._constants = code.co_consts
-        self._locals: dict[str, _Held] = {}
+        self._locals: dict[str, Held] = {}
         if code.co_argcount:
-            self._locals[code.co_varnames[0]] = _SELF
-        self._arguments: list[_Held] | None = None  # that have been taken off before the call
+            self._locals[code.co_varnames[0]] = SELF_VALUE
+        self._arguments: list[Held] | None = None  # that have been taken off before the call
         self.names: set[str] = set()
         self.paths: set[Path] = set()
         self.changes: set[Change] = set()
@@ -164,8 +137,8 @@ class _Stack:
         self._keywords: tuple[str, ...] = ()  # of the call that comes next
         self.hooks: set[str] = set()  # functions that are defined here, to be called later
 
-    def _below(self, depth: int) -> _Held:
-        return _known(self._held[-depth]) if len(self._held) >= depth else None
+    def _below(self, depth: int) -> Held:
+        return known(self._held[-depth]) if len(self._held) >= depth else None
 
     def _pop(self, count: int) -> None:
         if count > 0:
@@ -179,7 +152,7 @@ class _Stack:
         if name in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_FROM", "IMPORT_NAME"):
             self.names.add(how)
         elif name in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
-            self._use(self._below(1) if name != "LOAD_SUPER_ATTR" else _SELF, how)
+            self._use(self._below(1) if name != "LOAD_SUPER_ATTR" else SELF_VALUE, how)
         elif name == "STORE_ATTR":
             self._set(self._below(1), how, self._below(2))
         elif name in ("STORE_SUBSCR", "STORE_SLICE"):
@@ -189,7 +162,7 @@ class _Stack:
             own = of is not None and of.kind == "name" and len(of.path) < 3  # a number, perhaps
             self._change(None if own else of, ".data")
 
-    def _use(self, of: _Held, name: str) -> None:
+    def _use(self, of: Held, name: str) -> None:
         """Note that an attribute is asked for."""
         path = () if of is None or of.kind not in ("name", "view") else of.path
         if path:
@@ -203,19 +176,19 @@ class _Stack:
         else:
             self._change(of, name)
 
-    def _change(self, of: _Held, how: str) -> None:
+    def _change(self, of: Held, how: str) -> None:
         """Note that what is asked for is changed."""
-        if of == _PARAMETER:
+        if of == PARAMETER:
             self.changes.add(Change("", how))
         elif of is not None and of.kind in ("name", "view") and len(of.path) > 1:
             self.changes.add(Change(of.path[-1], how))
 
-    def _set(self, of: _Held, name: str, to: _Held) -> None:
+    def _set(self, of: Held, name: str, to: Held) -> None:
         """Note that an attribute is set."""
         if name == "data":
-            if to is None or to.kind not in _TIED:
+            if to is None or to.kind not in TIED:
                 self._change(of, ".data")
-        elif to == _NEW and of != _SELF:
+        elif to == NEW and of != SELF_VALUE:
             self.changes.add(Change(name, "="))
 
     # ---- what instructions do to the stack -------------------------------------------------------
@@ -227,9 +200,9 @@ class _Stack:
         if name in ("LOAD_ATTR", "LOAD_METHOD"):
             of = self._below(1)
             self._pop(1)
-            self._push(_attribute(of, step.argval), effect)
+            self._push(attribute_of(of, step.argval), effect)
         elif name in ("LOAD_GLOBAL", "LOAD_NAME"):
-            self._push(_Value("name", (step.argval,)), effect - 1)
+            self._push(Value("name", (step.argval,)), effect - 1)
         elif name in ("SWAP", "ROT_TWO") and len(self._held) >= 2:
             depth = 2 if name == "ROT_TWO" else step.argval
             if depth <= len(self._held):
@@ -251,12 +224,12 @@ class _Stack:
             names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
             self._held += map(self._locals.get, names)
         elif name == "LOAD_CONST" and isinstance(step.argval, CodeType):
-            self._held.append(_Value("function", (step.argval.co_name,)))
+            self._held.append(Value("function", (step.argval.co_name,)))
         elif name == "LOAD_CONST" and effect == 1:
-            self._held.append(_Value("constant", value=step.argval))
+            self._held.append(Value("constant", value=step.argval))
         elif name in ("BUILD_MAP", "BUILD_CONST_KEY_MAP"):
             self._pop(1 - effect)
-            self._held.append(_DICT)
+            self._held.append(DICT)
         elif name == "KW_NAMES":  # before Python 3.13
             self._keywords = self._constants[step.arg or 0]
         elif name == "MAKE_FUNCTION":
@@ -268,22 +241,22 @@ class _Stack:
             self._pop(2)
             self._held.append(made)
         elif name == "LOAD_DEREF" and step.argval == "self":
-            self._held.append(_SELF)
+            self._held.append(SELF_VALUE)
         elif name in ("BINARY_SUBSCR", "BINARY_SLICE") or _is_subscript(step):
             of = self._below(3 if name == "BINARY_SLICE" else 2)
             self._pop(1 - effect)
-            self._held.append(_item(of))
+            self._held.append(item_of(of))
         elif name == "GET_ITER":
             pass
         elif name == "FOR_ITER":
-            self._held.append(_each(self._below(1)))
+            self._held.append(each_of(self._below(1)))
         elif name == "UNPACK_SEQUENCE":
             of = self._below(1)
             self._pop(1)
-            self._held += [_each(of)] * step.argval
+            self._held += [each_of(of)] * step.argval
         elif name.startswith(("BINARY_", "INPLACE_", "UNARY_")):
             self._pop(1 - effect)
-            self._held.append(_MADE)
+            self._held.append(MADE)
         elif effect > 0:
             self._held += [None] * effect
         elif name == "PRECALL":
@@ -296,19 +269,19 @@ class _Stack:
             self._pop(1 - effect)
             self._held.append(made)
 
-    def _push(self, value: _Held, others: int) -> None:
+    def _push(self, value: Held, others: int) -> None:
         """Put something on top of what only says how it is to be called."""
         self._held += [None] * others
         self._held.append(value)
 
-    def _top(self, count: int) -> list[_Held]:
+    def _top(self, count: int) -> list[Held]:
         return self._held[-count:] if 0 < count <= len(self._held) else []
 
-    def _called(self, name: str, count: int, effect: int) -> _Held:
+    def _called(self, name: str, count: int, effect: int) -> Held:
         """Say what a call gives, and note what initialisers are called for."""
         # The first two are what is called and, for most calls, an object or nothing.
         first = 1 if name.startswith("CALL_FUNCTION") else 2
-        function = next(filter(None, map(_known, self._held[effect - 1 :][:first])), None)
+        function = next(filter(None, map(known, self._held[effect - 1 :][:first])), None)
         given, names = self._arguments, self._keywords
         if given is None and name.endswith("_KW"):
             *given, keywords = self._top(count + 1) or [None]
@@ -316,12 +289,12 @@ class _Stack:
         elif given is None:
             given = self._top(count)
         self._arguments, self._keywords = None, ()
-        arguments = [*map(_known, given)]
+        arguments = [*map(known, given)]
         path = () if function is None else function.path
         if len(path) == 2 and path[0] == SELF:
             unknown = name.endswith("_EX") or len(given) < count
-            self.calls.add(Call(path[1], None if unknown else _constants(given, names)))
-        if function == _INITIALISER and arguments:
+            self.calls.add(Call(path[1], None if unknown else constants(given, names)))
+        if function == INITIALISER and arguments:
             self.names.add(SOME)
         named = given[1].value if len(given) == 3 and given[1] is not None else None
         if path == ("setattr",) and isinstance(named, str):
@@ -331,11 +304,11 @@ class _Stack:
             if "hook" in function.path[-1]:
                 functions = filter(None, arguments)
                 self.hooks |= {one.path[0] for one in functions if one.kind == "function"}
-            if arguments[0] in (_PARAMETERS, _DICT):
+            if arguments[0] in (PARAMETERS, DICT):
                 self.loads.add(function.path)
-        return _result(function, arguments)
+        return result_of(function, arguments)
 
-    def _applied(self, path: Path, to: _Held) -> None:
+    def _applied(self, path: Path, to: Held) -> None:
         """Note a method that is called for a part, or applied to one."""
         if to is None or to.kind != "name" or path[0] != SELF or to.path[0] != SELF:
             return
@@ -345,99 +318,10 @@ class _Stack:
             (self.parts if len(to.path) > 1 else self.wholes).add(path[1])
 
 
-def _known(value: _Held) -> _Held:
-    """Give what is known of something beside that it is a constant."""
-    return None if value is not None and value.kind == "constant" else value
-
-
-def _constants(
-    given: Sequence[_Held], names: Sequence[str]
-) -> frozenset[tuple[int | str, Any]] | None:
-    """Give constants by place or name; None if there are others among them."""
-    constants = [one.value for one in given if one is not None and one.kind == "constant"]
-    if len(constants) < len(given):
-        return None
-    keys = (*range(len(given) - len(names)), *names)
-    return frozenset(zip(keys, constants, strict=True))
-
-
 def _is_subscript(step: dis.Instruction) -> bool:
     return step.opname == "BINARY_OP" and step.argrepr == "[]"  # since Python 3.14
 
 
-def _attribute(of: _Held, name: str) -> _Held:
-    """Say what an attribute is, or the method that gives it."""
-    if name in _OF_PARAMETERS:
-        return _PARAMETERS
-    if of is None or of in (_DICT, _INITIALISER):
-        return _PARAMETER if name == "data" else _Value("name", (ANY, name))
-    if of == _PARAMETERS:
-        return of
-    if of == _PARAMETER:
-        if name in _COPIES:
-            return _Value("copy")
-        return of if name in _VIEWS or name == "data" else None
-    if of.kind in ("made", "new"):
-        return _MADE
-    if of == _NONE_YET:
-        return of if name in _VIEWS or name in _COPIES else _MADE
-    if name in _VIEWS or name == "data":
-        return _Value("view" if of.kind == "name" else of.kind, of.path)
-    if name in _COPIES:
-        return _Value("copy", of.path)
-    return _Value("name", (*of.path, name)) if of.kind != "copy" else None
-
-
-def _item(of: _Held) -> _Held:
-    """Say what an element or a slice is."""
-    if of is None or of == _DICT:
-        return None
-    if of.kind not in ("name", "parameters"):
-        return of
-    return _PARAMETER if of == _PARAMETERS else _Value("view", of.path)
-
-
-def _each(of: _Held) -> _Held:
-    """Say what is met by going through something."""
-    if of == _DICT:
-        return None
-    return _PARAMETER if of == _PARAMETERS else of
-
-
-def _result(function: _Held, arguments: Sequence[_Held]) -> _Held:
-    """Say what a call gives."""
-    if function is None or function.kind != "name":
-        return function
-    path, first = function.path, next(iter(arguments), None)
-    last = path[-1]
-    if path == ("getattr",) and first is not None and first.path in _INIT:
-        return _INITIALISER
-    if path == ("super",):
-        return _SELF
-    if last in _EMPTY:
-        return _NONE_YET
-    if last in ("Parameter", "Buffer"):
-        if first is None:
-            return None
-        if first.kind in ("name", "view", "copy"):
-            return _Value("copy", first.path)
-        return _NONE_YET if first == _NONE_YET else _NEW
-    if last in _ITERATING:
-        known = [one for one in (*arguments, function) if one is not None]
-        iterated = next((one for one in known if one == _PARAMETERS), None)
-        if iterated is None and len(path) > 1:  # `self.layers.children()`
-            return _Value("name", path[:-1])
-        return iterated or next((one for one in known if one is not function), None)
-    if last.startswith("new_"):
-        return _MADE
-    if path[0] in _ARRAYS and len(path) > 1 and (path[1] != "nn"):
-        if last in _VIEWS and first is not None:
-            return _attribute(first, last)
-        return _MADE if last[0].islower() else None
-    return None
-
-
-_INIT = (("init",), ("nn", "init"), ("torch", "nn", "init"))
 # What puts nothing on the stack, and what has nothing to do with it.
 _TAKING = ("STORE_", "POP_", "DELETE_", "RETURN_", "RAISE_")
 _NOTHING = frozenset({"CACHE", "EXTENDED_ARG", "KW_NAMES", "MAKE_CELL", "NOP", "RESUME"})

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fastinit._models.bytecode import ANY, SELF, SETS, SOME, Call, Change, Path, uses
+from fastinit._models.bytecode import SETS, Call, Change, uses
+from fastinit._models.bytecode_values import ANY, SELF, SOME, Path
 from fastinit._models.tree import Tree, entry_in
 from fastinit._warnings import outside
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastinit._models.bytecode import ANY, SETS, uses
+from fastinit._models.bytecode import SETS, uses
+from fastinit._models.bytecode_values import ANY
 
 
 class _Does:
