@@ -22,7 +22,10 @@ _EMPTY = frozenset(  # what makes no values
     {"empty", "empty_like", "empty_strided", "new", "new_empty"}
     | {"Tensor", "FloatTensor", "DoubleTensor", "HalfTensor"}
 )
-_OF_PARAMETERS = frozenset({"parameters", "named_parameters", "_parameters", "state_dict"})
+_OF_PARAMETERS = frozenset(
+    {"parameters", "named_parameters", "_parameters", "state_dict"}
+    | {"all_weights", "_flat_weights"}  # of nn.RNNBase
+)
 _ITERATING = frozenset(
     {"enumerate", "filter", "iter", "list", "map", "reversed", "sorted", "tuple", "zip"}
     | {"chain", "items", "values", "named_modules", "modules", "children", "named_children"}
@@ -37,10 +40,16 @@ class Value(NamedTuple):
     Attributes:
         kind: "name" of the attribute that `path` leads to; "view" of its memory; "copy" of its
             values; "made" for values made here, "empty" for memory made here without; "parameters"
-            for several of them, "parameter" for one; "new" for a parameter made here of values.
-            Beside these "dict" for one made here, "initialiser" for one of torch's, "constant".
-        path: as above.
-        value: that of a constant.
+            for several of them, "parameter" for one; "new" for a parameter made here of values,
+            "handed" for one made of values from elsewhere. Beside these "dict" for one made here,
+            "initialiser" for one of torch's. And what counts as unknown but where it is asked for:
+            "constant"; "given" for an argument, and its values in other memory; "object" for what
+            something global gives.
+        path: as above; of an object, that of what gives it; of what is handed in, that of its
+            values, if they have one.
+        value: that of a constant; the name of an argument, and of an element, if it has one; of an
+            object, whether it may be made of a weight; of a parameter and its copies, which one it
+            is of those met together; of what is handed in, whether it is certain that it is.
     """
 
     kind: str
@@ -53,19 +62,49 @@ PARAMETERS, PARAMETER, NEW = Value("parameters"), Value("parameter"), Value("new
 DICT, INITIALISER = Value("dict"), Value("initialiser")
 SELF_VALUE = Value("name", (SELF,))
 Held = Value | None  # None: nothing is known of it
-TIED = ("name", "view", "copy", "empty")  # what a weight may be set to without being changed
+_UNKNOWN = ("constant", "given", "object")
 
 
 def known(value: Held) -> Held:
-    """Give what is known of something beside that it is a constant."""
-    return None if value is not None and value.kind == "constant" else value
+    """Give what is known of something beside that it is a constant, say."""
+    return None if value is not None and value.kind in _UNKNOWN else value
+
+
+def is_tied(to: Held, of: Held) -> bool:
+    """Whether a weight that is set to something is tied to it, converted, or gets no values."""
+    if to is None or to.kind not in ("name", "view", "copy", "empty", "parameter", "handed"):
+        return False
+    if to.kind == "handed":
+        return bool(to.path)
+    if to.kind == "copy" and of is not None and of.kind == "parameter":
+        return bool(to.path) or to.value == of.value  # of itself, and not of what it is met with
+    return True
+
+
+def from_elsewhere(to: Held) -> bool:
+    """Whether values may be a table that somebody has handed in, and are no weight at hand."""
+    return to is not None and bool(to.path) and to.path[0] != SELF
+
+
+class Argument(NamedTuple):
+    """What code is given as an argument, by its name.
+
+    Attributes:
+        name: what the code calls it.
+    """
+
+    name: str
 
 
 def constants(
     given: Sequence[Held], names: Sequence[str]
 ) -> frozenset[tuple[int | str, Any]] | None:
-    """Give constants by place or name; None if there are others among them."""
-    values = [one.value for one in given if one is not None and one.kind == "constant"]
+    """Give constants and arguments by place or name; None if there are others among them."""
+    values = [
+        one.value if one.kind == "constant" else Argument(one.value)
+        for one in given
+        if one is not None and (one.kind == "constant" or (one.kind == "given" and one.value))
+    ]
     if len(values) < len(given):
         return None
     keys = (*range(len(given) - len(names)), *names)
@@ -76,15 +115,18 @@ def attribute_of(of: Held, name: str) -> Held:
     """Say what an attribute is, or the method that gives it."""
     if name in _OF_PARAMETERS:
         return PARAMETERS
+    if of is not None and of.kind == "given" and (name in _VIEWS | _COPIES or name == "data"):
+        return Value("given")
+    of = known(of)
     if of is None or of in (DICT, INITIALISER):
         return PARAMETER if name == "data" else Value("name", (ANY, name))
     if of == PARAMETERS:
         return of
-    if of == PARAMETER:
+    if of.kind == "parameter":
         if name in _COPIES:
-            return Value("copy")
+            return Value("copy", value=of.value)
         return of if name in _VIEWS or name == "data" else None
-    if of.kind in ("made", "new"):
+    if of.kind in ("made", "new", "handed"):
         return MADE
     if of == NONE_YET:
         return of if name in _VIEWS or name in _COPIES else MADE
@@ -95,26 +137,56 @@ def attribute_of(of: Held, name: str) -> Held:
     return Value("name", (*of.path, name)) if of.kind != "copy" else None
 
 
-def item_of(of: Held) -> Held:
+def item_of(of: Held, index: Held) -> Held:
     """Say what an element or a slice is."""
     if of is None or of == DICT:
         return None
     if of.kind not in ("name", "parameters"):
         return of
-    return PARAMETER if of == PARAMETERS else Value("view", of.path)
+    if of == PARAMETERS:
+        return PARAMETER
+    name = index.value if index is not None and index.kind == "constant" else None
+    return Value("view", of.path, name if isinstance(name, str) else None)
 
 
-def each_of(of: Held) -> Held:
-    """Say what is met by going through something."""
+def each_of(of: Held, which: int | None = None) -> Held:
+    """Say what is met by going through something, or which of several it is that are met."""
     if of == DICT:
         return None
-    return PARAMETER if of == PARAMETERS else of
+    if of == PARAMETERS:
+        return PARAMETER
+    if of is not None and of.kind == "parameter" and which is not None:
+        return Value("parameter", value=(*(of.value or ()), which))
+    return of
 
 
-def result_of(function: Held, arguments: Sequence[Held]) -> Held:
+def _parameter_of(first: Held) -> Held:
+    """Say what a parameter is that is made of something."""
+    if first == NONE_YET:
+        return NONE_YET
+    if first is None or first.kind == "object":
+        converted = first is not None and first.value
+        return None if converted else Value("handed", value=False)
+    if first.kind == "given":
+        return Value("handed", value=True)
+    if first.kind in ("name", "view", "copy"):
+        return Value("handed" if from_elsewhere(first) else "copy", first.path, True)
+    return None if first.kind == "constant" else NEW
+
+
+def is_weight(value: Held) -> bool:
+    """Whether something is a weight, for all that its name tells."""
+    if value is None:
+        return False
+    named = bool(value.path) and value.path[-1].endswith(("weight", "bias"))
+    return value.kind in ("parameter", "parameters") or named
+
+
+def result_of(function: Held, given: Sequence[Held]) -> Held:
     """Say what a call gives."""
     if function is None or function.kind != "name":
         return function
+    arguments = [*map(known, given)]
     path, first = function.path, next(iter(arguments), None)
     last = path[-1]
     if path == ("getattr",) and first is not None and first.path in _INIT:
@@ -124,24 +196,24 @@ def result_of(function: Held, arguments: Sequence[Held]) -> Held:
     if last in _EMPTY:
         return NONE_YET
     if last in ("Parameter", "Buffer"):
-        if first is None:
-            return None
-        if first.kind in ("name", "view", "copy"):
-            return Value("copy", first.path)
-        return NONE_YET if first == NONE_YET else NEW
+        made = _parameter_of(given[0]) if given else None
+        if last == "Buffer" and made is not None and made.kind == "handed":
+            return Value("copy", made.path) if made.path else None
+        return made
     if last in _ITERATING:
-        known = [one for one in (*arguments, function) if one is not None]
-        iterated = next((one for one in known if one == PARAMETERS), None)
+        there = [one for one in (*arguments, function) if one is not None]
+        iterated = next((one for one in there if one == PARAMETERS), None)
         if iterated is None and len(path) > 1:  # `self.layers.children()`
             return Value("name", path[:-1])
-        return iterated or next((one for one in known if one is not function), None)
+        return iterated or next((one for one in there if one is not function), None)
     if last.startswith("new_"):
         return MADE
     if path[0] in _ARRAYS and len(path) > 1 and (path[1] != "nn"):
         if last in _VIEWS and first is not None:
             return attribute_of(first, last)
-        return MADE if last[0].islower() else None
-    return None
+        if last[0].islower():
+            return MADE
+    return Value("object", path, any(map(is_weight, arguments)))
 
 
 _INIT = (("init",), ("nn", "init"), ("torch", "nn", "init"))

@@ -1,8 +1,9 @@
 """What constructors initialise themselves, which running a module's initialisers does not repeat.
 
-`ResNet.__init__` draws the weights of its convolutions anew, say, and sets some to zero. Nothing
+`ResNet.__init__` draws the weights of its convolutions anew, say, and sets some to zero. Little
 but its code tells, so that is what is looked at: the names that a constructor uses, and those that
-functions and methods it calls use, but not the methods that fastinit runs.
+functions and methods it calls use, but not the methods that fastinit runs. Of tables that it may
+have been handed the weights tell, too: see `handed`.
 """
 
 from __future__ import annotations
@@ -12,29 +13,32 @@ import inspect
 import operator
 import re
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Set
-from types import FunctionType, ModuleType, NoneType
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence, Set
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from fastinit._models.bytecode import SETS, Call, Change, uses
-from fastinit._models.bytecode_values import ANY, SELF, SOME, Path
-from fastinit._models.tree import Tree, entry_in
+from fastinit._models.bytecode import FROM_PRETRAINED, SETS, Call, Change
+from fastinit._models.bytecode_values import ANY, SELF
+from fastinit._models.handed import Weights
+from fastinit._models.parametrized import parametrized
+from fastinit._models.reached import (
+    BY_PARTS,
+    INITIALISERS,
+    PLAIN,
+    Reached,
+    function_of,
+    is_of,
+    reached,
+)
+from fastinit._models.tree import CONTAINERS, Tree, children_at
 from fastinit._warnings import outside
 
 _RUN = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
 _FRAMEWORK = ("initialize_weights", "post_init", "_initialize_weights")
-_BY_PARTS = ("_init_weights",)  # run for all modules, whichever a constructor runs them for
-_CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.Sequential)
-# Of torch, as others call theirs, and what takes weights from elsewhere.
-_INITIALISERS = frozenset(
-    {name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")}
-    | {"_no_grad_fill_", "_no_grad_normal_", "_no_grad_uniform_", "_no_grad_zero_", SOME}
-    | {"trunc_normal_tf_", "lecun_normal_", "lecun_uniform_", "vector_to_parameters"}
-    | {name for name in dir(torch) if name.startswith("_foreach_") and name.endswith("_")}
-)
 _LOADS = "load_state_dict"
 # Methods that end in "_" and change no values.
 _KEEP = frozenset(
@@ -46,84 +50,11 @@ _METHODS = frozenset(
     for name in dir(torch.Tensor)
     if name.endswith("_") and not name.startswith("_") and name not in _KEEP
 )
+_CHANGES = frozenset((*SETS, *_METHODS, *BY_PARTS))
 _INITIALISES = re.compile(r"(reset|init).*(param|weight)")
+_RUNNING = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+_AS_RESET = (Change("running_mean", "zero_"), Change("num_batches_tracked", "zero_"))
 _DEEPEST = 4  # calls of children's methods that are followed
-
-
-def _function(value: Any) -> FunctionType | None:
-    try:
-        value = inspect.unwrap(value) if callable(value) else value
-    except Exception:  # of an object that has something else under that name, or itself
-        return None
-    while isinstance(value, (functools.partial, staticmethod, classmethod)):
-        value = value.func if isinstance(value, functools.partial) else value.__func__
-    return value if isinstance(value, FunctionType) else None
-
-
-def _is_of(function: FunctionType, *packages: str) -> bool:
-    return (function.__module__ or "").partition(".")[0] in packages
-
-
-class _Reached(NamedTuple):
-    """What functions use and do, and what they call: see `Uses`."""
-
-    names: frozenset[str]
-    changes: frozenset[Change]
-    paths: frozenset[Path]
-    loads: frozenset[Path]
-    calls: frozenset[Call]
-
-
-def _in_modules(path: Path, function: FunctionType) -> Any:
-    """Give what a global path leads to through Python modules; None if it leads elsewhere."""
-    value = function.__globals__.get(path[0])
-    for name in path[1:]:
-        if not isinstance(value, ModuleType):
-            return None
-        value = vars(value).get(name)
-    return value
-
-
-def _reached(
-    kind: type[nn.Module], start: Iterable[FunctionType], stop: Callable[[str], bool]
-) -> _Reached:
-    """Collect what functions use and do, with the methods and functions which they call."""
-    names: set[str] = set()
-    changes: set[Change] = set()
-    paths: set[Path] = set()
-    loads: set[Path] = set()
-    calls: set[Call] = set()
-    seen: set[FunctionType] = set()
-    waiting = list(start)
-    while waiting:
-        function = waiting.pop()
-        if function in seen or _is_of(function, "torch", "numpy"):
-            continue
-        seen.add(function)
-        used = uses(function.__code__)
-        own = {name for name in used.names if not stop(name)}
-        names |= own
-        changes |= used.changes
-        paths |= used.paths
-        loads |= used.loads
-        calls |= used.calls
-        changes |= {Change("", name) for name in used.parts - used.wholes if name in _BY_PARTS}
-        called: list[Any] = [*(function.__defaults__ or ())]
-        called += (function.__kwdefaults__ or {}).values()
-        names |= {d.__name__ for d in map(_function, called) if d and _is_of(d, "torch")}
-        methods = {path[1] for path in used.paths if path[0] == SELF} & own
-        for name in methods:
-            called += [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
-        called += map(function.__globals__.get, own)
-        called += [_in_modules(path, function) for path in used.paths if path[0] not in (SELF, ANY)]
-        waiting += [f for f in map(_function, called) if f is not None]
-    return _Reached(
-        frozenset(names),
-        frozenset(changes),
-        frozenset(paths),
-        frozenset(loads),
-        frozenset(calls),
-    )
 
 
 def _needs_arguments(function: FunctionType) -> bool:
@@ -138,47 +69,40 @@ def _is_run(kind: Any, name: str) -> bool:
     """Whether a method of a class is run again, whoever calls it."""
     if name in _FRAMEWORK:
         return True
-    method = _function(getattr(kind, name, None)) if name in _RUN else None
+    method = function_of(getattr(kind, name, None)) if name in _RUN else None
     return method is not None and (name == "_init_weights" or not _needs_arguments(method))
 
 
 @functools.lru_cache(maxsize=1024)
-def _by_constructor(kind: Any) -> _Reached:
+def _by_constructor(kind: Any) -> Reached:
     """Collect what a class's constructor uses and does, past what is run again."""
     constructors = (vars(base).get("__init__") for base in kind.__mro__)
-    start = [f for f in map(_function, constructors) if f is not None]
-    return _reached(kind, start, functools.partial(_is_run, kind))
+    start = [f for f in map(function_of, constructors) if f is not None]
+    return reached(kind, start, functools.partial(_is_run, kind))
 
 
 @functools.lru_cache(maxsize=1024)
-def _by_method(kind: Any, name: str) -> _Reached | None:
+def _by_method(kind: Any, name: str) -> Reached | None:
     """Collect what a method does that its module's parent calls; None if that is run again."""
-    method = _function(getattr(kind, name, None))
-    if method is None or _is_run(kind, name) or _is_of(method, "torch", "transformers"):
+    method = function_of(getattr(kind, name, None))
+    if method is None or _is_run(kind, name) or is_of(method, "torch", "transformers"):
         return None
-    return _reached(kind, [method], functools.partial(_is_run, kind))
+    return reached(kind, [method], functools.partial(_is_run, kind))
 
 
-def _children(module: nn.Module, path: Iterable[str]) -> list[nn.Module]:
-    """List the modules that a path of names leads to; of a container those that it holds, too."""
-    for name in path:
-        child: nn.Module | None = entry_in(module._modules, name)
-        if child is None:
-            return []
-        module = child
-    held = [one for one in module._modules.values() if one is not None]
-    return [module, *(held if isinstance(module, _CONTAINERS) else [])]
-
-
-def _by_children(module: nn.Module, reached: _Reached, called: Set[str]) -> Iterator[_Reached]:
+def _by_children(module: nn.Module, own: Reached, called: Set[str]) -> Iterator[Reached]:
     """Give what methods of a module's children do that are called where this was collected."""
-    waiting = [(module, reached, 0)]
+    for made, name in own.others:
+        theirs = _by_method(made, name) if issubclass(made, nn.Module) else None
+        if theirs is not None and name not in called:
+            yield theirs
+    waiting = [(module, own, 0)]
     while waiting:
         owner, found, depth = waiting.pop()
         for path in found.paths if depth < _DEEPEST else ():
             if path[0] != SELF or len(path) < 3 or path[-1] in called:
                 continue
-            for child in _children(owner, path[1:-1]):
+            for child in children_at(owner, path[1:-1]):
                 child_kind: Any = type(child)
                 theirs = _by_method(child_kind, path[-1])
                 if theirs is not None:
@@ -192,19 +116,19 @@ def _by_others(kind: Any) -> frozenset[str]:
     found = set()
     for base in kind.__mro__:
         for name, value in vars(base).items():
-            method = _function(value)
+            method = function_of(value)
             if (
                 method is None
                 or name in (*_RUN, *_FRAMEWORK)
                 or not _INITIALISES.search(name)
-                or _is_of(method, "torch", "transformers")
+                or is_of(method, "torch", "transformers")
                 or not _needs_arguments(method)
             ):
                 continue
             # A lazy layer's `initialize_parameters` does no more than make memory and call what
             # is run.
-            used = _reached(kind, [method], functools.partial(_is_run, kind))
-            if used.names & _INITIALISERS or any(c.how in _METHODS for c in used.changes if c.of):
+            used = reached(kind, [method], functools.partial(_is_run, kind))
+            if used.names & INITIALISERS or any(c.how in _METHODS for c in used.changes if c.of):
                 found.add(name)
     return frozenset(found)
 
@@ -212,17 +136,8 @@ def _by_others(kind: Any) -> frozenset[str]:
 @functools.lru_cache(maxsize=1024)
 def _called(kind: Any) -> frozenset[str]:
     """Collect the names that the methods which are run use."""
-    methods = [_function(getattr(kind, name, None)) for name in (*_RUN, *_FRAMEWORK)]
-    return _reached(kind, [f for f in methods if f is not None], lambda _: False).names
-
-
-def _counts(change: Change, parameters: Set[str], buffers: Container[str]) -> bool:
-    """Whether a change is one of a parameter, for all that is known."""
-    if change.of == ANY:
-        return change.how in ("fill_", "zero_")
-    if change.how not in (*SETS, *_METHODS, *_BY_PARTS):
-        return False
-    return not change.of or (change.of in parameters and change.of not in buffers)
+    methods = [function_of(getattr(kind, name, None)) for name in (*_RUN, *_FRAMEWORK)]
+    return reached(kind, [f for f in methods if f is not None], lambda _: False).names
 
 
 def _worded(names: Iterable[str], changes: Iterable[Change]) -> str:
@@ -232,7 +147,7 @@ def _worded(names: Iterable[str], changes: Iterable[Change]) -> str:
         of = change.of.replace(ANY, "") or "parameters"
         if change.how in SETS:
             sets.append(of if change.how == "=" else f"{of}{change.how}")
-        elif change.how in _BY_PARTS:
+        elif change.how in BY_PARTS:
             parts.append(f"{change.how} for parts alone")
         else:
             calls.append(f"{of}.{change.how}" if change.of != ANY else change.how)
@@ -241,12 +156,29 @@ def _worded(names: Iterable[str], changes: Iterable[Change]) -> str:
     return " and ".join(done)
 
 
+def _written_by_torch(module: nn.Module) -> Set[str]:
+    """List the buffers that initialisers of torch's own write."""
+    return _RUNNING if isinstance(module, _NormBase) else frozenset()
+
+
+def _written_buffers(module: nn.Module) -> Set[str]:
+    """List the buffers that a module's initialisers write."""
+    kind: Any = type(module)
+    return (_called(kind) | _written_by_torch(module)) & {*module._buffers.keys()}
+
+
 def _names_of_parameters(tree: Tree) -> Set[str]:
-    """List what modules call their parameters, and their lists of them."""
+    """List what modules call their parameters, their lists of them, and what is written as these.
+
+    That is what they compute from parameters, and buffers that their initialisers write.
+    """
     found: set[str] = set()
     for module in tree.modules:
         found.update(module._parameters.keys())
-        if module._modules and type(module) not in _CONTAINERS:
+        found.update(one.attribute for one in parametrized(module))
+        if module._buffers:
+            found.update(_written_buffers(module))
+        if module._modules and type(module) not in CONTAINERS:
             lists = (nn.ParameterList, nn.ParameterDict)
             found.update(n for n, child in module._modules.items() if isinstance(child, lists))
     return found
@@ -259,11 +191,11 @@ def _run_otherwise(kind: Any, calls: Iterable[Call]) -> set[str]:
     """
     ways: dict[str, set[Call]] = {}
     for call in calls:
-        if call.name in _RUN and call.name not in _BY_PARTS and _is_run(kind, call.name):
+        if call.name in _RUN and call.name not in BY_PARTS and _is_run(kind, call.name):
             ways.setdefault(call.name, set()).add(call)
     found = set()
     for name, (call, *others) in ways.items():
-        method = _function(getattr(kind, name))
+        method = function_of(getattr(kind, name))
         if others or not call.given or method is None:
             continue
         parameters = [*inspect.signature(method).parameters.values()][1:]
@@ -271,22 +203,77 @@ def _run_otherwise(kind: Any, calls: Iterable[Call]) -> set[str]:
         by_key.update(enumerate(parameters))
         for key, value in call.given:
             default = by_key[key].default if key in by_key else value
-            if type(default) in (bool, int, float, str, NoneType) and value != default:
+            if type(default) in PLAIN and value != default:
                 found.add(f"{name}({'' if isinstance(key, int) else f'{key}='}{value!r})")
     return found
 
 
-def _done_by(kind: Any, example: nn.Module, parameters: Set[str], called: Set[str]) -> str:
-    """Word what a constructor does that is not run again; "" if that is nothing."""
-    own = _by_constructor(kind)
-    every = [own, *_by_children(example, own, called)]
-    names = {name for one in every for name in one.names if name in _INITIALISERS}
-    changes = {c for one in every for c in one.changes}
-    if any(path[0] == SELF and path[-1] == _LOADS for path in own.loads):
-        names.add(_LOADS)
-    names |= _run_otherwise(kind, own.calls)
-    buffers = example._buffers  # a mask may be one called `bias`, of which nothing is lost
-    return _worded(names, {c for c in changes if _counts(c, parameters, buffers)})
+class _Lost:
+    """What constructors of a module's classes do that is not run again.
+
+    Args:
+        tree: the module.
+        kinds: its classes.
+        own: its modules that are not of transformers.
+    """
+
+    def __init__(self, tree: Tree, kinds: Iterable[Any], own: list[nn.Module]) -> None:
+        self._tree, self._own = tree, own
+        self._examples = {type(module): module for module in own}
+        self.called = frozenset[str]().union(*map(_called, kinds))
+
+    @functools.cached_property
+    def _parameters(self) -> Set[str]:
+        return _names_of_parameters(self._tree)
+
+    @functools.cached_property
+    def _weights(self) -> Weights:
+        return Weights(self._tree, self._draws)
+
+    def _counts(self, change: Change, module: nn.Module) -> bool:
+        """Whether a change is one of a parameter, for all that is known."""
+        if change.of == ANY:
+            return change.how in ("fill_", "zero_")
+        if change.how not in _CHANGES or change in _AS_RESET:
+            return False
+        if not change.of:
+            return True
+        # A mask may be one called `bias`, of which nothing is lost.
+        if change.of in module._buffers and change.of not in _written_by_torch(module):
+            return False
+        return change.of in self._parameters
+
+    def _draws(self, module: nn.Module, attribute: str) -> bool:
+        """Whether what is run draws a weight of a module, for all that is known."""
+        run = (function_of(getattr(type(module), name, None)) for name in _RUN)
+        return attribute in self.called or any(f is not None and is_of(f, "torch") for f in run)
+
+    def _handed(self, kind: Any, own: Reached) -> Iterator[Change]:
+        """Give the weights that constructors have been handed, as changes."""
+        runs = {path[1] for path in own.paths if path[0] == SELF and len(path) > 1}
+        is_last = runs.isdisjoint((*_RUN, *_FRAMEWORK))
+        for module in self._own if own.tables else ():
+            if type(module) is kind:
+                for table in self._weights.handed(module, own.tables, is_last):
+                    if table.attribute == FROM_PRETRAINED:
+                        yield Change(ANY, FROM_PRETRAINED)
+                    else:
+                        yield Change(table.attribute, "=")
+
+    def by(self, kind: Any) -> str:
+        """Word what a class's constructor does; "" if that is nothing."""
+        own, example = _by_constructor(kind), self._examples[kind]
+        every = [own, *_by_children(example, own, self.called)]
+        names = {name for one in every for name in one.names if name in INITIALISERS}
+        changes = {c for one in every for c in one.changes}
+        if any(path[0] == SELF and path[-1] == _LOADS for path in own.loads):
+            names.add(_LOADS)
+        names |= _run_otherwise(kind, own.calls)
+        for made, name in own.others:
+            if name == "step" and issubclass(made, torch.optim.Optimizer):
+                names.add(f"{made.__name__}.{name}")
+        changes = {change for change in changes if self._counts(change, example)}
+        return _worded(names, changes.union(self._handed(kind, own)))
 
 
 def lost(tree: Tree) -> list[str]:
@@ -295,8 +282,8 @@ def lost(tree: Tree) -> list[str]:
     Models of transformers initialise again what their constructors did, and so what others have put
     inside since (LoRA's layers), whose methods they do not call.
     """
-    framework = [*map(operator.or_, tree.inside, tree.pretrained)]
-    own = (m for m, theirs in zip(tree.modules, framework, strict=True) if not theirs)
+    framework = map(operator.or_, tree.inside, tree.pretrained)
+    own = [m for m, theirs in zip(tree.modules, framework, strict=True) if not theirs]
     kinds: dict[Any, bool] = dict.fromkeys(map(type, own), True)
     for kind in dict.fromkeys(map(type, tree.modules)):
         kinds.setdefault(kind, False)
@@ -305,21 +292,18 @@ def lost(tree: Tree) -> list[str]:
     ]
     if not suspects:
         return []
-    examples = {type(m): m for m, theirs in zip(tree.modules, framework, strict=True) if not theirs}
-    parameters = _names_of_parameters(tree)
-    called = frozenset[str]().union(*map(_called, kinds))
+    what = _Lost(tree, kinds, own)
     found = []
     for kind in suspects:
-        if kinds[kind] and (done := _done_by(kind, examples[kind], parameters, called)):
+        if kinds[kind] and (done := what.by(kind)):
             found.append(f"{kind.__name__}() {done}")
-        elif names := sorted(_by_others(kind) - called):
+        elif names := sorted(_by_others(kind) - what.called):
             found.append(f"{kind.__name__}.{names[0]} needs arguments")
     return list(dict.fromkeys(found))
 
 
-def warn_of_lost(tree: Tree) -> None:
-    """Warn of constructors that initialise themselves, each class once."""
-    found = lost(tree)
+def warn_of_lost(found: Sequence[str]) -> None:
+    """Warn of constructors that initialise themselves, each class once: see `lost`."""
     if not found:
         return
     more = f"; and {len(found) - 5} more" if len(found) > 5 else ""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fastinit._models.bytecode import names_in
-from fastinit._models.constructors import warn_of_lost
+from fastinit._models.constructors import lost
 from fastinit._models.loaded import FLAG
 from fastinit._models.notes import note
 from fastinit._models.parametrized import Place
@@ -169,14 +169,13 @@ def run(
     declare: Declare | None = None,
     prefix: str = "",
     made: bool = False,
-) -> None:
+) -> list[str]:
     """Call what the module and all below it define, children first, as constructors do.
 
     For each module `reset_parameters` or `_reset_parameters`, then `init_weights`, or
     `_init_weights` applied to all below it; a model of transformers runs its `initialize_weights`,
     and what is inside only what constructors call. Methods that need further arguments are left to
-    those that call them. A UserWarning tells of constructors that initialise more than these do.
-    To be called while a recording is on.
+    those that call them. To be called while a recording is on.
 
     What a module computes from parameters (see `parametrized`) is a parameter meanwhile, except
     for transformers, which would not reach it either. Tied parameters are apart for what is below
@@ -190,9 +189,13 @@ def run(
         declare: told the name of each tensor that stands in for one that is computed.
         prefix: the name of `module` inside a larger one, for these names.
         made: whether its constructor has run just now, and what that has given values stays.
+
+    Returns:
+        What constructors do that this does not: see `lost`.
     """
     watch = WriteWatch()
     tree = Tree(module)
+    left_out = [] if made else lost(tree)  # which parameters tell that nobody has written yet
     with _cleared_flags(tree):
         ties, stand_ins = Ties(tree, watch), StandIns(tree, watch, leave, declare, prefix)
         with watch if ties or stand_ins else nullcontext():
@@ -204,8 +207,7 @@ def run(
             finally:
                 stand_ins.close()
                 ties.join_all()
-    if not made:
-        warn_of_lost(tree)
+    return left_out
 
 
 def _run_one(tree: Tree, place: int, ties: Ties, stand_ins: StandIns) -> None:

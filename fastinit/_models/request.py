@@ -63,6 +63,7 @@ class Result:
         buffers: its buffers now, and tensors that it holds otherwise.
         applied: the rule of each parameter that has one.
         untouched: the parameters and buffers that are to stay as they were.
+        lost: what constructors do that has not been run again.
     """
 
     module: nn.Module
@@ -70,3 +71,4 @@ class Result:
     buffers: dict[str, Named]
     applied: dict[str, str] = field(default_factory=dict)
     untouched: list[Named] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)

@@ -18,6 +18,7 @@ from fastinit._models import module_methods
 from fastinit._models import rules as _rules
 from fastinit._models.again import agreed
 from fastinit._models.checks import check_stored
+from fastinit._models.constructors import warn_of_lost
 from fastinit._models.history import History
 from fastinit._models.names import (
     Named,
@@ -113,6 +114,7 @@ def settle(request: Request, run: Callable[[Recorder], Result], undo: Callable[[
                 UserWarning,
                 stacklevel=outside(),
             )
+        warn_of_lost(found.result.lost)
         if request.constructs:  # of those that were given it is known
             _check_stored(found.result, request.where)
         missing = unwritten_of(found.refs, found.result)
@@ -363,9 +365,9 @@ def run_initialisers(
         return tensors if is_as_before() else named_tensors(module, request.prefix)
 
     with recording(recorder), torch.no_grad():
-        now = tensors
+        now, left_out = tensors, list[str]()
         if own_as_well or rules is None or len(applied) < len(chosen):
-            module_methods.run(
+            left_out = module_methods.run(
                 module, leave=leave, declare=declare, prefix=request.prefix, made=made
             )
             if applied or of_buffers:  # which are of what there is now
@@ -379,7 +381,8 @@ def run_initialisers(
     now = as_it_is()
     if _put_in_place(untouched.values(), now):
         now = named_tensors(module, request.prefix)
-    return Result(module, {**now.parameters}, {**now.buffers}, applied, list(untouched.values()))
+    stay = list(untouched.values())
+    return Result(module, {**now.parameters}, {**now.buffers}, applied, stay, left_out)
 
 
 def _put_in_place(untouched: Iterable[Named], now: NamedTensors) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -44,6 +44,20 @@ def method_of(module: nn.Module, name: str) -> Callable[..., Any] | None:
 def modules_of(root: nn.Module) -> list[nn.Module]:
     """List a module and all below it, each once, in no order in particular; torch takes longer."""
     return extension.modules_of(root)
+
+
+CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.Sequential)
+
+
+def children_at(module: nn.Module, path: Iterable[str]) -> list[nn.Module]:
+    """List the modules that a path of names leads to; of a container those that it holds, too."""
+    for name in path:
+        child: nn.Module | None = entry_in(module._modules, name)
+        if child is None:
+            return []
+        module = child
+    held = [one for one in module._modules.values() if one is not None]
+    return [module, *(held if isinstance(module, CONTAINERS) else [])]
 
 
 # What modules define for their initialisation.
