@@ -76,11 +76,12 @@ def initialize_(
     `reset_parameters` or `_reset_parameters`, then `init_weights` or `_init_weights`; a model of
     transformers runs its own initialisation over everything, loaded weights included, and of what
     modules inside it define only what their constructors call, as transformers itself; so do
-    classes of diffusers. Buffers that these write are written, too. Constructors do not run again:
-    a UserWarning names those that initialise more than this does, as far as their code tells
-    (zero-initialised residuals, say), and those that have been handed weights, frozen or not
-    (`Embedding.from_pretrained(table)`, `layer.weight = Parameter(table)`), which are drawn over;
-    `factory` gives what they give. Layers that are copies of one, as those of
+    classes of diffusers. Those that set a flag of a module to do nothing the next time
+    (`self._is_init = True`) run again. Buffers that these write are written, too. Constructors do
+    not run again: a UserWarning names those that initialise more than this does, as far as their
+    code tells (zero-initialised residuals, say), and those that have been handed weights, frozen or
+    not (`Embedding.from_pretrained(table)`, `layer.weight = Parameter(table)`), which are drawn
+    over; `factory` gives what they give. Layers that are copies of one, as those of
     `torch.nn.TransformerEncoder`, are drawn apart; a factory, and so `materialize(factory)`, leaves
     them copies.
 

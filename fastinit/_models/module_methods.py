@@ -13,6 +13,7 @@ from torch import nn
 
 from fastinit._models.bytecode import names_in
 from fastinit._models.constructors import lost
+from fastinit._models.flags import lowered
 from fastinit._models.loaded import FLAG
 from fastinit._models.notes import note
 from fastinit._models.parametrized import Place
@@ -196,7 +197,7 @@ def run(
     watch = WriteWatch()
     tree = Tree(module)
     left_out = [] if made else lost(tree)  # which parameters tell that nobody has written yet
-    with _cleared_flags(tree):
+    with _cleared_flags(tree), lowered(tree):
         ties, stand_ins = Ties(tree, watch), StandIns(tree, watch, leave, declare, prefix)
         with watch if ties or stand_ins else nullcontext():
             try:
