@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 from collections.abc import Sequence
 from types import CodeType
 from typing import Any, NamedTuple
@@ -224,6 +225,8 @@ class _Stack:
             self._change(None if own else of, ".data")
         elif step.opcode in _JUMPS:
             self._until = max(self._until, step.argval)
+        elif name in ("RETURN_VALUE", "RETURN_CONST"):  # so what follows is of another branch
+            self._until = sys.maxsize
         self._certain = step.offset >= self._until
 
     def _use(self, of: Held, name: str) -> None:
@@ -357,8 +360,8 @@ class _Stack:
 
     def _called(self, name: str, count: int, effect: int) -> Held:
         """Say what a call gives, and note what initialisers are called for."""
-        # The first two are what is called and, for most calls, an object or nothing.
-        first = 1 if name.startswith("CALL_FUNCTION") else 2
+        # The first two are what is called and, but for functions before 3.11, an object or nothing.
+        first = 1 if name.startswith("CALL_FUNCTION") and sys.version_info < (3, 11) else 2
         callee = self._held[effect - 1 :][:first]
         function = next(filter(None, map(known, callee)), None)
         callee_is_given = any(one is not None and one.kind == "given" for one in callee)

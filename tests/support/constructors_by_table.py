@@ -49,6 +49,16 @@ class MayBePretrained(nn.Module):
         self.head = nn.Linear(4, 5)
 
 
+class ReturnsBeforeATable(nn.Module):
+    def __init__(self, table: Tensor | None = None) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 5)
+        self.words = nn.Embedding(5, 4)
+        if table is None:
+            return
+        self.words.weight = nn.Parameter(table)
+
+
 class ChoosesPretrained(nn.Module):
     def __init__(self, table: Tensor | None = None) -> None:
         super().__init__()
