@@ -107,6 +107,15 @@ def storage_address(tensor: object) -> int:
 def guard_storage(storage: int, closed: bool, message: str = ..., /) -> None:
     """Make access to the memory of a storage (its `_cdata`) an error, or allow it again."""
 
+def watch_storage(storage: int, /) -> object | None:
+    """Give that by which it can be told who gets a pointer to write to a storage (its `_cdata`).
+
+    None if it cannot: its memory is not as torch's allocators give it.
+    """
+
+def unwatch_storage(watch: object, /) -> bool:
+    """Say whether somebody has got one; the last to watch a storage leaves it as it was."""
+
 def modules_of(root: torch.nn.Module, /) -> list[torch.nn.Module]:
     """List a module and all below it, each object once, in no order in particular."""
 

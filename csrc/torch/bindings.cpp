@@ -134,7 +134,9 @@ PyMethodDef methods[] = {method("all_hold_same", ops::all_hold_same),
                          method("storage_fault", ops::storage_fault),
                          method("tensor_on", ops::tensor_on),
                          method("tensor_state", ops::tensor_state),
+                         method("unwatch_storage", ops::unwatch_storage),
                          method("walk_held", ops::walk_held),
+                         method("watch_storage", ops::watch_storage),
                          {}};
 
 }  // namespace

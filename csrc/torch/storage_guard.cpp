@@ -3,6 +3,7 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/StorageImpl.h>
+#include <c10/core/impl/COW.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/DynamicTypes.h>
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "cpu/reserve.h"
@@ -204,6 +206,72 @@ PyObject* guard_storage(PyObject*, PyObject* const* arguments, Py_ssize_t count)
   else
     open_storage(storage);
   Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
+}
+
+namespace {
+
+// How many watch a storage; batches and recordings inside each other watch the same. Only with the
+// GIL held.
+std::unordered_map<c10::StorageImpl*, int>& watchers() {
+  static auto* const found = new std::unordered_map<c10::StorageImpl*, int>;
+  return *found;
+}
+
+bool is_lazy(c10::StorageImpl& storage) {
+  return c10::impl::cow::is_cow_data_ptr(storage._mutable_data_ptr_no_checks());
+}
+
+// Lets a weak reference to a storage go, and says whether somebody has got a pointer meanwhile; who
+// is the last to watch leaves the storage as it was.
+bool unwatch(c10::StorageImpl* impl) {
+  const auto weak = c10::weak_intrusive_ptr<c10::StorageImpl>::reclaim(impl);
+  const bool last = --watchers()[impl] == 0;
+  if (last) watchers().erase(impl);
+  const auto storage = weak.lock();
+  if (!storage) return false;
+  const bool reached = !is_lazy(*storage);
+  if (last && !reached) try {
+      storage->mutable_data_ptr();
+    } catch (const c10::Error&) {  // another batch or recording guards it, and writes it in the end
+    }
+  return reached;
+}
+
+void forget_watch(PyObject* watch) {
+  if (PyCapsule_GetContext(watch) == nullptr)
+    unwatch(static_cast<c10::StorageImpl*>(PyCapsule_GetPointer(watch, nullptr)));
+}
+
+}  // namespace
+
+// torch's own copy-on-write tells: whoever asks for a pointer to write with gets memory of its own
+// first. Where nobody shares it, that is the memory that was there.
+PyObject* watch_storage(PyObject*, PyObject* address) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(PyLong_Check(address), "watch_storage: expects an address");
+  auto* impl = static_cast<c10::StorageImpl*>(PyLong_AsVoidPtr(address));
+  const auto known = watchers().find(impl);
+  if (known == watchers().end()) {
+    if (is_lazy(*impl) || !c10::impl::cow::lazy_clone_storage(*impl)) Py_RETURN_NONE;
+  } else if (!is_lazy(*impl)) {
+    Py_RETURN_NONE;
+  }
+  PyObject* watch = PyCapsule_New(impl, nullptr, forget_watch);
+  if (watch == nullptr) return nullptr;
+  c10::raw::weak_intrusive_ptr::incref(impl);
+  ++watchers()[impl];
+  return watch;
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* unwatch_storage(PyObject*, PyObject* watch) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK_TYPE(PyCapsule_IsValid(watch, nullptr) && PyCapsule_GetContext(watch) == nullptr,
+                   "unwatch_storage: expects what watch_storage has given, once");
+  auto* impl = static_cast<c10::StorageImpl*>(PyCapsule_GetPointer(watch, nullptr));
+  PyCapsule_SetContext(watch, impl);
+  return PyBool_FromLong(unwatch(impl) ? 1 : 0);
   END_HANDLE_TH_ERRORS
 }
 

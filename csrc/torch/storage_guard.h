@@ -38,4 +38,13 @@ PyObject* hold_storage(PyObject* module, PyObject* tensor);
 // address an error, which says this if something is given, or allows it again.
 PyObject* guard_storage(PyObject* module, PyObject* const* arguments, Py_ssize_t count);
 
+// watch_storage(address): an object by which it can be told from now on whether somebody has got a
+// pointer to write with to the memory of the StorageImpl at an address, which everybody may. None if
+// that cannot be told, as its memory is not as torch's allocators give it.
+PyObject* watch_storage(PyObject* module, PyObject* address);
+
+// unwatch_storage(watch): whether somebody has; False of a storage that is dead. The last one to watch
+// it leaves the storage as it was before.
+PyObject* unwatch_storage(PyObject* module, PyObject* watch);
+
 }  // namespace fastinit::ops

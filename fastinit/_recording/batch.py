@@ -55,7 +55,7 @@ class _Queue(Memory):
         region = None if storage is None else Region.of(tensor)
         if storage is None or region is None or region.numel == 0 or region.overlaps_itself:
             return False
-        if tensor.is_conj() or tensor.is_neg():
+        if tensor.is_conj() or tensor.is_neg() or self.clear_watchpoint(storage):
             return False
         if fill.draws:
             self.accept(func, region.dtype, fill)
@@ -72,7 +72,7 @@ class _Queue(Memory):
         if self in _entered.get():
             with torch._C.DisableTorchFunction():
                 if not (isinstance(result, Tensor) and result.is_inference()):
-                    self.close(result)
+                    self.close(result, watched=True)
         return result
 
     def open(self, storages: Iterable[Storage]) -> None:

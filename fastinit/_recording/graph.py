@@ -22,6 +22,7 @@ class Storage:
         nbytes: how large it was when it was first met.
         pending: what waits to be done to it, in order.
         guarded: whether whoever reaches the memory past torch's dispatcher gets an error.
+        watched: by what it can be told if somebody has, or None; see `Memory.set_watchpoint`.
         escaped: whether somebody may hold its address, so that nothing about it can wait.
         known: whether it held values before it was first met, which count.
         outside: whether there was such memory before.
@@ -46,6 +47,7 @@ class Storage:
         "pending",
         "poison",
         "stands_in",
+        "watched",
         "word",
     )
 
@@ -56,6 +58,7 @@ class Storage:
         self._hold, self.address, self.nbytes, resizable = extension.hold_storage(tensor)
         self.pending: list[Op] = []
         self.guarded = False
+        self.watched: object | None = None
         # It is NumPy's, too, or somebody else's, whom nothing tells to wait.
         self.escaped = not resizable
         self.known = known

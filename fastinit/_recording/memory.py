@@ -42,7 +42,7 @@ class Memory:
     """The storages that something may wait for.
 
     What waits is guarded: whoever reaches the memory past torch's dispatcher gets an error instead
-    of what is not there yet.
+    of what is not there yet. Memory for which nothing waits yet is watched; see `set_watchpoint`.
 
     Attributes:
         lock: held while something is done to it; threads may share it.
@@ -119,7 +119,7 @@ class Memory:
                 continue
             storage.pending.clear()
             storage.poison = None  # histories keep what has been done, not what memory held
-            if storage.guarded and storage.is_alive:
+            if (storage.guarded or storage.watched is not None) and storage.is_alive:
                 self.unguard(storage)
 
     def let_go(self) -> None:
@@ -129,7 +129,12 @@ class Memory:
         self._storages.clear()
 
     def close(
-        self, tensor: Tensor, *, lasts: bool = False, stands_in: bool = False
+        self,
+        tensor: Tensor,
+        *,
+        lasts: bool = False,
+        stands_in: bool = False,
+        watched: bool = False,
     ) -> Storage | None:
         """Guard memory that has just been allocated, until it has been written and read.
 
@@ -137,6 +142,7 @@ class Memory:
             tensor: the tensor.
             lasts: whether somebody holds it until the end, and mostly nothing touches it.
             stands_in: whether it stands for memory that may be on another device.
+            watched: whether to watch it as long as nothing waits for it, if that can be done.
         """
         if not is_real(tensor) or tensor.numel() == 0:
             return None
@@ -144,16 +150,41 @@ class Memory:
         storage.stands_in = stands_in
         if not lasts and storage.nbytes >= _LARGE:
             self.huge_pages.ask(tensor.untyped_storage())
-        self.guard(storage)
+        if not (watched and self.set_watchpoint(storage)):
+            self.guard(storage)
         return storage
+
+    def set_watchpoint(self, storage: Storage) -> bool:
+        """See to it that it can be told whether memory has been reached; say whether it can.
+
+        Of memory that an operator allocates nobody knows what for. Operators that torch makes of
+        others in C++ allocate some, too, and then write it through a pointer, which is no harm as
+        long as nothing waits for it. Nor can these be told from those that have it filled by other
+        operators, as `dropout` does, whose fills are to wait. So a fill waits only if nobody has
+        had a pointer to write with before, who might have written what it would overwrite later.
+        """
+        storage.watched = extension.watch_storage(storage.address)
+        return storage.watched is not None
+
+    def clear_watchpoint(self, storage: Storage) -> bool:
+        """Do not watch memory any more; say whether it has been reached."""
+        watch, storage.watched = storage.watched, None
+        if watch is None or not extension.unwatch_storage(watch):
+            return False
+        storage.escaped = True
+        return True
 
     def guard(self, storage: Storage, *message: str) -> None:
         """Make reaching the memory past the dispatcher an error, which may say something else."""
+        if storage.watched is not None:
+            self.clear_watchpoint(storage)
         storage.guarded = True
         extension.guard_storage(storage.address, True, *message)
 
     def unguard(self, storage: Storage) -> None:
         """Let everybody at the memory again."""
+        if storage.watched is not None:
+            self.clear_watchpoint(storage)
         if storage.guarded:
             storage.guarded = False
             extension.guard_storage(storage.address, False)

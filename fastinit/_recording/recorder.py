@@ -216,9 +216,9 @@ class Recorder(Calls):
         with self.lock:
             if self.waits:
                 of = self.storage_of(like) if like is not None and is_real(like) else None
-                self.close(result, stands_in=of is not None and of.stands_in)
-            elif is_real(result):
-                self.register(result, known=False)
+                self.close(result, stands_in=of is not None and of.stands_in, watched=True)
+            elif is_real(result) and result.numel() > 0:
+                self.set_watchpoint(self.register(result, known=False))
         return result
 
     def _check_writable(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

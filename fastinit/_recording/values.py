@@ -163,9 +163,17 @@ class Values(Memory):
 
     # ---- what has been written -------------------------------------------------------------------
 
+    def clear_watchpoint(self, storage: Storage) -> bool:
+        reached = super().clear_watchpoint(storage)
+        if reached:  # by who has filled it, as operators do with what they allocate
+            storage.written.add(0, storage.nbytes)
+        return reached
+
     def has_values(self, ref: Ref) -> bool:
         """Whether every element of a region has a value, or will have one."""
         if ref.storage.has_values(ref.region):
+            return True
+        if self.clear_watchpoint(ref.storage):
             return True
         if ref.storage.poison is None:
             return False
@@ -261,6 +269,8 @@ class Values(Memory):
     def see_written(self) -> None:
         """Count what has been written where no operator told."""
         for storage in self.storages():
+            if storage.watched is not None:
+                self.clear_watchpoint(storage)
             if storage.poison is None:
                 continue
             told = storage.written.copy() if storage in self._past_torch else None

@@ -209,6 +209,8 @@ class Waiting(Values):
         if storage is None:
             storage = self.register(tensor, known=True)
             storage.outside = not self.is_inside(tensor)
+        if storage.watched is not None:
+            self.clear_watchpoint(storage)
         return None if storage.escaped else Ref(storage, region)
 
     def _wait(self, op: Op, draws: bool) -> None:

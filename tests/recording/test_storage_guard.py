@@ -137,6 +137,66 @@ def test_taking_it_off_where_none_is_changes_nothing() -> None:
     assert tensor.add_(1).tolist() == list(range(1, 7))
 
 
+@contextmanager
+def _watched(tensor: Tensor, reached: bool = False) -> Iterator[None]:
+    watch = _C.watch_storage(tensor.untyped_storage()._cdata)
+    yield
+    if watch is not None:
+        assert _C.unwatch_storage(watch) is reached
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_storage_that_was_watched_is_as_it_was(maker: str, use: str) -> None:
+    expected = _outcome(USES[use], MAKERS[maker]())
+    tensor = MAKERS[maker]()
+    lazy = torch._C._is_cow_tensor(tensor)
+    for _ in range(2):
+        with _watched(tensor):
+            pass
+    assert torch._C._is_cow_tensor(tensor) == lazy
+    assert _outcome(USES[use], tensor) == expected
+
+
+def test_who_watches_knows_of_pointers_to_write_with_alone() -> None:
+    tensor = torch.arange(6.0)
+    address = tensor.untyped_storage().data_ptr()
+    with _watched(tensor):
+        assert float(tensor.sum()) == 15
+    with _watched(tensor, reached=True):
+        tensor.add_(1)
+    with _watched(tensor, reached=True), _watched(tensor, reached=True):
+        torch.utils.dlpack.to_dlpack(tensor)
+        assert _C.watch_storage(tensor.untyped_storage()._cdata) is None
+    with _watched(tensor, reached=True):
+        with _watched(tensor):
+            pass
+        tensor.zero_()
+    assert tensor.untyped_storage().data_ptr() == address
+
+
+@pytest.mark.parametrize("maker", ["numpy", "buffer", "shared", "copied on write"])
+def test_memory_that_is_not_torchs_alone_cannot_be_watched(maker: str) -> None:
+    tensor = MAKERS[maker]()
+    lazy = torch._C._is_cow_tensor(tensor)
+    assert _C.watch_storage(tensor.untyped_storage()._cdata) is None
+    assert torch._C._is_cow_tensor(tensor) == lazy
+
+
+def test_a_watch_ends_with_who_holds_it_or_the_memory() -> None:
+    tensor = torch.arange(6.0)
+    watch = _C.watch_storage(tensor.untyped_storage()._cdata)
+    del watch
+    assert not torch._C._is_cow_tensor(tensor)
+    watch = _C.watch_storage(tensor.untyped_storage()._cdata)
+    del tensor
+    assert _C.unwatch_storage(watch) is False
+    with pytest.raises(TypeError, match="once"):
+        _C.unwatch_storage(watch)
+    with pytest.raises(TypeError, match="address"):
+        _C.watch_storage(None)
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 def test_where_a_tensor_is(maker: str) -> None:
     tensor = MAKERS[maker]()
