@@ -264,15 +264,50 @@ def _given(
 def made_of_others(func: Any) -> bool:
     """Whether torch takes an operator apart before a mode sees it: not so in inference mode.
 
-    Such an operator says too little of what it does. `reshape`, for one, is a view or a copy.
+    Such an operator says too little of what it does. `reshape`, for one, is a view or a copy. What
+    torch's compiler has to take an operator apart, once it is loaded, is something else.
     """
     try:
-        composite: bool = func.has_kernel_for_dispatch_key(
-            torch._C.DispatchKey.CompositeImplicitAutograd
+        composite: bool = torch._C._dispatch_has_kernel_for_dispatch_key(
+            func.name(), torch._C.DispatchKey.CompositeImplicitAutograd
         )
     except RuntimeError:  # prim::device, say, which the dispatcher does not know
         return False
     return composite
+
+
+def taken_apart(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run what torch makes an operator of.
+
+    `func.decompose` prefers what torch's compiler makes of it, which may give other bits.
+    """
+    with seeing_lazy():
+        return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+
+
+_LAZY = (
+    torch._C.DispatchKey.Conjugate,
+    torch._C.DispatchKey.Negative,
+    torch._C.DispatchKey.ZeroTensor,
+)
+
+
+def seeing_lazy() -> Any:
+    """Have torch see to conjugations that wait, which it does not inside a mode.
+
+    It has done so before the mode sees an operator. But those that an operator makes in its kernel,
+    and hands to others there, would be forgotten: `pinv` of a complex matrix is wrong then.
+    """
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in _LAZY:
+        excluded = excluded.remove(key)
+    included = torch._C._dispatch_tls_local_include_set()
+    return torch._C._ForceDispatchKeyGuard(included, excluded)
+
+
+def is_complex(args: tuple[Any, ...]) -> bool:
+    """Whether an operator's first argument is a tensor that may be conjugated inside."""
+    return len(args) > 0 and isinstance(args[0], Tensor) and args[0].is_complex()
 
 
 @functools.cache

@@ -19,9 +19,12 @@ from fastinit._fills.operators import (
     METADATA_ONLY,
     READERS,
     DispatchMode,
+    is_complex,
     is_only_mode,
     is_traced,
     leave_function_mode,
+    seeing_lazy,
+    taken_apart,
 )
 from fastinit._fills.region import Region
 from fastinit._recording.counting import counting
@@ -113,7 +116,7 @@ class _DispatchMode(DispatchMode):
         kind = kind_of(func)
         if kind.composite:
             with self:
-                return func.decompose(*args, **kwargs)
+                return taken_apart(func, args, kwargs)
         if is_traced():
             with torch._C.DisableTorchFunction(), _disable_current_modes():
                 self._queue.open(self._queue.touched((args, kwargs)))
@@ -130,6 +133,9 @@ class _DispatchMode(DispatchMode):
                     self._queue.open(touched)
         if kind.lists:
             with counting(args[0]):
+                return func(*args, **kwargs)
+        if is_complex(args):
+            with seeing_lazy():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 

@@ -13,8 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from fastinit._fills.operators import ESCAPES, READERS, DispatchMode, is_only_mode, is_traced
-from fastinit._recording.kinds import kind_of
+from fastinit._fills.operators import (
+    ESCAPES,
+    READERS,
+    DispatchMode,
+    is_complex,
+    is_only_mode,
+    is_traced,
+    seeing_lazy,
+    taken_apart,
+)
+from fastinit._recording.kinds import Way, kind_of
 from fastinit._recording.memory import tensors_in
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding
@@ -56,12 +65,15 @@ class OperatorWatch(DispatchMode):
             sharding.check(func, kind, args, kwargs or {})
         if kind.composite:
             with self:
-                return func.decompose(*args, **(kwargs or {}))
+                return taken_apart(func, args, kwargs or {})
         with torch._C.DisableTorchFunction():
             if is_traced():
                 with _disable_current_modes():
                     self._recorder.hand_out((args, kwargs or {}), keeps=False)
                 return func(*args, **(kwargs or {}))
+            if kind.way is Way.CALL and is_complex(args):
+                with seeing_lazy():
+                    return self._recorder.dispatch(func, kind, args, kwargs or {})
             return self._recorder.dispatch(func, kind, args, kwargs or {})
 
 
