@@ -31,6 +31,7 @@ from fastinit._recording.counting import counting
 from fastinit._recording.graph import Op, Ref, Storage, needed_of
 from fastinit._recording.kinds import Way, kind_of
 from fastinit._recording.memory import Memory, is_real, tensors_in
+from fastinit._recording.spectra import SPECTRAL, call_spectral
 from fastinit._tensors import is_plain
 
 
@@ -162,6 +163,8 @@ class BatchMode(TorchFunctionMode):
         if func in _LOOKING:
             with torch._C.DisableTorchFunction():
                 self._queue.open(self._queue.touched((args, kwargs or {})))
+        if func in SPECTRAL:
+            return call_spectral(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
     def __exit__(self, *_: object) -> None:
@@ -177,7 +180,10 @@ class batch:
     comes out is, bit for bit, what the same code gives without `batch()`: keys are drawn when a
     fill is called, and errors raised there; order is kept; an operator that needs a tensor whose
     fills wait gets them run first. So do `numpy()`, `tolist()`, `data_ptr()`, printing and whatever
-    else hands a tensor's memory on. Everything is filled on leaving, also after an exception.
+    else hands a tensor's memory on. Everything is filled on leaving, also after an exception. (Only
+    singular values and eigenvalues without vectors may differ in their last bits, where no Python
+    function of torch's asks for them but a scripted one, say, or one of `torch.ops`: under any mode
+    torch computes the vectors, too.)
 
     Memory that waits is guarded: reaching it in a way that no mode of this thread sees (another
     thread, a C extension) raises a RuntimeError that says "fill pending", and never reads garbage.

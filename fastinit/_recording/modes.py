@@ -27,6 +27,7 @@ from fastinit._recording.kinds import Way, kind_of
 from fastinit._recording.memory import tensors_in
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding
+from fastinit._recording.spectra import SPECTRAL, call_spectral
 from fastinit._tensors import overrides_dispatch
 
 _empty = torch.empty  # bound here, as other libraries exchange torch's attributes
@@ -82,7 +83,7 @@ class FunctionWatch:
 
     # What it wants to be called with.
     functions: ClassVar[frozenset[Any]] = (
-        ESCAPES | READERS | {_empty, Tensor.__deepcopy__, Tensor.__setitem__}
+        ESCAPES | READERS | SPECTRAL | {_empty, Tensor.__deepcopy__, Tensor.__setitem__}
     )
 
     def __init__(self, recorder: Recorder, sharding: Sharding | None = None) -> None:
@@ -97,6 +98,8 @@ class FunctionWatch:
             if self._sharding is not None:
                 args = self._sharding.assigned(*args)
             return func(*args, **kwargs)
+        if func in SPECTRAL:
+            return call_spectral(func, args, kwargs)
         with torch._C.DisableTorchFunction():
             if func is Tensor.__deepcopy__:
                 self._recorder.copied(args[0], args[1])
