@@ -2,9 +2,9 @@
 
 #include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 #include "torch/backend.h"
+#include "torch/python_tensor.h"
 
 namespace fastinit::ops {
 
@@ -15,7 +15,7 @@ bool handled(const at::Tensor& tensor) {
 
 PyObject* handled_dtype(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS
-  if (!THPVariable_Check(tensor) || !handled(THPVariable_Unpack(tensor))) Py_RETURN_NONE;
+  if (!is_tensor(tensor) || !handled(THPVariable_Unpack(tensor))) Py_RETURN_NONE;
   auto* dtype = torch::getTHPDtype(THPVariable_Unpack(tensor).scalar_type());
   return Py_NewRef(reinterpret_cast<PyObject*>(dtype));
   END_HANDLE_TH_ERRORS

@@ -2,7 +2,8 @@
 
 #include <pybind11/pybind11.h>
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/python_variable.h>
+
+#include "torch/python_tensor.h"
 
 namespace py = pybind11;
 
@@ -228,7 +229,7 @@ PyObject* all_hold_same(PyObject*, PyObject* const* arguments, Py_ssize_t count)
 
 PyObject* tensor_state(PyObject*, PyObject* object) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(THPVariable_Check(object), "tensor_state: expects a tensor");
+  TORCH_CHECK_TYPE(is_tensor(object), "tensor_state: expects a tensor");
   const at::Tensor& tensor = THPVariable_Unpack(object);
   const auto owned = [](PyObject* made) {
     if (made == nullptr) throw python_error();
@@ -251,8 +252,7 @@ PyObject* tensor_state(PyObject*, PyObject* object) {
 
 PyObject* set_version(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 2 && THPVariable_Check(args[0]),
-                   "set_version: expects a tensor and a number");
+  TORCH_CHECK_TYPE(count == 2 && is_tensor(args[0]), "set_version: expects a tensor and a number");
   const int64_t version = PyLong_AsLongLong(args[1]);
   if (version == -1 && PyErr_Occurred() != nullptr) throw python_error();
   const at::Tensor& tensor = THPVariable_Unpack(args[0]);

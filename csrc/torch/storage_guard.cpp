@@ -8,7 +8,6 @@
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/headeronly/version.h>
 
 #include <cerrno>
@@ -20,6 +19,7 @@
 
 #include "cpu/reserve.h"
 #include "torch/handled.h"
+#include "torch/python_tensor.h"
 #include "torch/tasks.h"
 
 namespace fastinit::ops {
@@ -29,8 +29,7 @@ constexpr size_t kLeastReserved = size_t{1} << 20;
 
 PyObject* storage_address(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS
-  if (!THPVariable_Check(tensor) || !THPVariable_Unpack(tensor).has_storage())
-    return PyLong_FromLong(0);
+  if (!is_tensor(tensor) || !THPVariable_Unpack(tensor).has_storage()) return PyLong_FromLong(0);
   return PyLong_FromVoidPtr(THPVariable_Unpack(tensor).storage().unsafeGetStorageImpl());
   END_HANDLE_TH_ERRORS
 }
@@ -51,14 +50,14 @@ static PyObject* layout(const at::Tensor& tensor) {
 
 PyObject* layout_of(PyObject*, PyObject* object) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(THPVariable_Check(object), "layout_of: expects a tensor");
+  TORCH_CHECK_TYPE(is_tensor(object), "layout_of: expects a tensor");
   return layout(THPVariable_Unpack(object));
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* ordinary_layout(PyObject*, PyObject* object) {
   HANDLE_TH_ERRORS
-  if (!THPVariable_Check(object)) Py_RETURN_NONE;
+  if (!is_tensor(object)) Py_RETURN_NONE;
   const at::Tensor& tensor = THPVariable_Unpack(object);
   if (!handled(tensor) || tensor.is_meta() || tensor.is_conj() || tensor.is_neg() ||
       tensor.is_inference())
@@ -69,7 +68,7 @@ PyObject* ordinary_layout(PyObject*, PyObject* object) {
 
 PyObject* storage_fault(PyObject*, PyObject* object) {
   HANDLE_TH_ERRORS
-  if (!THPVariable_Check(object)) Py_RETURN_NONE;
+  if (!is_tensor(object)) Py_RETURN_NONE;
   const at::Tensor& tensor = THPVariable_Unpack(object);
   // What a wrapper calls its storage is not where its values lie.
   constexpr c10::DispatchKeySet wrappers{c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
@@ -157,7 +156,7 @@ static void let_go(PyObject* hold) {
 
 PyObject* hold_storage(PyObject*, PyObject* object) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(THPVariable_Check(object), "hold_storage: expects a tensor");
+  TORCH_CHECK_TYPE(is_tensor(object), "hold_storage: expects a tensor");
   const c10::Storage& storage = THPVariable_Unpack(object).storage();
   auto* impl = storage.unsafeGetStorageImpl();
   PyObject* hold = PyCapsule_New(impl, nullptr, let_go);
