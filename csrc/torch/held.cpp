@@ -161,70 +161,58 @@ py::object hooks_of(PyObject* tensor, PyObject* name) {
 }  // namespace
 
 PyObject* modules_of(PyObject*, PyObject* root) {
+  HANDLE_TH_ERRORS
   static PyObject* const name = PyUnicode_InternFromString("_modules");
-  try {
-    py::list found;
-    py::set seen{py::make_tuple(id_of(root))};
-    found.append(py::handle(root));
-    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(found.ptr()); ++k) {
-      PyObject* module = PyList_GET_ITEM(found.ptr(), k);
-      const auto children = py::reinterpret_steal<py::object>(PyObject_GetAttr(module, name));
-      if (!children) throw py::error_already_set();
-      add_children(children.ptr(), found.ptr(), seen.ptr());
-    }
-    return found.release().ptr();
-  } catch (py::error_already_set& error) {
-    error.restore();
-    return nullptr;
+  py::list found;
+  py::set seen{py::make_tuple(id_of(root))};
+  found.append(py::handle(root));
+  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(found.ptr()); ++k) {
+    PyObject* module = PyList_GET_ITEM(found.ptr(), k);
+    const auto children = py::reinterpret_steal<py::object>(PyObject_GetAttr(module, name));
+    if (!children) throw py::error_already_set();
+    add_children(children.ptr(), found.ptr(), seen.ptr());
   }
+  return found.release().ptr();
+  END_HANDLE_TH_ERRORS
 }
 
 PyObject* walk_held(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
   if (count != 8 || !PyList_Check(arguments[0]) || !PySet_Check(arguments[1]) ||
       !PyList_Check(arguments[2]) || !PyList_Check(arguments[3]) || !PyList_Check(arguments[4]) ||
       !PyAnySet_Check(arguments[5]) || !PyAnySet_Check(arguments[6]))
     return PyErr_Format(PyExc_TypeError,
                         "walk_held: expects a list, a set, three lists, two sets "
                         "of classes, and a class");
-  try {
-    return walk({arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5],
-                 arguments[6], arguments[7]})
-        .release()
-        .ptr();
-  } catch (py::error_already_set& error) {
-    error.restore();
-    return nullptr;
-  }
+  return walk({arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5],
+               arguments[6], arguments[7]})
+      .release()
+      .ptr();
+  END_HANDLE_TH_ERRORS
 }
 
 PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
   if (count != 2) return PyErr_Format(PyExc_TypeError, "holds_same: expects two containers");
-  try {
-    return PyBool_FromLong(is_same(arguments[0], arguments[1]));
-  } catch (py::error_already_set& error) {
-    error.restore();
-    return nullptr;
-  }
+  return PyBool_FromLong(is_same(arguments[0], arguments[1]));
+  END_HANDLE_TH_ERRORS
 }
 
 PyObject* all_hold_same(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
   if (count != 3 || !PyList_Check(arguments[0]) || !PyList_Check(arguments[1]) ||
       !PyDict_Check(arguments[2]))
     return PyErr_Format(PyExc_TypeError, "all_hold_same: expects two lists and a dict");
   PyObject *now = arguments[0], *before = arguments[1];
-  try {
-    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(now) && k < PyList_GET_SIZE(before); ++k) {
-      const auto id = id_of(PyList_GET_ITEM(now, k));
-      PyObject* other = PyDict_GetItemWithError(arguments[2], id.ptr());
-      if (other == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-      if (other == nullptr) other = PyList_GET_ITEM(before, k);
-      if (!is_same(PyList_GET_ITEM(now, k), other)) Py_RETURN_FALSE;
-    }
-    Py_RETURN_TRUE;
-  } catch (py::error_already_set& error) {
-    error.restore();
-    return nullptr;
+  for (Py_ssize_t k = 0; k < PyList_GET_SIZE(now) && k < PyList_GET_SIZE(before); ++k) {
+    const auto id = id_of(PyList_GET_ITEM(now, k));
+    PyObject* other = PyDict_GetItemWithError(arguments[2], id.ptr());
+    if (other == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (other == nullptr) other = PyList_GET_ITEM(before, k);
+    if (!is_same(PyList_GET_ITEM(now, k), other)) Py_RETURN_FALSE;
   }
+  Py_RETURN_TRUE;
+  END_HANDLE_TH_ERRORS
 }
 
 PyObject* tensor_state(PyObject*, PyObject* object) {
