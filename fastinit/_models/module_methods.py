@@ -15,7 +15,8 @@ from fastinit._models.bytecode import names_in
 from fastinit._models.constructors import lost
 from fastinit._models.flags import lowered
 from fastinit._models.loaded import FLAG
-from fastinit._models.notes import note
+from fastinit._models.names import named_modules
+from fastinit._models.notes import name_of, note
 from fastinit._models.parametrized import Place
 from fastinit._models.stand_ins import Declare, StandIns
 from fastinit._models.ties import Ties
@@ -120,8 +121,8 @@ def _plan(tree: Tree, place: int) -> list[_Step]:
     return found
 
 
-def _initialisers(tree: Tree, place: int) -> list[Callable[[], Any]]:
-    """List what a module defines for itself, to be called in this order."""
+def _initialisers(tree: Tree, place: int) -> list[tuple[Any, Callable[[], Any]]]:
+    """List what a module defines for itself, and how it is called, in the order of the calls."""
     module = tree.modules[place]
     of_class: Any = type(module)
     kind = of_class, tree.inside[place], tree.pretrained[place]
@@ -133,10 +134,11 @@ def _initialisers(tree: Tree, place: int) -> list[Callable[[], Any]]:
         defined = (getattr(of_class, name, None) for name in tree.may_define(module))
         if as_class and {*map(type, defined)} <= {FunctionType}:
             tree.plans[kind] = plan
-    found: list[Callable[[], Any]] = []
+    found: list[tuple[Any, Callable[[], Any]]] = []
     for name, for_each in plan:
         method = getattr(module, name)
-        found.append(functools.partial(module.apply, method) if for_each else method)
+        call = functools.partial(module.apply, method) if for_each else method
+        found.append((method, call))
     return found
 
 
@@ -227,20 +229,17 @@ def _run_one(tree: Tree, place: int, ties: Ties, stand_ins: StandIns) -> None:
 
 def _call_all(tree: Tree, place: int, afterwards: Callable[[], object] | None) -> None:
     current = tree.modules[place]
-    for initialiser in _initialisers(tree, place):
+    for method, call in _initialisers(tree, place):
         try:
-            initialiser()
+            call()
             if afterwards is not None:
                 afterwards()
         except Exception as error:
-            note(error, f"in {_worded(initialiser, current, tree.modules[-1])}")
+            note(error, f"in {_worded(method, current, tree.modules[-1])}")
             raise
 
 
-def _worded(initialiser: Callable[[], Any], current: nn.Module, module: nn.Module) -> str:
+def _worded(method: Any, current: nn.Module, module: nn.Module) -> str:
     """Word a module's own initialiser for a message."""
-    if isinstance(initialiser, functools.partial):
-        (initialiser,) = initialiser.args  # a method applied to all below
-    method = getattr(initialiser, "__qualname__", repr(initialiser))
-    name = next((name for name, found in module.named_modules() if found is current), "")
-    return f"{method}, called for {name!r} of {type(module).__name__}"
+    name = next((name for name, found in named_modules(module) if found is current), "")
+    return f"{name_of(method)}, called for {name!r} of {type(module).__name__}"

@@ -18,7 +18,7 @@ from fastinit._compiled import extension
 from fastinit._distributed.part import TensorShard
 from fastinit._models.layouts import with_fans
 from fastinit._models.names import Computed, Named
-from fastinit._models.notes import note
+from fastinit._models.notes import name_of, note, said
 from fastinit._models.parametrized import Place
 from fastinit._models.patterns import matches, only_name
 from fastinit._models.stand_ins import Declare
@@ -384,9 +384,8 @@ def describe(initialiser: Initialiser) -> str:
         return f"{called} of {computed.name}, through {computed.how.what}"
     arguments: list[str] = []
     while isinstance(initialiser, functools.partial):
-        given = [repr(a) for a in initialiser.args]
-        given += [f"{k}={v!r}" for k, v in initialiser.keywords.items()]
+        given = [said(a) for a in initialiser.args]
+        given += [f"{k}={said(v)}" for k, v in initialiser.keywords.items()]
         arguments = given + arguments
         initialiser = initialiser.func
-    name = getattr(initialiser, "__qualname__", type(initialiser).__qualname__)
-    return f"{name.rpartition('.')[2]}({', '.join(arguments)})"
+    return f"{name_of(initialiser).rpartition('.')[2]}({', '.join(arguments)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import traceback
@@ -90,6 +91,77 @@ def test_notes_where_exceptions_have_none(monkeypatch: pytest.MonkeyPatch) -> No
         before = without.args
         notes.note(without, "there")
         assert without.args == before
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    why: str
+
+
+@pytest.mark.parametrize("has_notes", [False, notes._HAS_NOTES])
+def test_an_exception_that_is_frozen_has_notes(
+    monkeypatch: pytest.MonkeyPatch, has_notes: bool
+) -> None:
+    monkeypatch.setattr(notes, "_HAS_NOTES", has_notes)
+    error = Frozen("mine")
+    notes.note(error, "here")
+    notes.note(error, "there")
+    assert said(error).strip().endswith("here\nthere")
+    assert error.why == "mine"
+
+
+class Wordless(nn.Module):
+    """Has words for itself after it has been fitted, and names for nobody."""
+
+    def __init__(self, initialiser: Any = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 2))
+        if initialiser is not None:
+            self.reset_parameters = initialiser
+
+    def reset_parameters(self) -> None:
+        raise KeyError("mine")
+
+    def extra_repr(self) -> str:
+        raise RuntimeError("not fitted")
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no names")
+
+
+class Calls:
+    def __call__(self) -> None:
+        raise KeyError("mine")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not fitted")
+
+
+def fails(*_: Any, **__: Any) -> None:
+    raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("initialiser", "text"),
+    [
+        (None, "Wordless.reset_parameters, called"),
+        (Calls(), "Calls, called"),
+        (functools.partial(fails), "fails, called"),
+        (functools.partial(fails, 1, 2), "fails, called"),
+    ],
+)
+def test_an_error_of_what_has_no_words_is_its_own(initialiser: Any, text: str) -> None:
+    with pytest.raises(KeyError, match="mine") as caught:
+        initialize_(nn.Sequential(Wordless(initialiser)), key=3)
+    assert caught.value.__context__ is None
+    assert f"in {text} for '0' of Sequential" in said(caught.value)
+
+
+def test_an_error_of_a_rule_with_a_wordless_argument_is_its_own() -> None:
+    rule = functools.partial(fails, module=Calls())
+    with pytest.raises(KeyError, match="mine") as caught:
+        initialize_(Model(), {"*": rule}, key=3)
+    assert "fails(module=Calls)" in said(caught.value)
 
 
 @pytest.mark.parametrize("pattern", ["layer.*", re.compile("nothing"), "lm_head"])
