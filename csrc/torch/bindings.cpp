@@ -120,6 +120,7 @@ PyMethodDef method(const char* name, Function function) {
 }
 
 PyMethodDef methods[] = {method("all_hold_same", ops::all_hold_same),
+                         method("attributes_of", ops::attributes_of),
                          method("fold", fold),
                          method("guard_storage", ops::guard_storage),
                          method("handled_dtype", ops::handled_dtype),

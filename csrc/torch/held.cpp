@@ -45,8 +45,11 @@ struct Walk {
     if (status < 0) throw py::error_already_set();
   }
 
-  static bool has(PyObject* set, PyObject* value) {
-    const int found = PySet_Contains(set, value);
+  // Whether a class is in a set. A metaclass may hash otherwise, or not at all, or compare as it likes;
+  // none of those that are in the sets does.
+  static bool has(PyObject* set, PyObject* kind) {
+    if (Py_TYPE(kind)->tp_hash != PyType_Type.tp_hash) return false;
+    const int found = PySet_Contains(set, kind);
     check(found);
     return found == 1;
   }
@@ -84,9 +87,8 @@ py::object walk(const Walk& to) {
       to.keep(value.ptr());
       continue;
     }
-    const int is_module = PyObject_IsInstance(value.ptr(), to.module);
-    Walk::check(is_module);
-    if (is_module == 1)
+    // By its own class: asking an object for its `__class__` may run code of somebody's, and fail.
+    if (PyType_IsSubtype(Py_TYPE(value.ptr()), reinterpret_cast<PyTypeObject*>(to.module)))
       to.keep(value.attr("__dict__").ptr());
     else
       others.append(value);
@@ -180,7 +182,7 @@ PyObject* walk_held(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   if (count != 8 || !PyList_Check(arguments[0]) || !PySet_Check(arguments[1]) ||
       !PyList_Check(arguments[2]) || !PyList_Check(arguments[3]) || !PyList_Check(arguments[4]) ||
-      !PyAnySet_Check(arguments[5]) || !PyAnySet_Check(arguments[6]))
+      !PyAnySet_Check(arguments[5]) || !PyAnySet_Check(arguments[6]) || !PyType_Check(arguments[7]))
     return PyErr_Format(PyExc_TypeError,
                         "walk_held: expects a list, a set, three lists, two sets "
                         "of classes, and a class");
@@ -212,6 +214,17 @@ PyObject* all_hold_same(PyObject*, PyObject* const* arguments, Py_ssize_t count)
     if (!is_same(PyList_GET_ITEM(now, k), other)) Py_RETURN_FALSE;
   }
   Py_RETURN_TRUE;
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* attributes_of(PyObject*, PyObject* object) {
+  HANDLE_TH_ERRORS
+  if (PyType_Check(object)) Py_RETURN_NONE;
+  PyObject* attributes = PyObject_GenericGetDict(object, nullptr);
+  if (attributes != nullptr) return attributes;
+  if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) return nullptr;
+  PyErr_Clear();
+  Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }
 

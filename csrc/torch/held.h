@@ -23,6 +23,10 @@ PyObject* holds_same(PyObject*, PyObject* const* arguments, Py_ssize_t count);
 // compared with what it has, not with what the list of before has.
 PyObject* all_hold_same(PyObject*, PyObject* const* arguments, Py_ssize_t count);
 
+// The dict of an object's attributes; None if it has none. Its class, which may call something else
+// `__dict__` or refuse, is not asked; nor are classes theirs.
+PyObject* attributes_of(PyObject*, PyObject* object);
+
 // What belongs to the object that a tensor is: (itself, a tensor on the same memory, whether it is a
 // leaf, its gradient if so, whether it requires one, its attributes, its hooks, those after the
 // accumulation of gradients, its version, -1 if it has none). Dicts are copies; None for no hooks. No

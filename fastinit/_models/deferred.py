@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,7 +21,7 @@ from fastinit._models.lazy import (
     see_shapes,
     stand_in,
 )
-from fastinit._models.tree import modules_of
+from fastinit._models.tree import modules_of, unwrapped
 from fastinit._tensors import version_of
 from fastinit._untraced import untraced
 
@@ -117,13 +118,13 @@ class _Deferred:
         for one in module.modules():
             # Not by handles: a copy of the module has copies of this and of its hooks.
             for number, hook in [*one._forward_pre_hooks.items()]:
-                if isinstance(hook, _Hook) and hook.deferred is self:
+                if type(hook) is _Hook and hook.deferred is self:
                     del one._forward_pre_hooks[number]
                     one._forward_pre_hooks_with_kwargs.pop(number, None)
             loading = one._load_state_dict_pre_hooks
             for number, hook in [*loading.items()]:
                 owner = _owner_of(hook)
-                if isinstance(owner, _Hook) and owner.deferred is self:
+                if type(owner) is _Hook and owner.deferred is self:
                     del loading[number]
             if next(_hooks_on(one), None) is None and stand_in(one) is not None:
                 del vars(one)["reset_parameters"]
@@ -233,7 +234,7 @@ def _later_hooks(module: nn.Module, hook: _Hook) -> list[tuple[Callable[..., Any
     hooks = [*module._forward_pre_hooks.items()]
     place = next(k for k, (_, one) in enumerate(hooks) if one is hook)
     named = module._forward_pre_hooks_with_kwargs
-    return [(o, n in named) for n, o in hooks[place + 1 :] if not isinstance(o, _Hook)]
+    return [(o, n in named) for n, o in hooks[place + 1 :] if type(o) is not _Hook]
 
 
 def _missing(module: nn.Module, path: str, whole: nn.Module) -> str:
@@ -288,12 +289,13 @@ class _Hook:
 
 
 def _owner_of(hook: Any) -> Any:
-    """Give the object whose method a hook is; torch wraps those that want the module."""
-    return getattr(getattr(hook, "hook", hook), "__self__", None)
+    """Give the object whose method a hook is; None for others."""
+    hook = unwrapped(hook)
+    return hook.__self__ if type(hook) is MethodType else None
 
 
 def _hooks_on(module: nn.Module) -> Iterator[_Hook]:
-    return (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _Hook))
+    return (hook for hook in module._forward_pre_hooks.values() if type(hook) is _Hook)
 
 
 def cancel(module: nn.Module, skipped: Container[int]) -> None:

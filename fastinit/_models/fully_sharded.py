@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fastinit._models.tree import modules_of
+from fastinit._models.tree import modules_of, unwrapped
 
 
 def _parameter_groups(module: nn.Module) -> list[Any]:
@@ -180,8 +180,7 @@ class Unwrapped:
 
 
 def _is_of_torchs_parallelism(hook: Any) -> bool:
-    hook = getattr(hook, "hook", hook)  # of state dicts they are wrapped
-    module = str(getattr(hook, "__module__", ""))
+    module = str(getattr(unwrapped(hook), "__module__", ""))
     return module.startswith(("torch.distributed.fsdp.", "torch.distributed.tensor."))
 
 

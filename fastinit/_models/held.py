@@ -1,4 +1,8 @@
-"""Who holds what: the objects that can be reached from a module, tensors above all."""
+"""Who holds what: the objects that can be reached from a module, tensors above all.
+
+What an object is its own class says, not its `__class__`: that of proxies and mocks is another, and
+may run code or fail. Nor are objects asked for anything else that their classes could refuse.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +10,35 @@ import functools
 import logging
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
+from fastinit._compiled import extension
 from fastinit._models.names import named_modules
+from fastinit._models.notes import said
 from fastinit._models.tree import modules_of
-from fastinit._tensors import PLAIN_TYPES
 
 CONTAINERS = (dict, list, set, deque)
 PLAIN = frozenset({OrderedDict, *CONTAINERS})
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)
 ATOMS_SET = frozenset(_ATOMS)
+PLAIN_IDS = frozenset(map(id, PLAIN))  # a class that is looked up may have no hash
 # What is the whole process's, not a module's: from here one comes to everything.
 _SHARED = (ModuleType, logging.Logger)
 _TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
-def _is_torchs_own(value: Any) -> bool:
-    """Whether this is what torch keeps of shards, whose memory is that of parameters, or of graphs.
+def _is_torchs_own(kind: type) -> bool:
+    """Whether torch keeps such objects of shards, whose memory is that of parameters, or of graphs.
 
     In these are examples of tensors, which are nobody's.
     """
-    return str(type(value).__module__).startswith(("torch.distributed.", "torch.fx."))
+    return str(kind.__module__).startswith(("torch.distributed.", "torch.fx."))
 
 
 def slots_of(value: Any) -> tuple[tuple[str, MemberDescriptorType], ...]:
@@ -40,7 +47,10 @@ def slots_of(value: Any) -> tuple[tuple[str, MemberDescriptorType], ...]:
     Those of `__slots__`, and what a `functools.partial` or a bound method is made of.
     """
     kind: Any = type(value)
-    return slots_of_class(kind)
+    try:
+        return slots_of_class(kind)
+    except Exception:  # its metaclass refuses to hash it
+        return slots_of_class.__wrapped__(kind)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -89,32 +99,46 @@ def held_by(function: FunctionType) -> list[Any]:
     return held
 
 
+_SEQUENCES = (*CONTAINERS[1:], tuple, frozenset)
+
+
+def kind_of(container: Any) -> Any:
+    """Find the class of Python's whose methods a container is handled by; its own may refuse."""
+    own = type(container)
+    if own is tuple or id(own) in PLAIN_IDS:
+        return own
+    return next(kind for kind in (OrderedDict, dict, *_SEQUENCES) if issubclass(own, kind))
+
+
 def inside(value: Any) -> Iterator[tuple[str, Any]]:
     """List what a container, a function or another object holds; a tensor, as attributes."""
-    if isinstance(value, dict):
-        yield from ((str(key), item) for key, item in list(value.items()))
-    elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        yield from ((str(k), item) for k, item in enumerate(list(value)))
-    elif isinstance(value, FunctionType):
+    kind: Any = type(value)
+    if issubclass(kind, dict):
+        for key, item in list(kind_of(value).items(value)):
+            yield key if type(key) is str else said(key, str), item
+    elif issubclass(kind, _SEQUENCES):
+        items = list(kind_of(value).__iter__(value))
+        yield from ((str(k), item) for k, item in enumerate(items))
+    elif kind is FunctionType:
         yield from (("", item) for item in held_by(value))
         yield from list(vars(value).items())
-    elif type(value) in PLAIN_TYPES:
+    elif kind is Parameter or kind is Tensor:
         yield from list(vars(value).items())
-    elif isinstance(value, weakref.ref):
-        held = value()
-        if not isinstance(held, nn.Module):  # which is somebody else's
+    elif issubclass(kind, weakref.ref):
+        held = weakref.ref.__call__(value)
+        if not issubclass(type(held), nn.Module):  # which is somebody else's
             yield "()", held
-    if has_attributes(value):
-        yield from list(getattr(value, "__dict__", {}).items())
+    if has_attributes(kind):
+        yield from list((extension.attributes_of(value) or {}).items())
         yield from in_slots(value)
 
 
 _APART = (*_ATOMS, *_SHARED, Tensor, nn.Module, FunctionType, weakref.ref)
 
 
-def has_attributes(value: Any) -> bool:
-    """Whether this is an object whose attributes may be a module's."""
-    return not isinstance(value, _APART) and not _is_torchs_own(value)
+def has_attributes(kind: type) -> bool:
+    """Whether objects of a class are such whose attributes may be a module's."""
+    return not issubclass(kind, _APART) and not _is_torchs_own(kind)
 
 
 def _parts_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -124,6 +148,18 @@ def _parts_of(module: nn.Module) -> Iterator[tuple[str, Any]]:
     yield from in_slots(module)
 
 
+def _that_may_hold(named: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Leave out most of what modules hold: numbers, and tables of hooks without any."""
+    try:
+        return [
+            (name, value)
+            for name, value in named
+            if (kind := type(value)) not in ATOMS_SET and (kind not in PLAIN or value)
+        ]
+    except Exception:  # a metaclass refuses to hash its class
+        return [one for one in named if not issubclass(type(one[1]), _ATOMS)]
+
+
 def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module, Tensor]]:
     """Find the tensors that modules hold otherwise than as parameters and buffers.
 
@@ -131,37 +167,35 @@ def held_tensors(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
     the name of the way there.
     """
     seen: set[int] = set()
-    family = {*modules_of(module)}
+    family = set(map(id, modules_of(module)))
     for path, owner in named_modules(module, prefix):
-        # Most of what modules hold is numbers, and tables of hooks without any.
-        waiting = [
-            (a, owner, v)
-            for a, v in (*vars(owner).items(), *in_slots(owner))
-            if (kind := type(v)) not in ATOMS_SET and (kind not in PLAIN or v) and a not in _TABLES
-        ]
+        own = _that_may_hold((*vars(owner).items(), *in_slots(owner)))
+        waiting = [(a, owner, v) for a, v in own if a not in _TABLES]
         for table in (owner._parameters, owner._buffers):
             for attribute, tensor in table.items():
-                if type(tensor) in PLAIN_TYPES and (marks := vars(tensor)):
+                kind = type(tensor)
+                if (kind is Parameter or kind is Tensor) and (marks := vars(tensor)):
                     waiting += [(f"{attribute}.{a}", owner, v) for a, v in marks.items()]
         waiting.reverse()
         while waiting:
             way, holder, value = waiting.pop()
-            if isinstance(value, _ATOMS) or id(value) in seen:
+            kind = type(value)
+            if issubclass(kind, _ATOMS) or id(value) in seen:
                 continue
             seen.add(id(value))
-            if isinstance(value, Tensor):
+            if issubclass(kind, Tensor):
                 yield f"{path}.{way}".removeprefix("."), holder, value
             parts = inside(value)
-            if issubclass(type(value), nn.Module):
-                if value in family or not family.isdisjoint(modules_of(value)):
+            if issubclass(kind, nn.Module):
+                try:
+                    below = modules_of(value)
+                except AttributeError:  # half made, or what is below is
+                    continue
+                if not family.isdisjoint(map(id, below)):
                     continue  # what this one is a part of
                 holder, parts = value, _parts_of(value)
-            found = [
-                (f"{way}.{a}" if a else way, holder, item)
-                for a, item in parts
-                if type(item) not in ATOMS_SET
-            ]
-            waiting += reversed(found)
+            found = _that_may_hold((*parts,))
+            waiting += [(f"{way}.{a}" if a else way, holder, v) for a, v in reversed(found)]
         for attribute, parameter in owner._parameters.items():
             if parameter is not None and parameter.is_leaf and parameter.grad is not None:
                 yield f"{path}.{attribute}.grad".removeprefix("."), owner, parameter.grad

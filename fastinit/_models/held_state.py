@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 _MOST = 1 << 28  # bytes of an array that are copied
+_BYTES = (bytearray, array.array)
 
 
 def is_array(value: Any) -> bool:
     """Whether this is an array of NumPy's."""
     numpy: Any = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
+    return numpy is not None and issubclass(type(value), numpy.ndarray)
 
 
 def objects_in(value: Any) -> Iterable[Any]:
@@ -27,7 +28,7 @@ def objects_in(value: Any) -> Iterable[Any]:
 
 
 def _putting_array_back(value: Any) -> Callable[[], object] | None:
-    if isinstance(value, (bytearray, array.array)):
+    if issubclass(type(value), _BYTES):
         return functools.partial(_put_bytes_back, value, value[:])
     if not value.flags.writeable or value.nbytes > _MOST:
         return None
@@ -52,22 +53,23 @@ def _put_bytes_back(value: Any, content: Any) -> None:
 
 def putting_back(value: Any) -> Callable[[], object] | None:
     """Give what puts a generator or an array into the state that it is in; None for all others."""
-    if isinstance(value, (bytearray, array.array)) or is_array(value):
+    kind = type(value)  # its own: what it calls `__class__` may be another's
+    if issubclass(kind, _BYTES) or is_array(value):
         return _putting_array_back(value)
-    if isinstance(value, torch.Generator):
+    if issubclass(kind, torch.Generator):
         return functools.partial(value.set_state, value.get_state())
-    if isinstance(value, random.Random):
+    if issubclass(kind, random.Random):
         try:
             return functools.partial(value.setstate, value.getstate())
-        except NotImplementedError:  # the system's, which has none
+        except Exception:  # the system's has none, and a class may refuse to give it
             return None
     numpy: Any = sys.modules.get("numpy.random")
     if numpy is None:
         return None
-    if isinstance(value, numpy.RandomState):
+    if issubclass(kind, numpy.RandomState):
         return functools.partial(value.set_state, value.get_state())
-    if isinstance(value, numpy.Generator):
+    if issubclass(kind, numpy.Generator):
         value = value.bit_generator
-    if isinstance(value, numpy.BitGenerator):
+    if issubclass(type(value), numpy.BitGenerator):
         return functools.partial(setattr, value, "state", value.state)
     return None

@@ -238,8 +238,9 @@ class _ByHook(Parametrized):
 
     def follow(self) -> None:
         """Write the tensor that the hook has left in the module, until it is called again."""
-        last, original = vars(self.module).get(self.attribute), self._original()
-        if not isinstance(last, Tensor) or last.shape != original.shape:
+        last: Any = vars(self.module).get(self.attribute)
+        original = self._original()
+        if not issubclass(type(last), Tensor) or last.shape != original.shape:
             return
         with torch._C.DisableTorchFunction():
             same = last.untyped_storage()._cdata == original.untyped_storage()._cdata
@@ -301,12 +302,13 @@ class _Pruned(_ByHook):
 
 
 def _of_hook(module: nn.Module, hook: Any) -> Parametrized | None:
-    if isinstance(hook, _OldWeightNorm):
+    kind = type(hook)  # its own: a hook may be anything that can be called
+    if issubclass(kind, _OldWeightNorm):
         return _WeightNorm(module, hook)
-    if isinstance(hook, _OldSpectralNorm):
+    if issubclass(kind, _OldSpectralNorm):
         return _Spectral(module, hook)
     prune = sys.modules.get("torch.nn.utils.prune")  # importing torch does not
-    if prune is not None and isinstance(hook, prune.BasePruningMethod):
+    if prune is not None and issubclass(kind, prune.BasePruningMethod):
         return _Pruned(module, hook)
     return None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from fastinit._compiled import extension
 from fastinit._distributed.fill import is_sharded
@@ -18,16 +19,18 @@ from fastinit._models.held import (
     ATOMS_SET,
     CONTAINERS,
     PLAIN,
+    PLAIN_IDS,
     has_attributes,
     held_by,
     in_slots,
+    kind_of,
     put_in_slots,
     slots_of,
     slots_of_class,
 )
 from fastinit._models.held_state import is_array, objects_in, putting_back
 from fastinit._models.tree import modules_of
-from fastinit._tensors import PLAIN_TYPES, copy_values, is_put_together
+from fastinit._tensors import copy_values, is_put_together
 
 
 class _TensorState(NamedTuple):
@@ -84,17 +87,11 @@ class _TensorState(NamedTuple):
         ) != Region.of(before)
 
 
-def _kind_of(container: Any) -> Any:
-    """Find the class of Python's whose methods a container is handled by; its own may refuse."""
-    return next(kind for kind in (OrderedDict, *CONTAINERS) if isinstance(container, kind))
-
-
 def _copy(container: Any) -> Any:
     """Copy what a container holds, into a plain one."""
-    kind = type(container)
-    if kind in PLAIN:
+    if id(type(container)) in PLAIN_IDS:
         return container.copy()
-    kind = _kind_of(container)
+    kind = kind_of(container)
     items = kind.items if issubclass(kind, dict) else kind.__iter__
     return kind(list(items(container)))
 
@@ -106,18 +103,18 @@ def _same(now: Any, before: Any) -> bool:
         return False
     if isinstance(now, dict):
         pairs = zip(now.items(), before.items(), strict=True)
-        return all(a == b and x is y for (a, x), (b, y) in pairs)
-    if isinstance(now, set):
-        return bool(now == before)
+        return all(a is b and x is y for (a, x), (b, y) in pairs)
+    if isinstance(now, set):  # what is in it may refuse to be compared
+        return set(map(id, now)) == set(map(id, before))
     return all(a is b for a, b in zip(now, before, strict=True))
 
 
 def _put_back(container: Any, before: Any) -> None:
     """Give a container what it held."""
-    plain = type(container) in PLAIN
+    plain = id(type(container)) in PLAIN_IDS
     if _same(container if plain else _copy(container), before):
         return
-    kind = _kind_of(container)
+    kind = kind_of(container)
     kind.clear(container)
     if issubclass(kind, dict):  # `OrderedDict.update` would ask the class
         for key, value in before.items():
@@ -156,45 +153,49 @@ class Snapshot:
         seen: set[int] = set()
         waiting: list[Any] = [module]
         kinds: set[Any] = {kind for _, kind in self._classes}
+        proxies = {kind for kind in kinds if not issubclass(kind, nn.Module)}
+        if proxies:  # of modules, which torch takes for them
+            waiting += [one.__dict__ for one, kind in self._classes if kind in proxies]
         slotted = {kind for kind in kinds if slots_of_class(kind)}
         for one, kind in self._classes if slotted else ():
             if kind in slotted:
                 waiting += self._keep_slots(one)
-        apart: set[Any] = set()  # classes whose instances hold nothing that counts
+        # Classes whose instances hold nothing that counts, by their ids: some have no hash.
+        apart: dict[int, Any] = {}
         while waiting:
             for value in self._walk(waiting, seen):
                 kind = type(value)
-                if kind in PLAIN_TYPES:
+                if kind is Parameter or kind is Tensor:
                     self._keep_tensor(value)
                     if marks := vars(value):
                         waiting += marks.values()
                     continue
-                if kind in apart:
+                if id(kind) in apart:
                     continue
                 if kind is FunctionType:
                     waiting += (*held_by(value), *vars(value).values())
                     continue
-                if isinstance(value, CONTAINERS):
+                attributes = kind is not tuple and has_attributes(kind)
+                if issubclass(kind, CONTAINERS):
                     self._containers.append(value)
                     self._held.append(copy := _copy(value))
                     waiting += copy.values() if isinstance(copy, dict) else copy
-                elif isinstance(value, Tensor):
+                elif issubclass(kind, Tensor):
                     if is_sharded(value):
                         self.sharded.append(value)
                     else:
                         self._keep_tensor(value)
-                elif isinstance(value, (tuple, frozenset)):
-                    waiting += value
-                elif not has_attributes(value):
-                    apart.add(kind)
-                    continue
-                if kind is not tuple and has_attributes(value):
+                elif issubclass(kind, (tuple, frozenset)):
+                    waiting += value if kind is tuple else kind_of(value).__iter__(value)
+                elif not attributes:
+                    apart[id(kind)] = kind
+                if attributes:
                     if put_back := putting_back(value):
                         self._states.append(put_back)
                     if is_array(value):
                         self.arrays.append(value)
                         waiting += objects_in(value)
-                    own = getattr(value, "__dict__", None)
+                    own = extension.attributes_of(value)
                     if type(own) is dict:
                         waiting.append(own)
                     waiting += self._keep_slots(value)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import _WrappedHook
 
 from fastinit._compiled import extension
 
@@ -39,6 +40,11 @@ def method_of(module: nn.Module, name: str) -> Callable[..., Any] | None:
         if isinstance(owner, nn.Module) and owner is not module:
             return None
     return method if callable(method) else None
+
+
+def unwrapped(hook: Any) -> Any:
+    """Give the hook that is in torch's wrapper, which those of state dicts have; else itself."""
+    return hook.hook if type(hook) is _WrappedHook else hook
 
 
 def modules_of(root: nn.Module) -> list[nn.Module]:
