@@ -142,7 +142,8 @@ class Unwrapped:
             self._classes.append((owner, type(owner)))
             # What is built on FSDP2 (torch's replicate) has put more than one class before them.
             kinds: Any = type(owner).__mro__
-            owner.__class__ = kinds[kinds.index(_fsdp_module()) + 1]
+            inner = kinds[kinds.index(_fsdp_module()) + 1]
+            object.__setattr__(owner, "__class__", inner)  # the class's own may refuse
             held = vars(owner)
             methods: list[tuple[str, Any]] = [
                 (n, m) for n, m in held.items() if type(m) is MethodType
@@ -163,7 +164,7 @@ class Unwrapped:
     def put_back(self) -> None:
         """Put it on again."""
         for owner, kind in self._classes:
-            owner.__class__ = kind
+            object.__setattr__(owner, "__class__", kind)
         self._classes.clear()
         for held, name, method in self._methods:
             if held.get(name) is method.__wrapped__:

@@ -366,7 +366,7 @@ class Opened:
         if self._open:
             return
         if self._opened_kind is not self._kind:
-            module.__class__ = self._opened_kind
+            object.__setattr__(module, "__class__", self._opened_kind)  # its own may refuse
         self._hidden = {n: vars(module).pop(n) for n in self._tensors if n in vars(module)}
         module._parameters.update(self._tensors)
         self._open = True
@@ -381,7 +381,7 @@ class Opened:
             if held is not None:
                 self._tensors[name] = held
         if self._opened_kind is not self._kind:
-            module.__class__ = self._kind
+            object.__setattr__(module, "__class__", self._kind)
         vars(module).update(self._hidden)
         self._open = False
 

@@ -414,3 +414,21 @@ def test_a_part_with_a_rule_needs_no_right_inverse() -> None:
     module = registered(nn.Linear(8, 6), Positive())
     initialize_(module, {"*.original": as_given, "default": None}, key=3)
     torch.testing.assert_close(module.weight.detach(), W.abs())
+
+
+class Frozen(nn.Linear):
+    """Lets nobody set anything."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "frozen" in vars(self):
+            raise AttributeError(f"frozen: {name}")
+        super().__setattr__(name, value)
+
+
+def test_a_frozen_module_s_weight_is_initialised() -> None:
+    module, plain = (parametrizations.weight_norm(kind(8, 6)) for kind in (Frozen, nn.Linear))
+    vars(module)["frozen"] = True
+    kind = type(module)
+    initialize_(module, key=3)
+    assert type(module) is kind
+    same_bits(module.weight, initialize_(plain, key=3).weight)
