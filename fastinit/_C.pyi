@@ -115,6 +115,7 @@ def watch_storage(storage: int, /) -> object | None:
 
 def unwatch_storage(watch: object, /) -> bool:
     """Say whether somebody has got one; the last to watch a storage leaves it as it was."""
+
 def attributes_of(object: object, /) -> dict[str, Any] | None:
     """Give the dict of an object's attributes, without asking its class; None if it has none."""
 
