@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch.compiler import is_compiling
 
+from fastinit._users import Users
+
 _forked = False
 
 
@@ -18,15 +20,21 @@ class _Here(threading.local):
 
 
 class _Threads:
-    """How many threads torch has outside of `on_one_thread`, and how many of ours are inside."""
+    """How many threads torch has outside of `on_one_thread`."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
         self.count = 1
+
+    def take(self) -> None:
+        self.count = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    def put_back(self) -> None:
+        torch.set_num_threads(self.count)
 
 
 _here, _threads = _Here(), _Threads()
+_users = Users(_threads.take, _threads.put_back)
 
 
 def waits() -> bool:
@@ -37,25 +45,17 @@ def waits() -> bool:
 @contextmanager
 def on_one_thread() -> Iterator[None]:
     """Have torch's operators run on this thread alone, in a forked child."""
-    with _threads.lock:
-        if _threads.users == 0:
-            _threads.count = torch.get_num_threads()
-            torch.set_num_threads(1)
-        _threads.users += 1
-    _here.inside = True
-    try:
-        yield
-    finally:
-        _here.inside = False
-        with _threads.lock:
-            _threads.users -= 1
-            if _threads.users == 0:
-                torch.set_num_threads(_threads.count)
+    with _users.inside():
+        _here.inside = True
+        try:
+            yield
+        finally:
+            _here.inside = False
 
 
 def _note() -> None:
-    global _forked, _here, _threads
-    _forked, _here, _threads = True, _Here(), _Threads()
+    global _forked
+    _forked = True
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,11 +8,12 @@ last of ours puts back what the first has found.
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 import torch
 from torch.utils import _python_dispatch as dispatch
+
+from fastinit._users import Use, Users
 
 _NAMES = [
     name
@@ -24,9 +25,11 @@ _NAMES = [
     if hasattr(dispatch, name)
 ]
 _tell: Any = getattr(dispatch, "set_is_in_mode_without_ignore_compile_internals", None)
-_lock = threading.Lock()
-_users = 0
 _before: list[bool] = [False] * len(_NAMES)  # the first of ours
+
+
+def _get() -> list[bool]:
+    return [getattr(dispatch, name) for name in _NAMES]
 
 
 def _set(values: list[bool]) -> None:
@@ -36,29 +39,38 @@ def _set(values: list[bool]) -> None:
         _tell(values[-1])
 
 
-def entered() -> None:
+def _note() -> None:
+    global _before
+    _before = _get()
+
+
+_users = Users(_note, lambda: _set(_before))
+
+
+def entered() -> Use:
     """Note that a mode of ours is about to be entered."""
-    global _users, _before
-    with _lock:
-        if _users == 0:
-            _before = [getattr(dispatch, name) for name in _NAMES]
-        _users += 1
+    return _users.enter()
 
 
-def left() -> None:
-    """Note that one has been left, and has put the flags back."""
-    global _users
-    with _lock:
-        _users -= 1
-        _set([True] * len(_NAMES) if _users > 0 else _before)
+def told(use: Use) -> list[bool] | None:
+    """Give what a mode that is about to be left must not change, as it is not counted any more."""
+    return _get() if use.is_over else None
+
+
+def left(use: Use, before: list[bool] | None) -> None:
+    """Note that one has been left, and has put back what it found; there was this before."""
+    with _users.lock:
+        use.leave()
+        if _users:
+            _set([True] * len(_NAMES))
+        elif before is not None:
+            _set(before)
 
 
 def _after_fork() -> None:
     """Forget modes of threads that are not in a child."""
-    global _lock, _users, _before
-    here = map(torch._C._get_dispatch_stack_at, range(torch._C._len_torch_dispatch_stack()))
-    _lock, _before = threading.Lock(), [False] * len(_NAMES)
-    _users = sum(getattr(mode, "tells_flags", False) for mode in here)
+    global _before
+    _before = [False] * len(_NAMES)
     if torch._C._len_torch_dispatch_stack() == 0:
         _set(_before)
 

@@ -25,6 +25,7 @@ from fastinit._fills import mode_flags
 from fastinit._fills.fill import DRAWING
 from fastinit._tensors import in_transform
 from fastinit._untraced import untraced
+from fastinit._users import Use
 
 _aten = torch.ops.aten
 
@@ -47,10 +48,9 @@ class DispatchMode(TorchDispatchMode):
     torch keeps its compiler out of what modes do, and loads it for that: more than a second.
     """
 
-    tells_flags = True
-
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._uses: list[Use] = []  # it may be entered inside itself
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
@@ -58,7 +58,7 @@ class DispatchMode(TorchDispatchMode):
         own.__torch_dispatch__ = untraced(own.__torch_dispatch__, "a mode of fastinit's")
 
     def __enter__(self) -> Any:
-        mode_flags.entered()
+        self._uses.append(mode_flags.entered())
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exception: Any) -> None:
@@ -66,10 +66,12 @@ class DispatchMode(TorchDispatchMode):
         above = []
         while _get_current_dispatch_mode() not in (self, None):
             above.append(_pop_mode())
+        use = self._uses.pop()
+        told = mode_flags.told(use)
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         for mode in reversed(above):
             _push_mode(mode)
-        mode_flags.left()
+        mode_flags.left(use, told)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

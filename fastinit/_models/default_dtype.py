@@ -8,36 +8,50 @@ from contextlib import contextmanager
 
 import torch
 
+from fastinit._users import Users
+
 
 class Turns:
-    """Threads that want the same default dtype at a time; those that want another wait."""
+    """Threads that want the same default dtype at a time; those that want another wait.
 
-    def __init__(self) -> None:
-        self._free = threading.Condition()
-        self._users = 0
+    Args:
+        outer: those of the thread inside whose turn these are taken.
+
+    Attributes:
+        ended: whether that turn is over.
+    """
+
+    def __init__(self, outer: Turns | None = None) -> None:
+        self._users = Users(self._set, self._put_back)
         self._dtype: torch.dtype | None = None
         self._before = torch.float32
+        self.outer = outer
+        self.ended = False
 
     @contextmanager
     def take(self, dtype: torch.dtype | None) -> Iterator[None]:
         """Set it, or, with None, see that no other of these threads does meanwhile."""
-        with self._free:
+        with self._users.lock:
             while self._users and self._dtype is not dtype:
-                self._free.wait()
-            self._users += 1
-            if self._users == 1:
-                self._dtype, self._before = dtype, torch.get_default_dtype()
-                if dtype is not None:
-                    torch.set_default_dtype(dtype)
+                self._users.wait()
+            if not self._users:
+                self._dtype = dtype
+            use = self._users.enter()
         try:
             yield
         finally:
-            with self._free:
-                self._users -= 1
-                if self._users == 0:
-                    if dtype is not None:
-                        torch.set_default_dtype(self._before)
-                    self._free.notify_all()
+            use.leave()
+
+    def _set(self) -> None:
+        self._before = torch.get_default_dtype()
+        if self._dtype is not None:
+            torch.set_default_dtype(self._dtype)
+
+    def _put_back(self) -> None:
+        # Otherwise who is around it has done so.
+        around = self.outer is None or (not self.ended and self.outer._users)
+        if self._dtype is not None and around:
+            torch.set_default_dtype(self._before)
 
 
 class _Here(threading.local):
@@ -58,14 +72,21 @@ def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
     Threads that want another one wait for each other; but those that start inside take turns among
     themselves, for who has started them may wait for them.
     """
-    turns = _here.turns
-    with turns.take(dtype), joined(Turns()):
-        yield
+    turns = current()
+    inside = Turns(turns)
+    with turns.take(dtype), joined(inside):
+        try:
+            yield
+        finally:
+            inside.ended = True
 
 
 def current() -> Turns:
     """Say whom this thread takes turns with."""
-    return _here.turns
+    turns = _here.turns
+    while turns.ended and turns.outer is not None:  # it has outlived who started it
+        turns = turns.outer
+    return turns
 
 
 @contextmanager

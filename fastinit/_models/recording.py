@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from fastinit._models.default_dtype import current, joined
@@ -15,6 +15,7 @@ from fastinit._patch.scope import Scope
 from fastinit._recording.modes import FunctionWatch, OperatorWatch, carried
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding
+from fastinit._users import Users
 
 
 class _RecordingMode(PatchMode):
@@ -37,19 +38,31 @@ class _RecordingMode(PatchMode):
         return super().__torch_function__(func, types, args, kwargs)
 
 
-@contextmanager
-def without_collections() -> Iterator[None]:
+class _Collector:
+    """The garbage collector, which is put off."""
+
+    def __init__(self) -> None:
+        self.enabled = False
+
+    def disable(self) -> None:
+        self.enabled = gc.isenabled()
+        gc.disable()
+
+    def put_back(self) -> None:
+        if self.enabled:
+            gc.enable()
+
+
+_collector = _Collector()
+_users = Users(_collector.disable, _collector.put_back)
+
+
+def without_collections() -> AbstractContextManager[None]:
     """Put the garbage collector off: each full collection walks all the modules of the process.
 
     A recording makes thousands of objects, and so several collections, but no garbage in cycles.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    return _users.inside()
 
 
 @contextmanager
@@ -85,11 +98,11 @@ def recording(recorder: Recorder, sharding: Sharding | None = None) -> Iterator[
             mode=lambda scope: _RecordingMode(scope, recorder),
         )
         recorder.scopes.append(scope)
-        EXCHANGES.install()
+        exchanged = EXCHANGES.install()
         try:
             with carried(wrap):
                 yield
         finally:
-            EXCHANGES.uninstall()
+            exchanged.leave()
             scope.end()
             recorder.scopes.remove(scope)  # so that neither holds the other

@@ -23,7 +23,7 @@ _OTHER_DRAWS = "fastinit.patch: draws left to torch"
 class EnteredScope(Scope):
     """A scope with what has to be undone when it ends."""
 
-    __slots__ = ("_batch", "_fork", "_mode")
+    __slots__ = ("_batch", "_exchanged", "_fork", "_mode")
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class EnteredScope(Scope):
         super().__init__(owner, key, take, sharding, named)
         self._mode = mode(self)
         self._batch = batch_of_fills() if batch else None
-        EXCHANGES.install()
+        self._exchanged = EXCHANGES.install()
         try:
             self._fork = None if key is None else Fork(int(key.fold_in(_OTHER_DRAWS)))
         except BaseException:
-            EXCHANGES.uninstall()
+            self._exchanged.leave()
             raise
         if self._batch is not None:
             self._batch.__enter__()
@@ -58,6 +58,6 @@ class EnteredScope(Scope):
             if self._fork is not None:
                 self._fork.end()
         finally:
-            EXCHANGES.uninstall()
+            self._exchanged.leave()
             if self._batch is not None:
                 self._batch.__exit__(None, None, None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
+
+from fastinit._users import Use, Users
 
 
 class Wanted(NamedTuple):
@@ -109,38 +110,30 @@ class Exchanges:
     ) -> None:
         self._wanted = wanted
         self._finder = _Finder(modules, self._look)
-        self._lock = threading.RLock()
-        self._users = 0
+        self._users = Users(self._find, self._restore)
         # Kept between users: compiling takes a while.
         self._prepared: dict[FunctionType, _Exchange] = {}
         self._exchanged: dict[FunctionType, _Exchange] = {}
 
-    def install(self) -> None:
-        """Exchange the code, or count one more user of what is exchanged already."""
-        with self._lock:
+    def install(self) -> Use:
+        """Exchange the code, or what is not exchanged already; the last user puts all code back."""
+        with self._users.lock:
+            use = self._users.enter()
             try:
-                for wanted in self._wanted():
-                    self._exchange(wanted)
-                if self._users == 0:
-                    sys.meta_path.insert(0, self._finder)
+                self._look()
             except BaseException:
-                if self._users == 0:
-                    self._restore()
+                use.leave()
                 raise
-            self._users += 1
+        return use
 
     def _look(self) -> None:
         """Exchange what is there now, if there are still users."""
-        with self._lock:
-            for wanted in self._wanted() if self._users > 0 else ():
+        with self._users.lock:
+            for wanted in self._wanted() if self._users else ():
                 self._exchange(wanted)
 
-    def uninstall(self) -> None:
-        """Count one user less; the last one puts all code back."""
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._restore()
+    def _find(self) -> None:
+        sys.meta_path.insert(0, self._finder)
 
     def _exchange(self, wanted: Wanted) -> None:
         function = wanted.function

@@ -29,6 +29,7 @@ from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding
 from fastinit._recording.spectra import SPECTRAL, call_spectral
 from fastinit._tensors import overrides_dispatch
+from fastinit._users import Users
 
 _empty = torch.empty  # bound here, as other libraries exchange torch's attributes
 # Of these nobody has the memory afterwards.
@@ -133,29 +134,21 @@ class _Threads:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
+        self.users = Users(self._install, self._uninstall)
         self._start: Callable[..., None] = threading.Thread.start
         self._submit: Callable[..., Any] = ThreadPoolExecutor.submit
         self.here = threading.local()
 
-    def install(self) -> None:
-        with self._lock:
-            if self._users == 0:
-                self._start, self._submit = threading.Thread.start, ThreadPoolExecutor.submit
-                threading.Thread.start = _start  # type: ignore[method-assign]
-                ThreadPoolExecutor.submit = _submit  # type: ignore[method-assign,assignment]
-            self._users += 1
+    def _install(self) -> None:
+        self._start, self._submit = threading.Thread.start, ThreadPoolExecutor.submit
+        threading.Thread.start = _start  # type: ignore[method-assign]
+        ThreadPoolExecutor.submit = _submit  # type: ignore[method-assign,assignment]
 
-    def uninstall(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users > 0:
-                return
-            if threading.Thread.start is _start:
-                threading.Thread.start = self._start  # type: ignore[method-assign]
-            if ThreadPoolExecutor.submit is _submit:
-                ThreadPoolExecutor.submit = self._submit  # type: ignore[method-assign]
+    def _uninstall(self) -> None:
+        if threading.Thread.start is _start:
+            threading.Thread.start = self._start  # type: ignore[method-assign]
+        if ThreadPoolExecutor.submit is _submit:
+            ThreadPoolExecutor.submit = self._submit  # type: ignore[method-assign]
 
     def start(self, thread: threading.Thread) -> None:
         carry = getattr(self.here, "carry", None)
@@ -193,9 +186,8 @@ def carried(wrap: Callable[[Callable[[], Any]], Callable[[], Any]]) -> Iterator[
     """Have what threads run that this thread starts inside wrapped."""
     before = getattr(_threads.here, "carry", None)
     _threads.here.carry = wrap
-    _threads.install()
     try:
-        yield
+        with _threads.users.inside():
+            yield
     finally:
-        _threads.uninstall()
         _threads.here.carry = before

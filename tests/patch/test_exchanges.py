@@ -29,7 +29,7 @@ def test_an_interrupt_while_code_is_put_back_leaves_none_for_the_function_s_own(
 ) -> None:
     own = _one.__code__, _other.__code__
     exchanges = Exchanges(_wanted)
-    exchanges.install()
+    use = exchanges.install()
     undo = _Exchange.undo
 
     def interrupted(self: _Exchange) -> None:
@@ -40,7 +40,6 @@ def test_an_interrupt_while_code_is_put_back_leaves_none_for_the_function_s_own(
     with monkeypatch.context() as patched:
         patched.setattr(_Exchange, "undo", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            exchanges.uninstall()
-    exchanges.install()
-    exchanges.uninstall()
+            use.leave()
+    exchanges.install().leave()
     assert (_one.__code__, _other.__code__) == own

@@ -30,7 +30,7 @@ FLOORS = (
     ("fastinit.key",),
     ("fastinit._tensors",),
     ("fastinit._compiled", "fastinit._forked", "fastinit._untraced"),
-    ("fastinit._version", "fastinit._warnings"),
+    ("fastinit._users", "fastinit._version", "fastinit._warnings"),
     ("fastinit._C",),
 )
 

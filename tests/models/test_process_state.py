@@ -1,0 +1,64 @@
+"""What a recording has on for the whole process: no longer than it is on, and not in children."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils import _python_dispatch as dispatch
+
+from fastinit import materialize
+
+
+def _state() -> dict[str, Any]:
+    """Give what is the process's, and recordings change."""
+    return {
+        "collector": gc.isenabled(),
+        "default dtype": torch.get_default_dtype(),
+        "threads": threading.Thread.start,
+        "modes": dispatch._is_in_torch_dispatch_mode,
+        "torch.nn.init": nn.init.normal_.__code__,
+        "layers": nn.Linear.reset_parameters.__code__,
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_has_nothing_of_the_recordings_of_other_threads() -> None:
+    inside, outside = threading.Event(), threading.Event()
+    before, there = _state(), {}
+
+    def factory() -> nn.Module:
+        there.update(_state())
+        inside.set()
+        assert outside.wait(60)
+        return nn.Linear(2, 2)
+
+    thread = threading.Thread(
+        target=lambda: materialize(factory, dtype=torch.float64, key=0), daemon=True
+    )
+    thread.start()
+    assert inside.wait(60)
+    assert all(there[name] != before[name] for name in before)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            assert _state() == before
+            for dtype in (None, torch.float16):
+                made = materialize(lambda: nn.Linear(2, 2), dtype=dtype, key=0)
+                assert made.weight.dtype is (dtype or torch.float32)
+            assert _state() == before
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    outside.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert _state() == before
