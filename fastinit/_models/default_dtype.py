@@ -10,6 +10,9 @@ import torch
 
 from fastinit._users import Users
 
+# Those that torch lets be its default.
+POSSIBLE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 
 class Turns:
     """Threads that want the same default dtype at a time; those that want another wait.

@@ -20,7 +20,7 @@ from fastinit._models.checks import (
     check_unsharded,
     check_untransformed,
 )
-from fastinit._models.default_dtype import default_dtype
+from fastinit._models.default_dtype import POSSIBLE, default_dtype
 from fastinit._models.fully_sharded import reshard
 from fastinit._models.held_shards import (
     by_memory,
@@ -48,11 +48,19 @@ from fastinit.key import Key
 _M = TypeVar("_M", bound=nn.Module)
 
 
-def _check_dtype(dtype: torch.dtype | None) -> None:
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+def _check_dtype(dtype: torch.dtype | None, constructs: bool) -> None:
+    if dtype is None:
+        return
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(
             f"fastinit.materialize: argument 'dtype' must be a floating-point torch.dtype, got "
             f"{dtype!r}"
+        )
+    if constructs and dtype not in POSSIBLE:
+        raise TypeError(
+            f"fastinit.materialize: argument 'dtype' is {dtype}, which cannot be torch's default "
+            "dtype while a factory runs; make the module on the meta device, in "
+            "`with torch.device('meta')`, and give that"
         )
 
 
@@ -146,8 +154,8 @@ def materialize(
         device: where it goes; None: where the factory asks for it, the CPU for meta tensors, and
             where the mesh is if there are DTensors.
         dtype: of floating-point parameters. It is torch's default dtype while a factory runs, which
-            may ask for others; a meta module's parameters, and the floating-point buffers of
-            modules that have parameters, get it.
+            may ask for others; so there it is one that torch can have as default. A meta module's
+            parameters, and the floating-point buffers of modules that have parameters, get it.
         rules: as for `initialize_`; they apply after the factory has run. None leaves what it has
             given values as it made it.
         key: a `Key` or an int; None draws one from torch's default generator.
@@ -197,7 +205,7 @@ def materialize(
         ...     layer = torch.nn.TransformerEncoderLayer(512, 8)
         >>> fastinit.materialize(layer, dtype=torch.bfloat16, key=0)
     """
-    _check_dtype(dtype)
+    _check_dtype(dtype, not isinstance(module_or_factory, nn.Module))
     if not callable(module_or_factory):
         raise TypeError(
             "fastinit.materialize: argument 'module_or_factory' must be a torch.nn.Module or a "
