@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import random
 import threading
 from typing import Any, ClassVar
@@ -62,7 +63,7 @@ class Fork:
     saved: the last to end puts back those from before the first.
     """
 
-    _lock = threading.Lock()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
     _active: ClassVar[list[Fork]] = []
 
     def __init__(self, seed: int, *, torch_too: bool = True) -> None:
@@ -73,6 +74,7 @@ class Fork:
             generators.append(torch.default_generator)
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 generators.extend(torch.cuda.default_generators)
+        self._thread = threading.get_ident()
         with self._lock:
             self._saved = {generator: generator.get_state() for generator in generators}
             self._active.append(self)
@@ -93,11 +95,27 @@ class Fork:
     def end(self) -> None:
         """Put them back."""
         with self._lock:
-            place = self._active.index(self)
-            del self._active[place]
-            saved = dict(self._saved)
-            for later in self._active[place:]:
-                for generator in later._saved.keys() & saved.keys():
-                    later._saved[generator] = saved.pop(generator)
-            for generator, state in saved.items():
+            for generator, state in self._take_out().items():
                 generator.set_state(state)
+
+    def _take_out(self) -> dict[Any, Any]:
+        """End it for those that are later; give the states that none of them has to put back."""
+        place = self._active.index(self)
+        del self._active[place]
+        saved = dict(self._saved)
+        for later in self._active[place:]:
+            for generator in later._saved.keys() & saved.keys():
+                later._saved[generator] = saved.pop(generator)
+        return saved
+
+    @classmethod
+    def forget_others(cls) -> None:
+        """Forget those of threads that a forked child has not."""
+        cls._lock = threading.Lock()  # which one of them may have held
+        for fork in [fork for fork in cls._active if fork._thread != threading.get_ident()]:
+            # Python has seeded its own anew, and the locks of others may be held, too.
+            fork._take_out()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Fork.forget_others)

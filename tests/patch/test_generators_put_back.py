@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -76,3 +78,26 @@ def test_numpy_is_seeded_though_nobody_has_drawn_from_it() -> None:
     (printed,) = found
     *_, first, second = printed.splitlines()
     assert first == second != ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_forgets_the_forks_of_threads_that_it_has_not() -> None:
+    before = _states()
+    other = in_thread(lambda: Fork(1))
+    own = Fork(2)
+    with Fork._lock:  # as a thread that is gone may have held it
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            try:
+                assert Fork._active == [own]
+                own.end()
+                assert _states() == before
+                assert not Fork._active
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    own.end()
+    other.end()
+    assert _states() == before
