@@ -125,10 +125,11 @@ def materialize(
     most four times), with everything that it has changed in tensors put back, and what it has drawn
     from a `generator=`; so it must not count on being called once. Compiled functions run inside as
     they were before, and those with `fullgraph=True` not at all, as in every dispatch mode of
-    torch's. Threads that it starts belong to
-    it, and so does what it gives to pools of threads. Parameters, hooks, optimizers and ties are
-    what the factory made them. Layers that are copies of one, as those of
-    `torch.nn.TransformerEncoder`, stay copies; `fastinit.report` flags them.
+    torch's. Threads that it starts belong to it until it ends, and so does what it gives to pools
+    of threads (`concurrent.futures.ThreadPoolExecutor`, `multiprocessing.pool.ThreadPool`); but not
+    what a thread does that was there before and takes its work from a queue of somebody's own.
+    Parameters, hooks, optimizers and ties are what the factory made them. Layers that are copies of
+    one, as those of `torch.nn.TransformerEncoder`, stay copies; `fastinit.report` flags them.
 
     A module on the meta device is given memory and initialised by what it defines itself (see
     `initialize_`), its buffers as well. Parameters and buffers that are real already stay, but for

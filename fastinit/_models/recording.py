@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 from fastinit._models.default_dtype import current, joined
@@ -12,9 +13,10 @@ from fastinit._models.repeats import EXCHANGES
 from fastinit._patch.entered import EnteredScope
 from fastinit._patch.methods import HANDLERS, PatchMode
 from fastinit._patch.scope import Scope
-from fastinit._recording.modes import FunctionWatch, OperatorWatch, carried
+from fastinit._recording.modes import FunctionWatch, OperatorWatch
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding
+from fastinit._recording.threads import Wrap, carried
 from fastinit._users import Users
 
 
@@ -74,20 +76,19 @@ def recording(recorder: Recorder, sharding: Sharding | None = None) -> Iterator[
         sharding: what takes care of what is sharded inside, if somebody does in the end.
     """
 
-    def wrap(run: Callable[[], Any]) -> Callable[[], Any]:
-        number, turns = recorder.new_thread(), current()
+    def carry() -> Wrap:
+        number, turns, thread = recorder.new_thread(), current(), recorder.thread
 
-        def belonging() -> Any:
-            thread = recorder.thread
-            before = thread.number, thread.draws
-            thread.number, thread.draws = number, 0
+        def belonging(run: Callable[[], Any], *more: int) -> Any:
+            before = thread.number, thread.draws, thread.started
+            thread.number, thread.draws, thread.started = (*number, *more), 0, 0
             try:
                 with recording(recorder, sharding), joined(turns):
                     return run()
             finally:
-                thread.number, thread.draws = before
+                thread.number, thread.draws, thread.started = before
 
-        return belonging
+        return lambda run, *more: partial(belonging, run, *more)
 
     with OperatorWatch(recorder, sharding):
         scope = EnteredScope(
@@ -100,7 +101,7 @@ def recording(recorder: Recorder, sharding: Sharding | None = None) -> Iterator[
         recorder.scopes.append(scope)
         exchanged = EXCHANGES.install()
         try:
-            with carried(wrap):
+            with carried(carry):
                 yield
         finally:
             exchanged.leave()

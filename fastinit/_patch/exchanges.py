@@ -36,16 +36,22 @@ class _Exchange:
         self.original = function.__code__
         self._substitute = substitute
         self._traceable = traceable
+        self._disabled: Any = None  # by others
 
     def make(self) -> None:
         self.function.__code__ = self._substitute
         if not self._traceable:
+            self._disabled = vars(self.function).get("_torchdynamo_disable")
             vars(self.function)["_torchdynamo_disable"] = True
 
     def undo(self) -> None:
+        if self.function.__code__ is not self._substitute:
+            return  # somebody has put his own there meanwhile, which may call ours
         self.function.__code__ = self.original
         if not self._traceable:
             vars(self.function).pop("_torchdynamo_disable", None)
+            if self._disabled is not None:
+                vars(self.function)["_torchdynamo_disable"] = self._disabled
 
 
 class _Told(Loader):

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -29,7 +24,6 @@ from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding
 from fastinit._recording.spectra import SPECTRAL, call_spectral
 from fastinit._tensors import overrides_dispatch
-from fastinit._users import Users
 
 _empty = torch.empty  # bound here, as other libraries exchange torch's attributes
 # Of these nobody has the memory afterwards.
@@ -124,70 +118,3 @@ class FunctionWatch:
             return _empty(*args, **kwargs)
         with torch._C._DisableTorchDispatch():
             return recorder.allocate(_empty, args, kwargs)
-
-
-class _Threads:
-    """Sees the threads that are started while a recording is on, which are to belong to it.
-
-    So do tasks that are given to a pool of threads, which may have been there before. What starts
-    these, `Thread.start` and `ThreadPoolExecutor.submit`, is exchanged as long as there is one.
-    """
-
-    def __init__(self) -> None:
-        self.users = Users(self._install, self._uninstall)
-        self._start: Callable[..., None] = threading.Thread.start
-        self._submit: Callable[..., Any] = ThreadPoolExecutor.submit
-        self.here = threading.local()
-
-    def _install(self) -> None:
-        self._start, self._submit = threading.Thread.start, ThreadPoolExecutor.submit
-        threading.Thread.start = _start  # type: ignore[method-assign]
-        ThreadPoolExecutor.submit = _submit  # type: ignore[method-assign,assignment]
-
-    def _uninstall(self) -> None:
-        if threading.Thread.start is _start:
-            threading.Thread.start = self._start  # type: ignore[method-assign]
-        if ThreadPoolExecutor.submit is _submit:
-            ThreadPoolExecutor.submit = self._submit  # type: ignore[method-assign]
-
-    def start(self, thread: threading.Thread) -> None:
-        carry = getattr(self.here, "carry", None)
-        if carry is not None:
-            thread.run = carry(thread.run)  # type: ignore[method-assign]
-        self._start(thread)
-
-    def submit(
-        self, pool: ThreadPoolExecutor, function: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
-        carry = getattr(self.here, "carry", None)
-        if carry is None:
-            return self._submit(pool, function, *args, **kwargs)
-        # The pool starts threads of its own for it, which are not this recording's.
-        self.here.carry = None
-        try:
-            return self._submit(pool, carry(functools.partial(function, *args, **kwargs)))
-        finally:
-            self.here.carry = carry
-
-
-_threads = _Threads()
-
-
-def _start(self: threading.Thread) -> None:
-    _threads.start(self)
-
-
-def _submit(self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    return _threads.submit(self, fn, args, kwargs)
-
-
-@contextmanager
-def carried(wrap: Callable[[Callable[[], Any]], Callable[[], Any]]) -> Iterator[None]:
-    """Have what threads run that this thread starts inside wrapped."""
-    before = getattr(_threads.here, "carry", None)
-    _threads.here.carry = wrap
-    try:
-        with _threads.users.inside():
-            yield
-    finally:
-        _threads.here.carry = before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,8 +52,9 @@ class OfThread(threading.local):
     """What each thread of a recording has for itself."""
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number: tuple[int, ...] = ()
         self.draws = 0
+        self.started = 0  # others
         self.label = ""
         self.busy = 0  # with what the recording itself does
 
@@ -107,11 +107,11 @@ class Waiting(Values):
         self.runs_again = len(table) > 0
         self._guesses = Keys(key)
         self.guessed: dict[Any, int] = {}
-        self._threads = itertools.count(1)
 
-    def new_thread(self) -> int:
-        """Number a thread that is started by one of this recording's."""
-        return next(self._threads)
+    def new_thread(self) -> tuple[int, ...]:
+        """Number a thread that is started by this one, whatever others do meanwhile."""
+        self.thread.started += 1
+        return (*self.thread.number, self.thread.started)
 
     def busy(self) -> _Busy:
         """Have operators run as if there were no recording, on this thread."""

@@ -44,6 +44,7 @@ def _pool(count: int) -> concurrent.futures.ThreadPoolExecutor:
 
 def test_layers_that_threads_build_have_the_keys_of_their_names() -> None:
     expected = materialize(lambda: nn.Sequential(*(Scaled(3, 4) for _ in range(6))), key=KEY)
+    own = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
     with _pool(3) as before:
 
         def pooled() -> nn.Module:
@@ -77,8 +78,7 @@ def test_layers_that_threads_build_have_the_keys_of_their_names() -> None:
             for name, value in materialize(make, key=KEY).state_dict().items():
                 assert same_bits(value, expected.state_dict()[name]), (make.__name__, name)
         assert torch.equal(torch.get_rng_state(), state)
-    assert threading.Thread.start.__module__ == "threading"
-    assert concurrent.futures.ThreadPoolExecutor.submit.__module__.startswith("concurrent")
+    assert (threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit) == own
 
 
 def test_materialize_in_several_threads_keeps_dtypes_and_the_default_one() -> None:
