@@ -73,6 +73,11 @@ class DispatchMode(TorchDispatchMode):
             _push_mode(mode)
         mode_flags.left(use, told)
 
+    def tell_no_more(self) -> None:
+        """Have torch's flags not tell of it, though it stays on its thread."""
+        for use in [*self._uses]:
+            use.leave()
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False

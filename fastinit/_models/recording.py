@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from fastinit._models.default_dtype import current, joined
+from torch import Tensor
+
+from fastinit._models.default_dtype import Turns, current, joined
 from fastinit._models.repeats import EXCHANGES
 from fastinit._patch.entered import EnteredScope
 from fastinit._patch.methods import HANDLERS, PatchMode
@@ -17,7 +19,8 @@ from fastinit._recording.modes import FunctionWatch, OperatorWatch
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.sharding import Sharding
 from fastinit._recording.threads import Wrap, carried
-from fastinit._users import Users
+from fastinit._users import Use, Users
+from fastinit.key import Key
 
 
 class _RecordingMode(PatchMode):
@@ -25,9 +28,9 @@ class _RecordingMode(PatchMode):
 
     lets_repeat = True
 
-    def __init__(self, scope: Scope, recorder: Recorder) -> None:
+    def __init__(self, scope: Scope, watch: FunctionWatch) -> None:
         super().__init__(scope)
-        self._watch = FunctionWatch(recorder, scope.sharding)
+        self._watch = watch
         self._looked_at = FunctionWatch.functions | HANDLERS.keys()
 
     def __torch_function__(
@@ -67,43 +70,100 @@ def without_collections() -> AbstractContextManager[None]:
     return _users.inside()
 
 
+@functools.cache
+def _nobody() -> Recorder:
+    """Give a recorder for those who go on when theirs has ended."""
+    recorder = Recorder(Key(0))
+    recorder.open_all()
+    return recorder
+
+
+def _draw(
+    fill: Callable[..., Any], tensor: Tensor, arguments: tuple[Any, ...], generator: Any
+) -> Tensor:
+    fill(tensor, *arguments, generator=generator)
+    return tensor
+
+
+class _Recording:
+    """A recording, as its threads hold it: they may go on when it has ended."""
+
+    def __init__(self, recorder: Recorder, sharding: Sharding | None) -> None:
+        self.recorder = recorder
+        self.sharding = sharding
+
+    def end(self) -> None:
+        self.recorder, self.sharding = _nobody(), None
+
+    def carry(self) -> Wrap:
+        """Number what another thread is to run, and have it belong to the recording there."""
+        number, turns = self.recorder.new_thread(), current()
+        return lambda run, *more: functools.partial(self._run, run, (*number, *more), turns)
+
+    def _run(self, run: Callable[[], Any], number: tuple[int, ...], turns: Turns) -> Any:
+        if self.recorder.ended:
+            return run()
+        thread = self.recorder.thread
+        before = thread.number, thread.draws, thread.started
+        thread.number, thread.draws, thread.started = number, 0, 0
+        try:
+            with _belonging(self), joined(turns):
+                return run()
+        finally:
+            thread.number, thread.draws, thread.started = before
+
+
+class _Part:
+    """What a thread has on that belongs to a recording: until either of them ends."""
+
+    def __init__(self, of: _Recording) -> None:
+        self.operators = OperatorWatch(of.recorder, of.sharding)
+        self.functions = FunctionWatch(of.recorder, of.sharding)
+        self.scope = EnteredScope(
+            of.recorder,
+            None,
+            take=of.recorder.take,
+            sharding=of.sharding,
+            mode=functools.partial(_RecordingMode, watch=self.functions),
+        )
+        self.uses: list[Use] = []
+
+    def end(self) -> None:
+        """End it from another thread, as far as that can: what stays on its own lets all by."""
+        self.operators.end(_nobody())
+        self.functions.end(_nobody())
+        self.scope.forget(_draw)
+        for use in self.uses:
+            use.leave()
+
+
 @contextmanager
-def recording(recorder: Recorder, sharding: Sharding | None = None) -> Iterator[None]:
+def _belonging(to: _Recording) -> Iterator[None]:
+    """Have what runs inside belong to a recording; nothing here holds that when it has ended."""
+    part = _Part(to)
+    try:
+        part.uses.append(EXCHANGES.install())
+        with part.operators, carried(to.carry) as use:
+            part.uses.append(use)
+            to.recorder.parts.append(part)
+            if to.recorder.ended:  # meanwhile
+                part.end()
+            yield
+    finally:
+        with suppress(ValueError):  # it has ended
+            to.recorder.parts.remove(part)  # so that neither holds the other
+        for use in part.uses:
+            use.leave()
+        part.scope.end()
+
+
+def recording(recorder: Recorder, sharding: Sharding | None = None) -> AbstractContextManager[None]:
     """Record what runs inside, here and on threads that start inside, torch itself included.
 
     Args:
         recorder: what records it.
         sharding: what takes care of what is sharded inside, if somebody does in the end.
     """
-
-    def carry() -> Wrap:
-        number, turns, thread = recorder.new_thread(), current(), recorder.thread
-
-        def belonging(run: Callable[[], Any], *more: int) -> Any:
-            before = thread.number, thread.draws, thread.started
-            thread.number, thread.draws, thread.started = (*number, *more), 0, 0
-            try:
-                with recording(recorder, sharding), joined(turns):
-                    return run()
-            finally:
-                thread.number, thread.draws, thread.started = before
-
-        return lambda run, *more: partial(belonging, run, *more)
-
-    with OperatorWatch(recorder, sharding):
-        scope = EnteredScope(
-            recorder,
-            None,
-            take=recorder.take,
-            sharding=sharding,
-            mode=lambda scope: _RecordingMode(scope, recorder),
-        )
-        recorder.scopes.append(scope)
-        exchanged = EXCHANGES.install()
-        try:
-            with carried(carry):
-                yield
-        finally:
-            exchanged.leave()
-            scope.end()
-            recorder.scopes.remove(scope)  # so that neither holds the other
+    held = _Recording(recorder, sharding)
+    recorder.parts.append(held)
+    return _belonging(held)

@@ -12,6 +12,7 @@ from fastinit._patch.fork import Fork
 from fastinit._patch.functions import EXCHANGES
 from fastinit._patch.methods import PatchMode
 from fastinit._patch.scope import NamedDraw, Scope, enter, leave
+from fastinit._patch.slices import Slices
 from fastinit._recording.batch import batch as batch_of_fills
 from fastinit._recording.sharding import Sharding
 from fastinit.key import Key
@@ -49,6 +50,17 @@ class EnteredScope(Scope):
             self._batch.__enter__()
         torch._C._push_on_torch_function_stack(self._mode)
         enter(self)
+
+    def forget(self, take: Callable[..., Any]) -> None:
+        """Be in force no longer, though it stays on its thread, and hold nothing.
+
+        Args:
+            take: where draws go that are under way.
+        """
+        self.ended, self.take = True, take
+        self.owner = self.sharding = None
+        self.slices = Slices()
+        self._exchanged.leave()
 
     def end(self) -> None:
         leave(self)

@@ -115,7 +115,7 @@ def current() -> Scope | None:
     # In a copy of another thread's context (`asyncio.to_thread`) this one's recording still takes
     # all that runs here.
     own = _entered.scopes[-1] if _entered.scopes else None
-    return own if own is not None and own.take is not None else None
+    return own if own is not None and own.take is not None and not own.ended else None
 
 
 def enter(scope: Scope) -> None:

@@ -47,7 +47,7 @@ class Memory:
     Attributes:
         lock: held while something is done to it; threads may share it.
         ended: whether nothing waits any more.
-        scopes: what sends draws here; each has an attribute `ended`.
+        parts: what sends operators and draws here, each by a method `end` not any more.
         huge_pages: what asks for them.
         space: the address space of tensors that nobody touches, mostly.
     """
@@ -58,7 +58,7 @@ class Memory:
         self._many = _YOUNG  # how many of these there have to be for all to be looked at
         self._accepted: set[Any] = set()
         self.ended = False
-        self.scopes: list[Any] = []
+        self.parts: list[Any] = []
         self.lock = threading.RLock()
         self.huge_pages = HugePages()
         self.space = extension.AddressSpace()
@@ -111,8 +111,8 @@ class Memory:
     def open_all(self, but: Collection[Storage] = ()) -> None:
         """Let everybody at all memory again but this; what still waits is not done any more."""
         self.ended = True
-        for scope in self.scopes:  # of threads that outlive it
-            scope.ended = True
+        while self.parts:  # of threads that outlive it
+            self.parts.pop().end()
         self.huge_pages.end()
         for storage in list(self._storages.values()):
             if storage in but:

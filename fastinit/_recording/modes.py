@@ -46,6 +46,11 @@ class OperatorWatch(DispatchMode):
         self._recorder = recorder
         self._sharding = sharding
 
+    def end(self, nobody: Recorder) -> None:
+        """Let all by, on a thread that outlives the recording, and hold nothing of it."""
+        self._recorder, self._sharding = nobody, None
+        self.tell_no_more()
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -85,10 +90,16 @@ class FunctionWatch:
         self._recorder = recorder
         self._sharding = sharding
 
+    def end(self, nobody: Recorder) -> None:
+        """Let all by, likewise."""
+        self._recorder, self._sharding = nobody, None
+
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function that operators do not tell about, or take long to."""
         if func is _empty:
             return self._allocate(args, kwargs)
+        if self._recorder.ended:
+            return func(*args, **kwargs)
         if func is Tensor.__setitem__:
             if self._sharding is not None:
                 args = self._sharding.assigned(*args)
