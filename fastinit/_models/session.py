@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor, nn
 
-from fastinit._compiled import extension
 from fastinit._distributed.fill import OBSERVERS, is_sharded, tell_observers
 from fastinit._fills.region import Region
 from fastinit._models import module_methods
@@ -346,7 +345,7 @@ def run_initialisers(
             recorder.follow(named.tensor, rename(name), anew=name in anew)
         recorder.watch(others)
         recorder.share(arrays)
-    recorder.spared |= {extension.storage_address(one.tensor) for one in untouched.values()}
+    recorder.spared.add_all(one.tensor for one in untouched.values())
     wanted = {name: named for name, named in before.items() if name not in untouched}
     rules = request.rules
     chosen = {} if rules is None else _rules.choose(rules, wanted)

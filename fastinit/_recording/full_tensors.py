@@ -15,6 +15,7 @@ from fastinit._distributed.part import TensorShard, written
 from fastinit._fills.region import Region
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.memory import is_real
+from fastinit._recording.storage_set import StorageSet
 from fastinit._tensors import is_plain
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class FullTensors:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._full: dict[int, _Full] = {}  # by the address of the shard's storage
-        self._viewed: set[int] = set()  # storages of full tensors of which somebody has a view
+        self._viewed = StorageSet()  # those of full tensors of which somebody has a view
 
     def _is_off(self) -> bool:
         return self._recorder.ended or self._recorder.thread.busy > 0
@@ -205,11 +206,10 @@ class FullTensors:
 
     def views(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """Name the ordinary tensors that are views of DTensors, and would be no DTensors."""
-        address = extension.storage_address
         return [
             name
             for name, tensor in tensors.items()
-            if not is_sharded(tensor) and address(tensor) in self._viewed
+            if not is_sharded(tensor) and tensor in self._viewed
         ]
 
     def changed_outside(self, tensors: Iterable[Tensor]) -> list[Tensor]:

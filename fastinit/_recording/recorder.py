@@ -35,6 +35,7 @@ from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.groups import Groups
 from fastinit._recording.kinds import Kind, Way, kind_of, single
 from fastinit._recording.memory import is_real, tensors_in
+from fastinit._recording.storage_set import StorageSet
 from fastinit._recording.values import bytes_of
 from fastinit._tensors import is_closed
 from fastinit.initializers.draw import INITIALIZERS
@@ -65,7 +66,7 @@ class Recorder(Calls):
         declared: memory that was given a name meanwhile.
         repeated: what initialisers have done that is to be done again, by what it depends on.
         apart: the names of DTensors that nobody takes care of, by the addresses of their storages.
-        spared: the addresses of storages that are to stay as they are, whatever is done to them.
+        spared: storages that are to stay as they are, whatever is done to them.
         spoken: with which groups of processes initialisers communicate.
     """
 
@@ -76,7 +77,7 @@ class Recorder(Calls):
         self.declared: list[tuple[Ref, str]] = []
         self.repeated: dict[Any, Any] = {}
         self.apart: Mapping[int, str] = {}
-        self.spared: set[int] = set()
+        self.spared = StorageSet()
         self.spoken = Groups()
 
     def follow(self, tensor: Tensor, name: str, *, anew: bool) -> None:
@@ -232,7 +233,7 @@ class Recorder(Calls):
                     "or clone it"
                 )
             fault = extension.storage_fault(tensor)
-            if fault is None or extension.storage_address(tensor) in self.spared:
+            if fault is None or tensor in self.spared:
                 continue
             if not any(argument.is_out for argument in func._schema.arguments):  # those may grow
                 raise RuntimeError(

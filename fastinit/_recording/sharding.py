@@ -270,8 +270,7 @@ class Sharding(FullTensors):
                 if is_sharded(tensor):
                     written(tensor)
         elif id(result) not in of:
-            address = extension.storage_address
-            self._viewed.update(address(tensor) for tensor in tensors_in((result,)))
+            self._viewed.add_all(tensors_in((result,)))
         return of.get(id(result), result)
 
     def _are_there(self, kind: Kind, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

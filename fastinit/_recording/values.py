@@ -14,6 +14,7 @@ from fastinit._fills.region import Region
 from fastinit._fills.spans import Spans
 from fastinit._recording.graph import Ref, Storage
 from fastinit._recording.memory import Memory, tensors_in
+from fastinit._recording.storage_set import StorageSet
 
 # Not a number in any of the types that NumPy has, and the same after arithmetic: whoever leaves
 # something else there has written it. As integers its halves are 32763, which tables hardly hold.
@@ -99,7 +100,7 @@ class Values(Memory):
 
     def __init__(self) -> None:
         super().__init__()
-        self._inside: set[int] = set()  # addresses of what was made since it began
+        self._inside = StorageSet()  # what was made since it began
         self._before: dict[Storage, tuple[torch.UntypedStorage, Tensor]] = {}
         # Generators as they were before they were drawn from, by address: torch gives operators
         # further objects for one.
@@ -111,14 +112,13 @@ class Values(Memory):
         """Note that an operator has made memory: what it returns, but for what it was given."""
         old = {extension.storage_address(tensor) for tensor in given}
         for tensor in tensors_in((result,)):
-            address = extension.storage_address(tensor)
-            if address not in old:
-                self._inside.add(address)
+            if extension.storage_address(tensor) not in old:
+                self._inside.add(tensor)
         return result
 
     def is_inside(self, tensor: Tensor) -> bool:
         """Whether a tensor's memory was made since this began."""
-        return extension.storage_address(tensor) in self._inside
+        return tensor in self._inside
 
     # ---- what there was before -------------------------------------------------------------------
 
