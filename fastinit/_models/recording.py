@@ -39,7 +39,7 @@ class _RecordingMode(PatchMode):
         if func not in self._looked_at:
             return func(*args, **kwargs) if kwargs else func(*args)
         if func in FunctionWatch.functions:
-            return self._watch.call(func, args, kwargs or {})
+            return self._watch.call(self, func, args, kwargs or {})
         return super().__torch_function__(func, types, args, kwargs)
 
 

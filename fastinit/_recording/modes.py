@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fills.operators import (
@@ -18,6 +20,7 @@ from fastinit._fills.operators import (
     seeing_lazy,
     taken_apart,
 )
+from fastinit._recording.data import ASKING, asked
 from fastinit._recording.kinds import Way, kind_of
 from fastinit._recording.memory import tensors_in
 from fastinit._recording.recorder import Recorder
@@ -83,7 +86,7 @@ class FunctionWatch:
 
     # What it wants to be called with.
     functions: ClassVar[frozenset[Any]] = (
-        ESCAPES | READERS | SPECTRAL | {_empty, Tensor.__deepcopy__, Tensor.__setitem__}
+        ASKING | ESCAPES | READERS | SPECTRAL | {_empty, Tensor.__deepcopy__, Tensor.__setitem__}
     )
 
     def __init__(self, recorder: Recorder, sharding: Sharding | None = None) -> None:
@@ -94,8 +97,17 @@ class FunctionWatch:
         """Let all by, likewise."""
         self._recorder, self._sharding = nobody, None
 
-    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a torch function that operators do not tell about, or take long to."""
+    def call(
+        self, mode: TorchFunctionMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a torch function that operators do not tell about, or take long to.
+
+        Args:
+            mode: what has seen it.
+            func: the function.
+            args: its arguments.
+            kwargs: likewise.
+        """
         if func is _empty:
             return self._allocate(args, kwargs)
         if self._recorder.ended:
@@ -106,10 +118,12 @@ class FunctionWatch:
             return func(*args, **kwargs)
         if func in SPECTRAL:
             return call_spectral(func, args, kwargs)
+        if func in ASKING and not self._recorder.thread.busy:
+            args, kwargs = asked(func, args, kwargs, mode)
         with torch._C.DisableTorchFunction():
             if func is Tensor.__deepcopy__:
                 self._recorder.copied(args[0], args[1])
-            else:
+            elif func in ESCAPES or func in READERS:
                 # Of its own tensor `new_tensor` asks the type and the device only.
                 given = args[1:] if func is Tensor.new_tensor else args
                 self._recorder.hand_out((given, kwargs), func not in _READING)
@@ -119,7 +133,7 @@ class FunctionWatch:
             return self._recorder.made(result, tensors_in((args, kwargs)))
         return func(*args, **kwargs)
 
-    def _allocate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _allocate(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run `torch.empty`, which every parameter begins with.
 
         The way to its operator takes longer than all that is done with it.
@@ -128,4 +142,4 @@ class FunctionWatch:
         if recorder.ended or recorder.thread.busy or "out" in kwargs or not is_only_mode():
             return _empty(*args, **kwargs)
         with torch._C._DisableTorchDispatch():
-            return recorder.allocate(_empty, args, kwargs)
+            return recorder.allocate(_empty, tuple(args), kwargs)

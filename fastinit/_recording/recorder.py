@@ -31,6 +31,7 @@ from fastinit._fills.operators import (
 from fastinit._fills.region import Region
 from fastinit._recording.calls import Calls
 from fastinit._recording.counting import counting
+from fastinit._recording.data import shown_to_modes
 from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.groups import Groups
 from fastinit._recording.kinds import Kind, Way, kind_of, single
@@ -371,7 +372,7 @@ class Recorder(Calls):
     ) -> Any:
         """Let a draw wait that a patch has redirected to one of fastinit's functions."""
         if not self._take_fill(function, tensor, arguments, generator):
-            with self.labelled(function.__name__):
+            with self.labelled(function.__name__), shown_to_modes():
                 function(tensor, *arguments, generator=generator)
         return tensor
 
