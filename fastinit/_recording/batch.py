@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from contextvars import ContextVar
@@ -192,7 +193,8 @@ class batch:
     what is compiled runs as it was before, and with `fullgraph=True` torch refuses to.
 
     Raises:
-        RuntimeError: if it is entered twice at a time, or left without being entered.
+        RuntimeError: if it is entered twice at a time, or left without being entered, or on a
+            thread that has not entered it.
 
     Examples:
         >>> with fastinit.patch(), fastinit.batch():  # or fastinit.patch(batch=True)
@@ -201,6 +203,7 @@ class batch:
 
     def __init__(self) -> None:
         self._entered: ExitStack | None = None
+        self._thread = 0
 
     def __enter__(self) -> batch:
         if self._entered is not None:
@@ -212,7 +215,7 @@ class batch:
         stack.callback(lambda: _entered.set(tuple(q for q in _entered.get() if q is not queue)))
         stack.enter_context(_DispatchMode(queue))
         stack.enter_context(BatchMode(queue))
-        self._entered = stack
+        self._entered, self._thread = stack, threading.get_ident()
         return self
 
     def __exit__(
@@ -221,7 +224,10 @@ class batch:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        stack, self._entered = self._entered, None
+        stack = self._entered
         if stack is None:
             raise RuntimeError("this batch() has not been entered")
+        if self._thread != threading.get_ident():  # whose modes are others
+            raise RuntimeError("batch() was left on a thread that has not entered it")
+        self._entered = None
         stack.__exit__(exc_type, exc_value, traceback)

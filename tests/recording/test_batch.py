@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import pickle
 import warnings
@@ -268,3 +269,18 @@ def test_regions_that_overlap_themselves() -> None:
         (torch.empty(1).as_strided((1,), (0,)), False),
     ]:
         assert Region.of(tensor).overlaps_itself is expected
+
+
+def test_left_on_another_thread() -> None:
+    queue = fastinit.batch()
+    with queue:
+        filled = torch.empty(3).fill_(1.0)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            left = pool.submit(queue.__exit__, None, None, None)
+        with pytest.raises(RuntimeError, match="a thread that has not entered it"):
+            left.result()
+        assert torch._C._len_torch_function_stack() == 1
+    assert torch._C._len_torch_function_stack() == torch._C._len_torch_dispatch_stack() == 0
+    assert filled.tolist() == [1.0] * 3
+    with queue:
+        pass
