@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,8 +38,9 @@ class Calls(Left):
         pairs = [(t, s) for t in tensors if (s := self.storage_of(t)) is not None]
         draws = kind.draws and kwargs.get("generator") is None and kwargs.get("key") is None
         draws = draws and not kwargs.get("keys")
+        run = self._run_unlocked if kind.keeps else _run
         if not pairs and not draws:
-            return self.made(func(*args, **kwargs), tensors)
+            return self.made(run(func, args, kwargs), tensors)
         times: dict[int, int] = {}
         for tensor in tensors:
             times[id(tensor)] = times.get(id(tensor), 0) + 1
@@ -106,20 +107,20 @@ class Calls(Left):
             if draws:
                 op.draw = self._next_draw()
                 op.key = self._guess(op.draw, writes)
-                result = seeded(func, args, kwargs, op.key)
+                result = run(seeded, (func, args, kwargs, op.key), {})
             elif partial and not missing:
                 if lacking:
                     writes += self._met(written)
                     for ref in writes:
                         self._see(ref.storage, ref.region)
-                result = func(*args, **kwargs)
+                result = run(func, args, kwargs)
                 self._write_some(func, name, given, writes, removes=len(lacking) > 0)
             elif lacking and not missing:
-                result = func(*args, **kwargs)
+                result = run(func, args, kwargs)
                 marks = on_marks(func, name, given, self._marks_of)
                 missing = True
             else:
-                result = func(*args, **kwargs)
+                result = run(func, args, kwargs)
                 if missing and kind.joins:
                     marks = torch.ones(result.shape, dtype=torch.bool)
                     for part, of, where in self._laid(name, args, kwargs, marks, moved):
@@ -138,6 +139,17 @@ class Calls(Left):
                 for one in [op] if laid is None else _pieces(op, laid):
                     self._log(one)
         return result
+
+    def _run_unlocked(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run an operator that may be somebody's Python, and wait for threads of this recording."""
+        lock: Any = self.lock  # which this thread may have several times
+        held = lock._release_save()
+        try:
+            return func(*args, **kwargs)
+        finally:
+            lock._acquire_restore(held)
 
     def _log_each(self, op: Op) -> None:
         """Log what was received: where that is what was sent, each element for itself."""
@@ -277,6 +289,10 @@ class Calls(Left):
             storage.escaped = storage.escaped or kind.keeps
         op.writes = writes
         op.read = not results and not written
+
+
+def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 def _pieces(op: Op, laid: Iterable[tuple[Tensor, Tensor | None, list[Ref]]]) -> Iterator[Op]:

@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a recording around another sees the operator that that one runs
+
+
+class _Here(threading.local):
+    """Whether an operator of this thread runs under a key."""
+
+    def __init__(self) -> None:
+        self.is_seeded = False
+
+
+_here = _Here()
 
 
 @functools.cache
@@ -57,10 +67,14 @@ def seeded(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: int) -
         generator.manual_seed(word)
         return keyed(*args, **{**kwargs, "generator": generator})
     default = default_generator(device)
+    if _here.is_seeded:  # the key of the recording inside counts
+        return func(*args, **kwargs)
     with _lock:
         before = default.get_state()
         default.manual_seed(word)
+        _here.is_seeded = True
         try:
             return func(*args, **kwargs)
         finally:
+            _here.is_seeded = False
             default.set_state(before)

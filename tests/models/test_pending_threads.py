@@ -330,3 +330,46 @@ def test_modes_of_threads_that_a_child_has_not() -> None:
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert not dispatch._is_in_torch_dispatch_mode
+
+
+def test_an_operator_in_python_waits_for_threads_of_the_recording() -> None:
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+
+        @torch.library.custom_op("fastinit_test::halves", mutates_args=())
+        def halves(x: torch.Tensor) -> torch.Tensor:
+            tasks = [pool.submit(torch.mul, half, 2) for half in x.clone().chunk(2)]
+            return torch.cat([task.result(timeout=30) for task in tasks])
+
+        def factory() -> nn.Module:
+            layer = nn.Linear(4, 4)
+            with torch.no_grad():
+                layer.weight.copy_(halves(layer.weight))
+            return layer
+
+        made = materialize(factory, key=KEY)
+        assert same_bits(made.weight, 2 * materialize(lambda: nn.Linear(4, 4), key=KEY).weight)
+
+
+class Dropped(nn.Module):
+    """Draws by an operator that takes no generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.native_dropout(torch.ones(8, 8), 0.5, True)[0])
+
+
+def test_a_recording_inside_another_keeps_its_key_for_every_operator() -> None:
+    found: list[nn.Module] = []
+
+    def factory() -> nn.Module:
+        inner = materialize(Dropped, key=1)
+        found.append(inner)
+        return nn.Sequential(nn.Linear(2, 2), inner)
+
+    thread = threading.Thread(target=lambda: materialize(factory, key=KEY), daemon=True)
+    thread.start()
+    thread.join(30)  # it waited for itself
+    assert not thread.is_alive()
+    alone = materialize(Dropped, key=1).weight
+    assert found
+    assert all(same_bits(one.weight, alone) for one in found)  # type: ignore[arg-type]
