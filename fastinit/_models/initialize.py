@@ -333,8 +333,10 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
         return result
 
     def undo() -> None:
-        state.restore()
-        twins.take_out()
+        try:
+            state.restore()
+        finally:
+            twins.take_out()
 
     known = still_known(untouched.values())
     found = complete(request, run, undo, twins.divide)

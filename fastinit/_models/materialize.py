@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, SupportsIndex, TypeVar, overload
 
 import torch
@@ -254,11 +255,13 @@ def _build(
 
     def undo() -> None:
         nonlocal twins
-        if twins is not None:
-            twins.take_out()
-            twins = None
-        take_memory_back(given)  # a module on the meta device may be there before and afterwards
-        given.clear()
+        with ExitStack() as stack:
+            stack.callback(given.clear)
+            # A module on the meta device may be there before and afterwards.
+            stack.callback(take_memory_back, given)
+            if twins is not None:
+                there, twins = twins, None
+                there.take_out()
 
     def run(recorder: Recorder) -> Result:
         nonlocal twins
@@ -314,10 +317,11 @@ def _fill_in(
     given: list[Given] = []
 
     def undo() -> None:
-        state.restore()
-        twins.take_out()
-        take_memory_back(given)
-        given.clear()
+        with ExitStack() as stack:
+            stack.callback(given.clear)
+            stack.callback(take_memory_back, given)
+            stack.callback(twins.take_out)
+            state.restore()
 
     held = held_shards(module, request.prefix, tensors, state.sharded)
     check_have_values(held, request.where)

@@ -229,7 +229,12 @@ def _run_one(tree: Tree, place: int, ties: Ties, stand_ins: StandIns) -> None:
 
 def _call_all(tree: Tree, place: int, afterwards: Callable[[], object] | None) -> None:
     current = tree.modules[place]
-    for method, call in _initialisers(tree, place):
+    try:
+        initialisers = _initialisers(tree, place)
+    except Exception as error:  # a property of that name
+        note(error, f"in looking for its initialisers, {_place(current, tree.modules[-1])}")
+        raise
+    for method, call in initialisers:
         try:
             call()
             if afterwards is not None:
@@ -241,5 +246,10 @@ def _call_all(tree: Tree, place: int, afterwards: Callable[[], object] | None) -
 
 def _worded(method: Any, current: nn.Module, module: nn.Module) -> str:
     """Word a module's own initialiser for a message."""
+    return f"{name_of(method)}, called {_place(current, module)}"
+
+
+def _place(current: nn.Module, module: nn.Module) -> str:
+    """Word where a module is in the one that is initialised."""
     name = next((name for name, found in named_modules(module) if found is current), "")
-    return f"{name_of(method)}, called for {name!r} of {type(module).__name__}"
+    return f"for {name!r} of {type(module).__name__}"

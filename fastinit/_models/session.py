@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, SupportsIndex
 
 import torch
@@ -34,7 +34,7 @@ from fastinit._recording.graph import Op, Ref, Storage
 from fastinit._recording.recorder import Recorder
 from fastinit._recording.settle import Settled, nbytes_of
 from fastinit._warnings import outside
-from fastinit.key import Key, key_argument, reserve_key
+from fastinit.key import NOTHING, Key, key_argument, reserve_key
 
 # An initialiser may choose what it does by what it reads, so a run more may find other names.
 _MOST_RUNS = 5
@@ -137,9 +137,7 @@ def _run_once(
         refs, names = named_memory(recorder, request, result)
         return Run(recorder, result, refs, Settled(recorder, names))
     except BaseException as error:
-        recorder.restore()
-        undo()
-        recorder.leave(most=_most_left())
+        _restore(recorder, undo, most=_most_left())
         if recorder.runs_again and isinstance(error, Exception):
             note(
                 error,
@@ -156,9 +154,20 @@ def _check_stored(result: Result, where: str) -> None:
 
 
 def _give_up(run: Run, undo: Callable[[], object]) -> None:
-    run.recorder.restore()
-    undo()
-    run.recorder.leave(run.settled.keys, _most_left())
+    _restore(run.recorder, undo, run.settled.keys, _most_left())
+
+
+def _restore(
+    recorder: Recorder,
+    undo: Callable[[], object],
+    keys: Mapping[Any, int] = NOTHING,
+    most: int | None = None,
+) -> None:
+    """Put back all that there was; what fails leaves the rest to be put back."""
+    with ExitStack() as stack:
+        stack.callback(recorder.leave, keys, most)
+        stack.callback(undo)
+        recorder.restore()
 
 
 def _most_left() -> int:

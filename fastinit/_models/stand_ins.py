@@ -63,7 +63,11 @@ class StandIns:
                     declare(name, tensors[one.attribute])
             self._entries.append(_Entry(number, Opened(module, tensors), found))
         self._numbers = [entry.number for entry in self._entries]
-        self.open()
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
 
     def __bool__(self) -> bool:
         return bool(self._entries)

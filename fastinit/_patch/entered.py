@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -39,15 +40,14 @@ class EnteredScope(Scope):
     ) -> None:
         super().__init__(owner, key, take, sharding, named)
         self._mode = mode(self)
-        self._batch = batch_of_fills() if batch else None
-        self._exchanged = EXCHANGES.install()
-        try:
+        with ExitStack() as stack:  # what has been done, should the next fail
+            self._exchanged = EXCHANGES.install()
+            stack.callback(self._exchanged.leave)
             self._fork = None if key is None else Fork(int(key.fold_in(_OTHER_DRAWS)))
-        except BaseException:
-            self._exchanged.leave()
-            raise
-        if self._batch is not None:
-            self._batch.__enter__()
+            if self._fork is not None:
+                stack.callback(self._fork.end)
+            self._batch = stack.enter_context(batch_of_fills()) if batch else None
+            stack.pop_all()
         torch._C._push_on_torch_function_stack(self._mode)
         enter(self)
 
@@ -66,10 +66,9 @@ class EnteredScope(Scope):
         leave(self)
         leave_function_mode(self._mode)
         del self._mode  # which holds the scope: no cycle shall keep what that does
-        try:
+        with ExitStack() as stack:
+            if self._batch is not None:
+                stack.push(self._batch)
+            stack.callback(self._exchanged.leave)
             if self._fork is not None:
                 self._fork.end()
-        finally:
-            self._exchanged.leave()
-            if self._batch is not None:
-                self._batch.__exit__(None, None, None)

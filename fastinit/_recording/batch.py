@@ -208,14 +208,14 @@ class batch:
     def __enter__(self) -> batch:
         if self._entered is not None:
             raise RuntimeError("this batch() has been entered already")
-        stack = ExitStack()
         queue = _Queue()
-        stack.callback(queue.open_all)
-        _entered.set((*_entered.get(), queue))
-        stack.callback(lambda: _entered.set(tuple(q for q in _entered.get() if q is not queue)))
-        stack.enter_context(_DispatchMode(queue))
-        stack.enter_context(BatchMode(queue))
-        self._entered, self._thread = stack, threading.get_ident()
+        with ExitStack() as stack:
+            stack.callback(queue.open_all)
+            _entered.set((*_entered.get(), queue))
+            stack.callback(lambda: _entered.set(tuple(q for q in _entered.get() if q is not queue)))
+            stack.enter_context(_DispatchMode(queue))
+            stack.enter_context(BatchMode(queue))
+            self._entered, self._thread = stack.pop_all(), threading.get_ident()
         return self
 
     def __exit__(
