@@ -117,7 +117,7 @@ class FunctionWatch:
                 args = self._sharding.assigned(*args)
             return func(*args, **kwargs)
         if func in SPECTRAL:
-            return call_spectral(func, args, kwargs)
+            return call_spectral(func, tuple(args), kwargs)
         if func in ASKING and not self._recorder.thread.busy:
             args, kwargs = asked(func, args, kwargs, mode)
         with torch._C.DisableTorchFunction():
