@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from support.common import (
+    COMPLEX_DTYPES,
     CONSTANT,
     RANDOM,
+    REAL_DTYPES,
     fill,
     no_randomness,
     same_bits,
@@ -99,19 +101,25 @@ def test_fans_are_those_of_torch(shape):
         assert fastinit._calculate_correct_fan(tensor, mode) == fan
 
 
+@pytest.mark.parametrize("dtype", [*REAL_DTYPES, *COMPLEX_DTYPES])
 @pytest.mark.parametrize("shape", [(30, 50), (30, 10, 3, 2)])
-def test_scaled_fills_are_plain_fills_with_the_bounds_of_torch(shape):
+def test_scaled_fills_are_plain_fills_with_the_bounds_of_torch(shape, dtype):
+    """Of complex tensors both parts have these bounds, and |z| this standard deviation."""
+
+    def filled(function, *args, **kwargs):
+        return function(torch.empty(shape, dtype=dtype), *args, key=1, **kwargs)
+
     fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(torch.empty(shape))
     std = 1.5 * math.sqrt(2 / (fan_in + fan_out))
     bound = math.sqrt(3.0) * std
-    ours = fastinit.xavier_uniform_(torch.empty(shape), gain=1.5, key=1)
-    assert same_bits(ours, fastinit.uniform_(torch.empty(shape), -bound, bound, key=1))
-    ours = fastinit.xavier_normal_(torch.empty(shape), gain=1.5, key=1)
-    assert same_bits(ours, fastinit.normal_(torch.empty(shape), 0.0, std, key=1))
+    ours = filled(fastinit.xavier_uniform_, gain=1.5)
+    assert same_bits(ours, filled(fastinit.uniform_, -bound, bound))
+    ours = filled(fastinit.xavier_normal_, gain=1.5)
+    assert same_bits(ours, filled(fastinit.normal_, 0.0, std))
     std = nn.init.calculate_gain("leaky_relu", math.sqrt(5)) / math.sqrt(fan_out)
     bound = math.sqrt(3.0) * std
-    slope = {"a": math.sqrt(5), "mode": "fan_out", "key": 1}
-    ours = fastinit.kaiming_uniform_(torch.empty(shape), **slope)
-    assert same_bits(ours, fastinit.uniform_(torch.empty(shape), -bound, bound, key=1))
-    ours = fastinit.kaiming_normal_(torch.empty(shape), **slope)
-    assert same_bits(ours, fastinit.normal_(torch.empty(shape), 0.0, std, key=1))
+    slope = {"a": math.sqrt(5), "mode": "fan_out"}
+    ours = filled(fastinit.kaiming_uniform_, **slope)
+    assert same_bits(ours, filled(fastinit.uniform_, -bound, bound))
+    ours = filled(fastinit.kaiming_normal_, **slope)
+    assert same_bits(ours, filled(fastinit.normal_, 0.0, std))
