@@ -104,7 +104,7 @@ def test_what_legacy_constructors_make_in_spite_of_meta_is_initialised() -> None
             nn.init.ones_(self.table)
 
     with torch.device("meta"):
-        first, second = Legacy(), Legacy()
+        first, second, loaded = Legacy(), Legacy(), Legacy()
     with pytest.warns(UserWarning, match="bias, table are real beside others on the meta device"):
         materialize(first, None, torch.bfloat16, key=KEY)
     expected = fastinit.xavier_uniform_(torch.empty(4, 4), key=_word("bias"))
@@ -115,6 +115,11 @@ def test_what_legacy_constructors_make_in_spite_of_meta_is_initialised() -> None
         second.bias.fill_(7)
     materialize(second, key=KEY, skip=["bias", "table"])
     assert (second.bias == 7).all()
+    for tensor in (loaded.bias, loaded.table):
+        tensor.data.fill_(7)
+        tensor._is_hf_initialized = True  # as transformers marks what it has loaded
+    materialize(loaded, key=KEY)
+    assert (loaded.bias == 7).all()
 
 
 def test_what_stays_on_the_meta_device_is_named() -> None:
