@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import gc
 import pickle
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -201,6 +203,29 @@ def test_nested_batches() -> None:
     assert same_bits(inner[4:], fastinit.normal_(torch.empty(9), key=2)[4:])
 
 
+def test_memory_of_other_tasks_is_not_taken_in() -> None:
+    """They may have this batch's modes on their thread, but do not know of it."""
+
+    async def main() -> torch.Tensor:
+        entered, left = asyncio.Event(), asyncio.Event()
+
+        async def inside() -> None:
+            with fastinit.batch():
+                entered.set()
+                await left.wait()
+
+        async def outside() -> torch.Tensor:
+            await entered.wait()
+            try:
+                return await asyncio.to_thread(fastinit.normal_(torch.empty(5), key=3).clone)
+            finally:
+                left.set()
+
+        return (await asyncio.gather(inside(), outside()))[1]
+
+    assert same_bits(asyncio.run(main()), fastinit.normal_(torch.empty(5), key=3))
+
+
 def test_entered_and_left_in_pairs() -> None:
     scope = fastinit.batch()
     with pytest.raises(RuntimeError, match="not been entered"):
@@ -209,6 +234,28 @@ def test_entered_and_left_in_pairs() -> None:
         scope.__enter__()
     with scope:
         pass
+
+
+class Wrapper(torch.Tensor):
+    """Has no memory of its own: what it is computed from is inside."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> Wrapper:
+        made: Any = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return func(*(x.inner if isinstance(x, cls) else x for x in args), **(kwargs or {}))
+
+
+def test_what_is_wrapped_is_computed_for_who_asks_the_wrapper() -> None:
+    with fastinit.batch():
+        total = float(Wrapper(fastinit.normal_(torch.empty(5), key=3)).sum())
+    assert total == float(fastinit.normal_(torch.empty(5), key=3).sum())
 
 
 def test_constants_torch_refuses_or_rounds() -> None:

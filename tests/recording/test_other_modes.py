@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.common import same_bits
 from support.patch_helpers import in_thread
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -122,3 +124,21 @@ def test_what_a_mode_of_others_makes_of_memory_is_seen() -> None:
     with _Ones():
         made = fastinit.materialize(make, key=0)
     assert made.weight.tolist() == [1, 1, 1]
+
+
+def test_what_is_traced_inside_a_batch_does_not_wait() -> None:
+    """The graph makes and fills, as without a batch; what waits outside of it is filled first."""
+    before: list[Tensor] = []
+
+    def drawn(x: Tensor) -> Tensor:
+        made = fastinit.normal_(torch.empty(5), key=3)
+        made[1:3].zero_()
+        return made * x + sum(before)
+
+    with fastinit.batch():
+        before.append(fastinit.normal_(torch.empty(5), key=4))
+        graph = make_fx(drawn)(torch.ones(5))
+        assert not any("fill_many" in str(node.target) for node in graph.graph.nodes)
+    want = drawn(torch.ones(5))
+    for _ in range(2):
+        assert same_bits(graph(torch.ones(5)), want)
