@@ -284,7 +284,13 @@ def hide(model: nn.Sequential) -> dict[str, nn.Module]:
     return {"0.weight": model[1]}
 
 
-@pytest.mark.parametrize("change", [insert, wrap, remove, rename, hide])
+def enclose(model: nn.Sequential) -> dict[str, nn.Module]:
+    """A place that comes before gets something new that holds what is there already."""
+    model[0] = Wrap(model[1])
+    return {"0.base_layer.weight": model[1]}
+
+
+@pytest.mark.parametrize("change", [insert, wrap, remove, rename, hide, enclose])
 @pytest.mark.parametrize("drawn_before", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
 def test_what_moves_inside_has_the_name_that_it_has_then(
