@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from support.decoders import assert_same, values_of
 from torch import nn
+from torch._ops import OpOverloadPacket
 
 import fastinit
 
@@ -51,15 +52,41 @@ WAYS: dict[str, Callable[[Any], object]] = {
     "randperm(out=)": lambda m: torch.randperm(6, out=m.i),
     "randint(out=)": lambda m: torch.randint(99, (6,), out=m.i),
     "multinomial(out=)": lambda m: torch.multinomial(torch.ones(6), 6, out=m.i),
-    "dropout": lambda m: F.dropout(m.w, 0.5, True, True),
     "dropout of a draw": lambda m: (nn.init.normal_(m.w), F.dropout(m.w, inplace=True)),
-    "dropout_": lambda m: torch.dropout_(m.w, 0.5, True),
-    "alpha_dropout": lambda m: F.alpha_dropout(m.w, training=True, inplace=True),
-    "rrelu": lambda m: F.rrelu(m.w, training=True, inplace=True),
     "operator": lambda m: _aten.normal_(m.w, 0.0, 1.0),
     "operator's overload": lambda m: _aten.bernoulli_.float(m.b, 0.5),
     "own operator": lambda m: _ours.normal_(m.w, 0.0, 1.0),
 }
+
+
+def _in_place() -> list[str]:
+    """Name the functions of torch that multiply what they are given by a draw: torch says so."""
+    found = []
+    for name in dir(torch):
+        public = name.endswith("_") and not name.startswith("_")
+        family = getattr(_aten, name, None) if public else None
+        if isinstance(family, OpOverloadPacket):
+            tags = [tag for one in family.overloads() for tag in getattr(family, one).tags]
+            found += [name] * (torch.Tag.nondeterministic_seeded in tags)
+    for name, func in vars(F).items():
+        if inspect.isfunction(func):
+            found += [name] * ({"training", "inplace"} <= inspect.signature(func).parameters.keys())
+    return found
+
+
+def _changed_by(name: str) -> Callable[[Any], object]:
+    func = getattr(torch if name.endswith("_") else F, name)
+    how = {"p": 0.5, "train": True} if name.endswith("dropout_") else {"training": True}
+    how |= {} if name.endswith("_") else {"inplace": True}
+    dims = {"dropout2d": 2, "dropout3d": 3}.get(name, 1)
+    return lambda m: func(m.w.view(1, -1, *[1] * dims), **how)
+
+
+WAYS |= {name: _changed_by(name) for name in _in_place()}
+
+
+def test_what_torch_says_that_it_changes_in_place() -> None:
+    assert {"dropout", "rrelu", "dropout_", "rrelu_", "feature_dropout_"} <= WAYS.keys()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -76,6 +103,18 @@ def test_every_draw_into_a_name_has_its_key(way: str) -> None:
     want = values_of(fastinit.initialize_(Drawn(WAYS[way]), key=0))
     for before in (0, 1, 3):
         assert_same(patched(before), want)
+
+
+def test_draws_of_one_call_into_what_has_no_name() -> None:
+    """Each has the key that it has in any patch."""
+
+    def drawn(module: nn.Module | None) -> list[torch.Tensor]:
+        with fastinit.patch(0, module=module):
+            return fastinit.orthogonal_many_([torch.empty(4, 4), torch.empty(4, 4)])
+
+    first, second = drawn(nn.Linear(4, 4))
+    assert not torch.equal(first, second)
+    assert all(map(torch.equal, (first, second), drawn(None)))
 
 
 def test_what_changes_a_draw_has_another_number() -> None:
@@ -100,21 +139,27 @@ def test_keys_and_generators_of_ones_own_stay() -> None:
     assert torch.equal(module.get_buffer("b"), want)
 
 
+def _refused(m: Any) -> None:
+    with pytest.raises(ValueError, match="dimensions"):
+        fastinit.orthogonal_many_([m.matrix, m.w])
+
+
 @pytest.mark.parametrize(
     "call",
     [
         lambda m: F.dropout(m.matrix.data, 0.5, training=False, inplace=True),
         lambda m: F.dropout(m.matrix.data, 0.0, True, True),
+        lambda m: F.dropout(m.matrix.data, 1.0, True, True),
         lambda m: F.dropout(m.matrix.data, 0.5, True),
         lambda m: torch.dropout_(m.matrix.data, 0.5, False),
-        lambda m: fastinit.orthogonal_many_([m.matrix, m.w]),
+        lambda m: torch.feature_alpha_dropout_(m.matrix.data, 1, True),
+        _refused,
     ],
 )
 def test_what_draws_nothing_does_not_count(call: Callable[[Any], object]) -> None:
     module = Drawn(lambda m: None)
     with fastinit.patch(0, module=module), torch.no_grad():
-        with contextlib.suppress(ValueError):  # of the last, which has one dimension
-            call(module)
+        call(module)
         fastinit.normal_(module.matrix[:2])
     key = fastinit.Key(0).fold_in("matrix").fold_in(0)
     assert torch.equal(module.matrix.data[:2], fastinit.normal_(torch.empty(2, 4), key=key))
