@@ -104,6 +104,19 @@ def test_factories_that_make_something_else(factory: Any, error: type, text: str
     assert_same(values(module), before)
 
 
+def test_a_factory_whose_buffers_are_others() -> None:
+    class Masked(nn.Linear):
+        def __init__(self, size: int) -> None:
+            super().__init__(4, 4)
+            self.register_buffer("mask", torch.ones(size))
+
+    module = Masked(3)
+    before = values(module)
+    with pytest.raises(ValueError, match=r"the buffers .* others: mask \(\(3,\), .*made: \(5,\)"):
+        from_factory(module, lambda: Masked(5))
+    assert_same(values(module), before)
+
+
 def test_a_factory_that_gives_the_module_itself() -> None:
     module = Block()
     with pytest.raises(ValueError, match="must make a new module"):
