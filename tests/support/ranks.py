@@ -193,6 +193,22 @@ def a_call_too_many_is_named() -> None:
 
 
 @case
+def a_check_that_is_used_again_knows_nothing_of_before() -> None:
+    layer = nn.Linear(6, 8)
+    fully_shard(layer, mesh=mesh_of("4"))
+    check = fastinit.check_ranks(layer)
+
+    def differ() -> None:
+        with check:
+            fastinit.normal_(layer.weight, std=1.0 + rank(), key=1)
+
+    said = error_of(differ)
+    assert "not the same: the arguments" in said, said
+    with check:
+        fastinit.normal_(layer.weight, key=1)
+
+
+@case
 def an_absent_rank_is_named() -> None:
     begin = time.monotonic()
     if rank() == 1:
