@@ -28,6 +28,7 @@ class Write(NamedTuple):
         numel: how many real numbers it wrote: two for a complex element.
         whole: whether it wrote all of the parameter.
         complex: whether it wrote complex numbers, not real ones into their parts.
+        function: what it was done by, whatever the label says, which may be a rule's.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Write(NamedTuple):
     numel: int
     whole: bool
     complex: bool = False
+    function: str = ""
 
 
 class ParameterHistory:
@@ -192,6 +194,7 @@ class History:
                     ref.region.numel * (2 if ref.region.dtype.is_complex else 1),
                     op.overwrites and whole,
                     ref.region.dtype.is_complex,
+                    op.function,
                 )
                 if write.whole:
                     found[name] = []  # the rest of what came before may matter to others

@@ -159,12 +159,12 @@ def _of_write(write: Write, shape: Sequence[int]) -> Moments | None:
     if write.fill == "trunc_normal_":
         return _truncated(*numbers)[0]
     batched = any(number != 0 for number in numbers[1:])
-    if write.label == "orthogonal_" and write.whole and len(shape) > 1 and not batched:
+    if write.function == "orthogonal_" and write.whole and len(shape) > 1 and not batched:
         # The shorter side's vectors have length `gain`, so its square is spread over the longer.
         gain = numbers[0] if numbers else 1.0
         longer = max(shape[0], math.prod(shape[1:]))
         return Moments(0.0, half * abs(gain) / math.sqrt(longer), -abs(gain), abs(gain))
-    if write.label == "sparse_" and write.whole and numbers:
+    if write.function == "sparse_" and write.whole and numbers:
         zeros = math.ceil(numbers[0] * shape[0]) / shape[0]
         std = numbers[1] if len(numbers) > 1 else 0.01
         return Moments(0.0, half * std * math.sqrt(max(1 - zeros, 0.0)), None, None)
@@ -177,7 +177,7 @@ def _fourth(write: Write, moments: Moments, shape: Sequence[int]) -> float:
         return moments.std**4
     if write.fill == "trunc_normal_":
         return _truncated(*write.arguments)[1]
-    if write.label == "sparse_" and write.whole and write.arguments:  # most of it is zero
+    if write.function == "sparse_" and write.whole and write.arguments:  # most of it is zero
         kept = 1 - min(math.ceil(write.arguments[0] * shape[0]) / shape[0], 1.0)
         return 3 * moments.std**4 / kept if kept > 0 else 0.0
     return (1.8 if write.fill == "uniform_" else 3.0) * moments.std**4

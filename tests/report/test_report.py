@@ -91,6 +91,8 @@ def test_moments_of_truncated_normals(mean: float, std: float, a: float, b: floa
         nn.init.kaiming_uniform_,
         nn.init.xavier_normal_,
         functools.partial(nn.init.orthogonal_, gain=2.0),
+        fastinit.orthogonal_,
+        functools.partial(fastinit.sparse_, sparsity=0.4, std=0.3),
         functools.partial(nn.init.sparse_, sparsity=0.4, std=0.3),
         functools.partial(nn.init.constant_, val=0.3),
     ],
@@ -106,6 +108,18 @@ def test_what_is_as_expected_has_no_flags(rule: Any) -> None:
     assert row.dtype == "float32"
     assert row.name == "weight"
     assert row.rule.startswith(getattr(rule, "func", rule).__name__)
+
+
+@pytest.mark.parametrize("shape", [(64, 16), (16, 64), (64, 4, 3, 3), (8, 4, 3, 3)])
+def test_what_is_expected_of_orthogonal_matrices(shape: tuple[int, ...]) -> None:
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.empty(shape))
+    (row,) = report(ruled(functools.partial(fastinit.orthogonal_, gain=2.0), module)).parameters
+    assert row.flags == ()
+    assert row.expected is not None
+    assert row.measured is not None
+    square = row.measured.std**2 + row.measured.mean**2  # of which the gain tells all
+    assert row.expected.std == pytest.approx(math.sqrt(square), rel=1e-5)
 
 
 def test_parts_are_weighed() -> None:
@@ -198,6 +212,28 @@ def test_each_flag() -> None:
     assert report(plain).flags == {}
     nn.init.zeros_(plain.weight)
     assert flags(plain) == "constant where random was expected"
+
+
+@pytest.mark.parametrize(("errors", "off"), [(-7, True), (-5, False), (5, False), (7, True)])
+def test_what_is_off_by_more_than_six_standard_errors(errors: float, off: bool) -> None:
+    module = ruled(functools.partial(fastinit.normal_, mean=3.0, std=0.5))
+    drawn = module.weight.detach().double()
+    n, drawn = drawn.numel(), (drawn - drawn.mean()) / drawn.std(correction=0)
+    module.weight.data.copy_(3.0 + 0.5 * (1 + errors / math.sqrt(2 * n)) * drawn)
+    assert flags(module).startswith("std off by more than chance") is off
+    assert (flags(module) == "") is not off
+    module.weight.data.copy_(3.0 + 0.5 * (errors / math.sqrt(n) + drawn))
+    assert flags(module) == ("mean off by more than chance" if off else "")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "flagged"),
+    [(-9.9, 9.9, False), (-10.1, 10.1, True), (-9.9, 10.1, False), (-10.1, 9.9, False)],
+)
+def test_bounds_beyond_ten_standard_deviations(low: float, high: float, flagged: bool) -> None:
+    rule = functools.partial(fastinit.trunc_normal_, mean=1.0, std=0.1)
+    found = flags(ruled(functools.partial(rule, a=1 + 0.1 * low, b=1 + 0.1 * high)))
+    assert found == ("truncation inactive (bounds beyond 10 std)" if flagged else "")
 
 
 def test_broken_ties() -> None:
