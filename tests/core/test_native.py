@@ -24,7 +24,7 @@ class Driver:
     """The program; what takes long is begun at once, and asked for last."""
 
     def __init__(self, program: Path) -> None:
-        self._program = program
+        self.program = program
         self._begun = {what: self._begin(what) for what in ("lanes", "layouts")}
 
     def _begin(self, what: str) -> subprocess.Popen[str]:
@@ -32,7 +32,7 @@ class Driver:
         environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [self._program, what], stdout=pipe, stderr=pipe, text=True, env=environment
+            [self.program, what], stdout=pipe, stderr=pipe, text=True, env=environment
         )
 
     def output_of(self, what: str) -> dict[str, str]:
@@ -85,9 +85,14 @@ def test_lanes_agree(driver: Driver) -> None:
     assert int(output["pieces"]) > 600 * 90 * len(names)
 
 
-def test_sanitized() -> None:
+def test_sanitized(driver: Driver) -> None:
+    """The program has the sanitizer in it, which says what it can be told."""
     if not has_sanitizers():
         pytest.skip("the compiler has no address sanitizer: the tests above ran without one")
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0:help=1"}
+    said = subprocess.run([driver.program], env=environment, capture_output=True, text=True)
+    assert "Available flags for AddressSanitizer" in said.stderr
+    assert b"__ubsan_handle" in driver.program.read_bytes()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512 is of x86-64")
