@@ -190,7 +190,7 @@ def test_complaints(tmp_path: Path, config: Path) -> None:
     with pytest.raises(SystemExit, match="model_type"):
         main(["init", "--config", str(config)])
     torch.save([1], tmp_path / "list.pt")
-    with pytest.raises(SystemExit, match="list"):
+    with pytest.raises(SystemExit, match="holds a list, not a state dict"):
         main(["report", str(tmp_path / "list.pt")])
     with pytest.raises(SystemExit):
         main([])
@@ -285,21 +285,38 @@ def test_two_files_of_a_folder_that_hold_the_same_name(tmp_path: Path) -> None:
         main(["report", str(tmp_path)])
 
 
-@pytest.mark.parametrize("option", ["--json", "--plot"])
-@pytest.mark.parametrize("where", ["missing/out.png", ".", "out.docx"])
+@pytest.mark.parametrize(
+    ("option", "where"),
+    [
+        *((option, where) for option in ("--json", "--plot") for where in ("missing/out.png", ".")),
+        ("--plot", "out.docx"),
+    ],
+)
 def test_bad_paths_are_found_before_the_work(
     tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, option: str, where: str
 ) -> None:
     if option == "--plot":
         pytest.importorskip("matplotlib")
-    elif where == "out.docx":
-        return  # as good a name as any
     for name in ("materialize", "report"):
         monkeypatch.setattr(fastinit, name, lambda *a, **k: pytest.fail("has begun"))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(SystemExit, match=r"cannot be written|ends with"):
         main(["init", "--config", str(config), option, str(tmp_path / where)])
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "drawn", "begins"),
+    [("p.svg", "p.svg", b"<?xml"), ("p.PNG", "p.PNG", b"\x89PNG"), ("p", "p.png", b"\x89PNG")],
+)
+def test_a_picture_is_drawn(tmp_path: Path, path: str, drawn: str, begins: bytes) -> None:
+    """Of the kind that its ending names, or with the ending .png."""
+    pytest.importorskip("matplotlib")
+    weights = tmp_path / "w.pt"
+    torch.save({"w": torch.ones(2)}, weights)
+    assert main(["report", str(weights), "--plot", str(tmp_path / path)]) == 0
+    assert sorted(tmp_path.iterdir()) == [tmp_path / drawn, weights]
+    assert (tmp_path / drawn).read_bytes().startswith(begins)
 
 
 def test_as_a_program_it_ends_with_a_line_and_a_status(tmp_path: Path) -> None:
