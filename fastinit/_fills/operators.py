@@ -315,11 +315,3 @@ def seeing_lazy() -> Any:
 def is_complex(args: tuple[Any, ...]) -> bool:
     """Whether an operator's first argument is a tensor that may be conjugated inside."""
     return len(args) > 0 and isinstance(args[0], Tensor) and args[0].is_complex()
-
-
-@functools.cache
-def accepts_generator(func: Any) -> bool:
-    """Whether an operator draws from a torch generator."""
-    return any(argument.name == "generator" for argument in func._schema.arguments) or (
-        torch.Tag.nondeterministic_seeded in func.tags
-    )

@@ -306,7 +306,7 @@ def _initialize(module: nn.Module, request: Request, tensors: NamedTensors) -> N
     untouched: dict[str, Named] = {}
     if request.skip:
         untouched = {n: named for n, named in parameters.items() if request.skip.match(n)}
-    twins = Twins(module, tensors, request.prefix, request.where)
+    twins = Twins(module, tensors, request.where)
     state = Snapshot(module)
     apart = by_memory(held_shards(module, request.prefix, tensors, state.sharded))
 

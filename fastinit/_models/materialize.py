@@ -281,7 +281,7 @@ def _build(
             check_have_values(held, request.where, sharding)
             check_not_alone(module, request.prefix, tensors, request.where, sharding)
         if any(is_sharded(one.tensor) for one in tensors.both.values()):
-            twins = Twins(module, tensors, request.prefix, request.where, sharding)
+            twins = Twins(module, tensors, request.where, sharding)
         return initialise_rest(recorder, request, module, tensors, given, twins=twins, made=True)
 
     def moves(found: Run, ops: Sequence[Op], drawn: Drawn) -> Sequence[Op]:
@@ -312,7 +312,7 @@ def _fill_in(
             f"so nothing would be initialised; {', '.join(list(named)[:5])} have memory, and "
             "fastinit.initialize_ gives them values"
         )
-    twins = Twins(module, tensors, request.prefix, request.where)
+    twins = Twins(module, tensors, request.where)
     state = Snapshot(module)
     given: list[Given] = []
 

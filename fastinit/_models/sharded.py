@@ -46,7 +46,6 @@ class Twins:
     Args:
         module: the module.
         named: its parameters and buffers.
-        prefix: its name in a larger one.
         where: the function, for messages.
         sharding: what has taken care of it if they were sharded inside a recording.
 
@@ -61,13 +60,11 @@ class Twins:
         self,
         module: nn.Module,
         named: NamedTensors,
-        prefix: str,
         where: str,
         sharding: Sharding | None = None,
     ) -> None:
         self._sharding = sharding
         self._module = module
-        self._prefix = prefix
         self._where = where
         self.named = {n: one for n, one in named.both.items() if is_sharded(one.tensor)}
         if self.named:
