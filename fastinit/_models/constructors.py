@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from fastinit._models.by_class import by_class
 from fastinit._models.bytecode import FROM_PRETRAINED, SETS, Call, Change
 from fastinit._models.bytecode_values import ANY, SELF
 from fastinit._models.handed import Weights
@@ -73,7 +74,7 @@ def _is_run(kind: Any, name: str) -> bool:
     return method is not None and (name == "_init_weights" or not _needs_arguments(method))
 
 
-@functools.lru_cache(maxsize=1024)
+@by_class
 def _by_constructor(kind: Any) -> Reached:
     """Collect what a class's constructor uses and does, past what is run again."""
     constructors = (vars(base).get("__init__") for base in kind.__mro__)
@@ -81,7 +82,7 @@ def _by_constructor(kind: Any) -> Reached:
     return reached(kind, start, functools.partial(_is_run, kind))
 
 
-@functools.lru_cache(maxsize=1024)
+@by_class
 def _by_method(kind: Any, name: str) -> Reached | None:
     """Collect what a method does that its module's parent calls; None if that is run again."""
     method = function_of(getattr(kind, name, None))
@@ -110,7 +111,7 @@ def _by_children(module: nn.Module, own: Reached, called: Set[str]) -> Iterator[
                     waiting.append((child, theirs, depth + 1))
 
 
-@functools.lru_cache(maxsize=1024)
+@by_class
 def _by_others(kind: Any) -> frozenset[str]:
     """Collect the methods that initialise, but need arguments which only their callers know."""
     found = set()
@@ -133,7 +134,7 @@ def _by_others(kind: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-@functools.lru_cache(maxsize=1024)
+@by_class
 def _called(kind: Any) -> frozenset[str]:
     """Collect the names that the methods which are run use."""
     methods = [function_of(getattr(kind, name, None)) for name in (*_RUN, *_FRAMEWORK)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from fastinit._models.by_class import by_class
 from fastinit._models.bytecode import ASKED
 from fastinit._models.bytecode_values import SELF
 from fastinit._models.loaded import FLAG
@@ -30,7 +30,7 @@ class _OwnFlag(NamedTuple):
     may_lack: bool
 
 
-@functools.lru_cache(maxsize=1024)
+@by_class
 def flags_of(kind: Any) -> frozenset[_OwnFlag]:
     """Collect the flags by which the initialisers of a class know that they have run."""
     methods = (function_of(getattr(kind, name, None)) for name in INITIALISERS)

@@ -6,7 +6,6 @@ may run code or fail. Nor are objects asked for anything else that their classes
 
 from __future__ import annotations
 
-import functools
 import logging
 import weakref
 from collections import OrderedDict, deque
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from fastinit._compiled import extension
+from fastinit._models.by_class import by_class
 from fastinit._models.names import named_modules
 from fastinit._models.notes import said
 from fastinit._models.tree import modules_of
@@ -47,15 +47,18 @@ def slots_of(value: Any) -> tuple[tuple[str, MemberDescriptorType], ...]:
     Those of `__slots__`, and what a `functools.partial` or a bound method is made of.
     """
     kind: Any = type(value)
-    try:
-        return slots_of_class(kind)
-    except Exception:  # its metaclass refuses to hash it
-        return slots_of_class.__wrapped__(kind)
+    return slots_of_class(kind)
 
 
-@functools.lru_cache(maxsize=1024)
+@by_class
+def _has_slots(kind: Any) -> bool:
+    return any(type(one) is MemberDescriptorType for b in kind.__mro__ for one in vars(b).values())
+
+
 def slots_of_class(kind: Any) -> tuple[tuple[str, MemberDescriptorType], ...]:
     """List what `slots_of` does for the instances of a class."""
+    if not _has_slots(kind):
+        return ()
     return tuple(
         (name, slot)
         for base in kind.__mro__

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from fastinit._models.by_class import by_class
 from fastinit._models.bytecode import names_in
 from fastinit._models.constructors import lost
 from fastinit._models.flags import lowered
@@ -18,30 +19,17 @@ from fastinit._models.loaded import FLAG
 from fastinit._models.names import named_modules
 from fastinit._models.notes import name_of, note
 from fastinit._models.parametrized import Place
+from fastinit._models.signatures import accepts
 from fastinit._models.stand_ins import Declare, StandIns
 from fastinit._models.ties import Ties
 from fastinit._models.tree import Tree, method_of
 from fastinit._models.writes import WriteWatch
 
 
-@functools.lru_cache(maxsize=1024)
-def _accepts(function: Callable[..., Any], count: int) -> bool:
-    try:
-        inspect.signature(function).bind(*[None] * count)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
 def _takes(method: Callable[..., Any], count: int) -> bool:
-    """Whether a method can be called with so many arguments; asked once for each class."""
+    """Whether a method can be called with so many arguments."""
     function = getattr(method, "__func__", None)
-    if function is not None:
-        return _accepts(function, count + 1)
-    try:
-        return _accepts(method, count)
-    except TypeError:  # not hashable
-        return _accepts.__wrapped__(method, count)
+    return accepts(method, count) if function is None else accepts(function, count + 1)
 
 
 def _callable_without_arguments(method: Callable[..., Any]) -> bool:
@@ -52,7 +40,7 @@ def _takes_one_module(method: Callable[..., Any]) -> bool:
     return _takes(method, 1) and not _takes(method, 0)
 
 
-@functools.lru_cache(maxsize=1024)
+@by_class
 def _constructor_calls(kind: type[nn.Module], name: str) -> bool:
     """Whether a method is one that the constructor calls, itself or by way of other methods."""
     seen = {"__init__"}

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import merge
-from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from fastinit._models.names import Computed, Named
 from fastinit._models.notes import name_of, note, said
 from fastinit._models.parametrized import Place
 from fastinit._models.patterns import matches, only_name
+from fastinit._models.signatures import is_as_its_code
 from fastinit._models.stand_ins import Declare
 from fastinit._warnings import outside
 
@@ -264,13 +264,9 @@ def warn_of_unused(
     warnings.warn(text, UserWarning, stacklevel=outside())
 
 
-# By what a function says that its signature is that of another, or not that of its code.
-_OF_ANOTHER = ("__wrapped__", "__signature__")
-
-
 def takes_name(initialiser: Initialiser) -> bool:
     """Whether a callable has a parameter called `name`, and so wants the parameter's."""
-    if type(initialiser) is FunctionType and vars(initialiser).keys().isdisjoint(_OF_ANOTHER):
+    if is_as_its_code(initialiser):
         code = initialiser.__code__
         return "name" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Container, Iterable, Mapping
 
 from torch import nn
 
+from fastinit._models.by_class import by_class
 from fastinit._models.bytecode import names_in
 from fastinit._models.loaded import FLAG
 from fastinit._models.names import Named
@@ -18,7 +18,7 @@ from fastinit._warnings import outside
 _LEGACY = frozenset({"Tensor", "FloatTensor", "DoubleTensor", "HalfTensor", "normal"})
 
 
-@functools.cache
+@by_class
 def _makes_some(kind: type[nn.Module]) -> bool:
     """Whether the constructor of a class uses a function that does not ask for the device."""
     for base in kind.__mro__:
@@ -47,7 +47,7 @@ def made_in_spite_of_meta(named: Mapping[str, Named], alone: Container[str] = ()
         name
         for name, one in mine.items()
         if not one.tensor.is_meta
-        and _makes_some(type(one.owner))  # type: ignore[arg-type]
+        and _makes_some(type(one.owner))
         and not getattr(one.tensor, FLAG, False)
     }
 
