@@ -170,11 +170,12 @@ class patch:
         scope = entered_by(self)
         if not isinstance(scope, EnteredScope):
             raise RuntimeError("patch() was left on a thread that has not entered it")
+        named = scope.named
         try:
             scope.end()
         finally:
-            if isinstance(scope.named, NamedDraws):
-                scope.named.close()
+            if isinstance(named, NamedDraws):
+                named.close()
 
     def __call__(self, function: _F) -> _F:
         """Wrap `function` so that each call runs in a patch of its own."""

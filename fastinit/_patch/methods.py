@@ -285,13 +285,14 @@ def _see_wrapped() -> None:
     """
     for name, method in _METHODS.items():
         now = getattr(torch.Tensor, name)
-        if now is _wrapped.get(name, method) or now == method:
+        if now is _wrapped.get(name, method):
             continue
         gone = _wrapped.pop(name, None)
         HANDLERS.pop(gone, None)
         _SEEN.discard(gone)
-        _wrapped[name], HANDLERS[now] = now, HANDLERS[method]
-        _SEEN.add(now)
+        if now != method:
+            _wrapped[name], HANDLERS[now] = now, HANDLERS[method]
+            _SEEN.add(now)
 
 
 class PatchMode(TorchFunctionMode):

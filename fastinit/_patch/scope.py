@@ -130,6 +130,9 @@ def leave(scope: Scope) -> None:
     scope.ended = True
     _entered.scopes.remove(scope)
     _innermost.set(current())
+    # Contexts that were copied inside, of tasks that are still there, say, have it for good.
+    scope.owner = scope.named = scope.take = scope.sharding = None
+    scope.slices = Slices()
 
 
 def entered_by(owner: object) -> Scope | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import functools
 import gc
 import types
@@ -277,6 +279,63 @@ def test_what_fans_and_rules_look_at_is_let_go() -> None:
         layer = Layer()
         fastinit.fans(layer)
         fastinit.kaiming_normal_(fastinit.shard(layer.weight, (6, 3), (3, 0)), key=3)
+        return layer
+
+    assert is_gone(make)
+
+
+def test_a_context_of_a_patch_keeps_no_modules() -> None:
+    """Tasks that were started inside, and are still there, have copies of it."""
+    contexts: list[contextvars.Context] = []
+
+    def make() -> nn.Module:
+        layer = Layer()
+        with fastinit.patch(0, module=layer), torch.no_grad():
+            contexts.append(contextvars.copy_context())
+            nn.init.normal_(layer.weight)
+        return layer
+
+    assert is_gone(make)
+    assert len(contexts) == 1
+
+
+def test_tasks_of_a_patch_keep_no_modules() -> None:
+    async def main() -> bool:
+        done = asyncio.Event()
+        tasks = []
+
+        def make() -> nn.Module:
+            layer = Layer()
+            with fastinit.patch(0, module=layer):
+                tasks.append(asyncio.get_running_loop().create_task(done.wait()))
+            return layer
+
+        gone = is_gone(make)
+        done.set()
+        await asyncio.gather(*tasks)
+        return gone
+
+    assert asyncio.run(main())
+
+
+def test_what_wrapped_a_method_is_let_go() -> None:
+    """As a profiler does for a while."""
+
+    def make() -> nn.Module:
+        layer = Layer()
+        method = torch.Tensor.normal_
+
+        def normal_(self: Any, *args: Any, **kwargs: Any) -> Any:
+            layer.seen = True
+            return method(self, *args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as change:
+            change.setattr(torch.Tensor, "normal_", normal_)
+            with fastinit.patch(0):
+                torch.empty(3).normal_()
+        assert layer.seen
+        with fastinit.patch(0):  # which finds it gone
+            torch.empty(3).normal_()
         return layer
 
     assert is_gone(make)
