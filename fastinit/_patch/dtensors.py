@@ -61,7 +61,9 @@ def _substitute(function: FunctionType) -> CodeType | None:
             return saved(*size, **options)
         with torch_only():
             tensor = empty(*size, **{**options, "requires_grad": False})
-        tensor = draw(scope, fill, lambda: saved(*size, **options), tensor, numbers, None)
+        tensor = draw(
+            scope, fill, lambda: saved(*size, **options), tensor, numbers, None, is_new=True
+        )
         return tensor.requires_grad_() if options["requires_grad"] else tensor
 
     given = ", ".join(f"{name}={name}" for name in keywords)

@@ -69,13 +69,14 @@ class _Call:
         tensor: torch.Tensor,
         numbers: tuple[Any, ...],
         goal: torch.Tensor | None = None,
+        is_new: bool = False,
     ) -> Any:
         """Draw into `tensor` and return it, or else return what torch's function did.
 
-        With `goal` it is for that tensor, whose name it has.
+        With `goal` it is for that tensor, whose name it has; one that `is_new` has none.
         """
-        generator = self.kwargs.get("generator")
-        return draw(self.scope, fill, self.original, tensor, numbers, generator, goal)
+        generator, original = self.kwargs.get("generator"), self.original
+        return draw(self.scope, fill, original, tensor, numbers, generator, goal, is_new=is_new)
 
     def draw_new(
         self,
@@ -103,7 +104,7 @@ class _Call:
             return self.original()
         if not is_ours(tensor):
             return self.original()
-        result = self.draw(fill, tensor, numbers)
+        result = self.draw(fill, tensor, numbers, is_new=out is None)
         if result is tensor and self.kwargs.get("requires_grad"):
             tensor.requires_grad_()
         return result
@@ -232,7 +233,7 @@ def _normal_of_tensors(call: _Call, mean: Any, std: Any) -> Any:
         return _into_shards(call, mean, std, out) if out.shape == shape else call.original()
     dtype = reference.dtype if out is None else out.dtype
     tensor = _empty(shape, dtype=dtype, device=reference.device)
-    result = call.draw(fast.normal_, tensor, (0.0, 1.0), out)
+    result = call.draw(fast.normal_, tensor, (0.0, 1.0), out, is_new=True)
     if result is not tensor:
         return result
     with torch.no_grad():

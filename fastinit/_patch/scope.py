@@ -201,8 +201,12 @@ def draw(
     arguments: tuple[Any, ...],
     generator: torch.Generator | None,
     goal: torch.Tensor | None = None,
+    *,
+    is_new: bool = False,
 ) -> Any:
     """Make one draw into `tensor`, by `fill(tensor, *arguments)`; its name is that of `goal`.
+
+    A tensor that `is_new`, made for this draw, has none, whose memory nobody else has yet.
 
     It is keyed when the scope is, unless a generator was asked for, or a worker's of a DataLoader
     is to be used (`_in_worker`): by name if the tensor's memory has one there, else by how many
@@ -214,8 +218,8 @@ def draw(
         if scope.named is not None:
             scope.slices.refuse_to_name(tensor)
         with scope.slices.writing(tensor):
-            return _draw(scope, fill, original, tensor, arguments, generator, goal)
-    return _draw(scope, fill, original, tensor, arguments, generator, goal)
+            return _draw(scope, fill, original, tensor, arguments, generator, goal, is_new)
+    return _draw(scope, fill, original, tensor, arguments, generator, goal, is_new)
 
 
 def _draw(
@@ -226,6 +230,7 @@ def _draw(
     arguments: tuple[Any, ...],
     generator: torch.Generator | None,
     goal: torch.Tensor | None,
+    is_new: bool,
 ) -> Any:
     key = scope.key
     if key is not None and (generator is not None or _in_worker(scope)):
@@ -248,7 +253,7 @@ def _draw(
             if key is not None:
                 target = torch.empty_like(tensor, device="meta") if imaginary else tensor
                 named = None
-                if scope.named is not None:
+                if scope.named is not None and not (is_new and goal is None):
                     named = scope.named(tensor if goal is None else goal)
                 own = key.fold_in(scope.drawn) if named is None else named.key
                 try:
