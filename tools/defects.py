@@ -218,8 +218,9 @@ DEFECTS = [
     ),
     Defect(
         "a patch knows parameters of before by their names", KEYS,
-        "fastinit/_models/named_memory.py", "NamedMemory._place",
-        "extension.storage_address(memory) == address", "True", (NUMBERS, "-k", "come_and_go"),
+        "fastinit/_models/places.py", "held_at",
+        "extension.storage_address(memory) == address", "True",
+        ("tests/patch/test_patch_changes.py", "-k", "replaced_untold"),
     ),
     Defect(
         "layers of one kind, whatever rule they are reset by", "reports say what was done",
@@ -232,7 +233,7 @@ DEFECTS = [
         ("tests/core/test_keys.py", "-k", "schema or same_values"),
     ),
     Defect(
-        "wrappers change names", KEYS, "fastinit/_models/names.py", "named_modules",
+        "wrappers change names", KEYS, "fastinit/_models/names.py", "below",
         "path if dropped else _join(path, segment)", "_join(path, segment)",
         (INITIALIZE, "-k", "wrappers"),
     ),
@@ -278,15 +279,28 @@ DEFECTS = [
     ),
     Defect(
         "a patch asks the owner of a parameter alone", KEYS,
-        "fastinit/_models/named_memory.py", "NamedMemory._place",
-        "(storage, name) if self._is_there(holder) else None", "(storage, name)",
+        "fastinit/_models/named_memory.py", "NamedMemory._is_there",
+        "entry_in(parent._modules, known[2]) is not module", "False",
         (NUMBERS, "-k", "moves_inside"),
     ),
     Defect(
         "a patch sees no ties that are made inside", KEYS,
         "fastinit/_models/named_memory.py", "NamedMemory.note",
-        "self._stale = self._knows(value)", "pass",
+        "self._places.tell(module, name, value)", "pass",
         (NUMBERS, "-k", "made_inside or moves_inside"),
+    ),
+    Defect(
+        "a patch takes the first place that it was told of", KEYS,
+        "fastinit/_models/named_memory.py", "NamedMemory._follow",
+        "self._see_new(places)", "places.new.clear()",
+        ("tests/patch/test_patch_changes.py", "-k", "came_untold"),
+    ),
+    Defect(
+        "what has gone from a place untold is looked for elsewhere alone", KEYS,
+        "fastinit/_models/places.py", "Places._only",
+        "if found is not None or not is_there((owner, name)):\n                raise UntoldError",
+        "if not is_there((owner, name)):\n                continue",
+        ("tests/patch/test_patch_changes.py", "-k", "each_time"),
     ),
     Defect(
         "a batch that never flushes before an operator", "pending fills are not seen as memory",

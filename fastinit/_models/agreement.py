@@ -15,9 +15,10 @@ from fastinit._distributed.fill import OBSERVERS, is_sharded
 from fastinit._distributed.part import TensorShard
 from fastinit._distributed.store import Store, digest, is_fake_group
 from fastinit._models.checks import checked_parts
-from fastinit._models.named_memory import NamedMemory, memory_of
+from fastinit._models.named_memory import NamedMemory
 from fastinit._models.noted import Call, Named, collision, difference, mismatch
 from fastinit._models.patterns import Pattern
+from fastinit._models.places import memory_of
 
 _LONGEST = 365 * 24 * 60 * 60  # seconds; clocks count no infinity
 # From patterns of names to the process group (None: of all ranks) on whose ranks they are distinct.

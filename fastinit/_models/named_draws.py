@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from fastinit._fills.region import Region
 from fastinit._models.checks import check_unsharded
 from fastinit._models.fully_sharded import reshard
-from fastinit._models.named_memory import NamedMemory, memory_of
+from fastinit._models.named_memory import NamedMemory
 from fastinit._models.names import named_parameters
+from fastinit._models.places import memory_of
 from fastinit._models.renaming import Renaming
 from fastinit._patch.scope import NamedDraw
 from fastinit._recording.graph import Ref, Storage
@@ -36,6 +37,7 @@ class NamedDraws(NamedMemory):
     def __init__(self, key: Key, parts: Sequence[nn.Module], renaming: Renaming) -> None:
         self._key = key
         self._renaming = renaming
+        self._given: dict[str, str] = {}  # names by those that keys derive from
         self._live: dict[tuple[int, str], Live] = {}  # by parts and names
         self._of: dict[Storage, list[Live]] = {}  # those of which something may be in it
         for part in parts:
@@ -82,7 +84,7 @@ class NamedDraws(NamedMemory):
         storage, name = place
         ref = Ref(storage, Region.of(memory))
         live = self._live.setdefault((self.part_of(storage, name), name), Live())
-        number = live.next(ref, over, self.holds)
+        number = live.next(ref, over, lambda one: one is storage or self.holds(one))
         key = self._key.fold_in(self._renaming(name)).fold_in(number)
         return NamedDraw(key, lambda: self._made(live, ref, number, over))
 
@@ -94,8 +96,17 @@ class NamedDraws(NamedMemory):
         if live not in others:
             others.append(live)
 
+    def admits(self, name: str) -> bool:
+        """Whether there may be a new name: no other is renamed to the same."""
+        if not self._renaming.changes:
+            return True
+        return self._given.setdefault(self._renaming(name), name) == name
+
     def look(self) -> None:
         """See what has which name now; those of before count on."""
         super().look()
-        self._renaming.check_distinct(dict.fromkeys(name for name, _ in self.everything()))
+        if self._renaming.changes:
+            names = dict.fromkeys(name for name, _ in self.everything())
+            self._renaming.check_distinct(names)
+            self._given = {self._renaming(name): name for name in names}
         self._of = {storage: lives for storage, lives in self._of.items() if storage.is_alive}

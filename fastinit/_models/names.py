@@ -128,6 +128,12 @@ def _join(path: str, segment: str) -> str:
     return f"{path}.{segment}" if path else segment
 
 
+def below(path: str, parent: nn.Module, segment: str) -> str:
+    """Name what the module of a name holds under another, but for what wrappers add."""
+    dropped = segment in _WRAPPED or (segment == "module" and _is_wrapper(parent))
+    return path if dropped else _join(path, segment)
+
+
 def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Walk a module and all below it, parents first, each once and under its first name."""
     seen: set[nn.Module] = set()
@@ -140,8 +146,7 @@ def named_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
         yield path, current
         for segment, child in reversed(current._modules.items()) if current._modules else ():
             if child is not None:
-                dropped = segment in _WRAPPED or (segment == "module" and _is_wrapper(current))
-                waiting.append((path if dropped else _join(path, segment), child))
+                waiting.append((below(path, current, segment), child))
 
 
 def parents_of(module: nn.Module) -> dict[nn.Module, Place]:

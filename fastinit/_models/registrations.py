@@ -18,8 +18,8 @@ _HOOKS: tuple[Any, ...] = (
 class Watching(Protocol):
     """Who wants to know."""
 
-    def note(self, module: nn.Module, value: Any) -> None:
-        """Note that a module, which may be half made, gets something."""
+    def note(self, module: nn.Module, name: str, value: Any) -> None:
+        """Note that a module, which may be half made, gets something under a name."""
 
 
 _watching: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -42,4 +42,4 @@ def close(one: Watching) -> None:
 
 def _note(module: nn.Module, name: str, value: Any) -> None:
     for one in [*_watching]:
-        one.note(module, value)
+        one.note(module, name, value)
