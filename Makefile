@@ -23,8 +23,10 @@ export PYTHON_EXPLICIT VENV TORCH_SPEC TORCH_INDEX CXX
 
 DEV := $(PYTHON) tools/dev.py
 TESTED = $(shell $(PYTHON) -c "exec(open('fastinit/_version.py').read()); print(*TORCH_TESTED)")
-TORCH_TESTS = $(addprefix tests/,operators initializers patch models distributed fills recording core/test_keys.py \
-	core/test_known_answers.py project/test_import.py project/test_setup.py)
+TORCH_TESTS = $(addprefix tests/,operators initializers patch models distributed recording report core/test_haar.py \
+	core/test_keys.py core/test_known_answers.py core/test_promises_dtype.py core/test_promises_layout.py \
+	core/test_promises_overlap.py core/test_promises_shards.py core/test_self_overlap.py \
+	project/test_command_line.py project/test_import.py project/test_recipes.py project/test_setup.py)
 # In their order, so that the longest, which are in the middle, are not the last; ARGS='-n 0 --pdb' has none of it.
 WORKERS = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 CXX_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -212,3 +213,16 @@ def test_the_tested_range_is_the_same_everywhere():
     assert f"TORCH_MINIMUM = ({minimum.replace('.', ', ')})" in text["setup.py"]
     assert f'TORCH_MINIMUM = "torch>={minimum}"' in text["tools/dev.py"]
     assert f"torch {oldest} to {newest}" in text["README.md"]
+
+
+def test_the_makefile_names_what_is_there() -> None:
+    """Of tests every room that has any but CUDA's, or pytest would have ended without a test."""
+    text = (ROOT / "Makefile").read_text()
+    [tested] = re.findall(r"addprefix tests/,([^)]*)\)", text)
+    names = tested.replace("\\\n", " ").split()
+    scripts = re.findall(r"\b(?:tools|benchmarks|examples|fastinit)/\w+\.py", text)
+    assert len(scripts) > 10
+    paths = [*scripts, *(f"tests/{name}" for name in names)]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    rooms = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert {name.partition("/")[0] for name in names} == rooms - {"cuda"}
