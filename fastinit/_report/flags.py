@@ -26,7 +26,7 @@ _DECLARED = {  # what a module calls the sizes that its weight should have
 }
 _WEIGHTED = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
 # What gives the same whatever the key.
-_CONSTANT = frozenset({CONSTANT, "eye_", "dirac_", "delta_orthogonal_"})
+_CONSTANT = frozenset({CONSTANT, "eye_", "dirac_"})
 _ALIKE = 8  # elements, of which two draws are never the same by chance
 _CHANCE = 6.0  # standard errors: one in a billion by chance
 

@@ -48,6 +48,14 @@ def test_what_is_no_draw_is_no_copy() -> None:
     assert report(initialize_(layers, {"default": nn.init.eye_}, key=3)).flags == {}
 
 
+def test_delta_orthogonal_filters_are_draws() -> None:
+    layers = nn.ModuleList(nn.Conv1d(4, 4, 3, bias=False) for _ in range(2))
+    initialize_(layers, {"default": fastinit.delta_orthogonal_}, key=3)
+    assert report(layers).flags == {}
+    layers[1].load_state_dict(layers[0].state_dict())
+    assert "same values as 0.weight" in report(layers).flags["1.weight"]
+
+
 def test_a_copy_that_a_factory_makes_is_one() -> None:
     def make() -> nn.Module:
         drawn = nn.Linear(4, 4)
