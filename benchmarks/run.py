@@ -28,6 +28,7 @@ except ImportError as error:
 import keyed  # noqa: E402
 import models  # noqa: E402
 import orthogonal  # noqa: E402
+import provenance  # noqa: E402
 import report  # noqa: E402
 import tensors  # noqa: E402
 import torch  # noqa: E402
@@ -132,6 +133,7 @@ def choose_model(options: argparse.Namespace) -> tuple[models.Choice | None, str
 def fastinit_facts() -> dict[str, Any]:
     config = fastinit.show_config()
     return {
+        "commit": provenance.commit(),
         "fastinit": f"{config.version}, stream version {config.stream_version}",
         "fastinit capability": f"{config.capability} (of {', '.join(config.capabilities)})",
         "fastinit built by": config.built_with.get("compiler", "unknown"),
