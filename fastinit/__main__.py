@@ -166,7 +166,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
             raise _Complaint("--plot needs matplotlib: pip install matplotlib") from None
         known = sorted(FigureCanvasBase.get_supported_filetypes())
         ending = options.plot.suffix.removeprefix(".").lower()
-        if ending and ending not in known:
+        if ending not in known:
             raise _Complaint(f"{options.plot}: a picture ends with .{', .'.join(known)}")
     folder = getattr(options, "save", None)
     if folder is not None:
@@ -180,6 +180,9 @@ def _run(options: argparse.Namespace) -> None:
         print(fastinit.show_config())
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    plot = options.plot
+    if plot is not None and not (plot.suffix or plot.is_dir()):
+        options.plot = plot.with_name(plot.name + ".png")  # as matplotlib would
     _check_outputs(options)
     module = _built(options) if options.command == "init" else saved.load(options.weights)
     found = fastinit.report(module)

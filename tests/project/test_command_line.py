@@ -412,3 +412,17 @@ def test_outputs_take_the_place_of_nothing_that_is_needed(tmp_path: Path) -> Non
     with pytest.raises(SystemExit, match="both the report and the picture"):
         main(["report", str(weights), "--json", both, "--plot", both])
     assert not Path(both).exists()
+
+
+def test_a_picture_without_an_ending_is_not_put_over_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.ones(2)}, "w.pt")
+    with pytest.raises(SystemExit, match=r"out\.png cannot be both the report and the picture"):
+        main(["report", "w.pt", "--json", "out.png", "--plot", "out"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pt"]
+    Path("taken.png").mkdir()
+    with pytest.raises(SystemExit, match=r"taken\.png cannot be written"):
+        main(["report", "w.pt", "--plot", "taken"])
