@@ -39,17 +39,17 @@ def test_more_is_reserved_than_the_machine_has() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's list of mappings")
 def test_a_space_is_few_mappings() -> None:
-    # A process may have 65,530; each twin of a model's DTensors was one.
+    # A process may have 65,530. Neighbours are one until some of them go.
     mappings = Path("/proc/self/maps")
     before = len(mappings.read_text().splitlines())
     space = _C.AddressSpace()
-    made = [_C.reserve((1 << 20,), (1,), torch.int8, space) for _ in range(70_000)]
-    assert len(mappings.read_text().splitlines()) < before + 64
+    made = [_C.reserve((1 << 20,), (1,), torch.int8, space) for _ in range(2000)]
     assert len({one.data_ptr() for one in made}) == len(made)
-    for k in (0, 1, 69_999):
+    for k in (0, 1, 1998, 1999):
         made[k].fill_(k % 100)
-    assert [int(made[k].sum()) for k in (0, 1, 2, 69_999)] == [0, 1 << 20, 0, 99 << 20]
-    del space, made
+    del made[1:1998:2]
+    assert len(mappings.read_text().splitlines()) < before + 64
+    assert [int(one.sum()) >> 20 for one in (made[0], made[1], *made[-2:])] == [0, 0, 98, 99]
 
 
 def resident() -> int:
